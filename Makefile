@@ -1,0 +1,58 @@
+# Two commands matter: `make study` and `make test`. Both set everything up first; a second call installs nothing.
+#   make study                      train the embedded default study and write its report (overrides: ARGS="replicates=2")
+#   make test                       the test suite: CPU, no network
+#   make check                      lint, format and strict types
+#   make notebook                   execute the notebook on the records of `make study`
+#   make lock                       resolve requirements.lock anew
+#   make study TORCH_BACKEND=cpu    the CPU-only torch (about 0.2 GB instead of 3 GB); also for test and check
+PYTHON ?= python3
+TORCH_BACKEND ?=
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+UV_VERSION := 0.13.9
+# uv from PATH if there is one, else a private copy beside the environment.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+
+.PHONY: study test check format notebook lock clean
+.DELETE_ON_ERROR:
+
+study: $(STAMP)
+	$(BIN)/study run data_scaling $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebook: $(STAMP)
+	$(BIN)/python -m nbclient.cli notebooks/curves.ipynb
+
+lock: | .uv/bin/uv
+	.uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --generate-hashes \
+	  --no-header --no-annotate --upgrade -o requirements.lock
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet uv==$(UV_VERSION)
+
+$(STAMP): requirements.lock pyproject.toml | $(filter .uv/bin/uv,$(UV))
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}: call make with PYTHON=...")'
+	test -x $(BIN)/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+ifeq ($(TORCH_BACKEND),)
+	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+else
+	$(UV) pip install --quiet --python $(BIN)/python --torch-backend $(TORCH_BACKEND) --no-verify-hashes --constraint requirements.lock ".[dev]"
+endif
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf .venv .uv build dist .pytest_cache .mypy_cache .ruff_cache
