@@ -1,0 +1,221 @@
+"""The folder of decoded splits: written once and atomically, checksummed, memory-mapped afterwards.
+
+One split is a folder `<cache>/<name>-<fingerprint>/<split>/` with `images.npy`, `labels.npy` and `manifest.json`. It is
+written under a temporary name and renamed when complete, so a split is either whole or absent; a file lock keeps two
+processes from decoding the same split twice.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.images import ImageSplit, Int64Array, UInt8Array, channel_histogram, pixel_checksum
+from datamodules.info import DataError
+
+CACHE_VARIABLE = "INDUCTIVE_BIAS_CACHE"
+
+Chunks = Iterable[tuple[UInt8Array, Int64Array]]
+
+_verified: set[tuple[str, int, int]] = set()  # splits whose checksum this process has already verified
+
+
+def cache_folder(folder: Path | None = None) -> Path:
+    """The cache folder: the argument, else `$INDUCTIVE_BIAS_CACHE`, else `~/.cache/inductive-bias-study`."""
+    if folder is not None:
+        return folder
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "inductive-bias-study"
+
+
+@dataclass(frozen=True)
+class SplitShape:
+    """What a split to be decoded will hold: `num_images` images of `[image_size, image_size, in_channels]`."""
+
+    num_images: int
+    image_size: int
+    in_channels: int
+    class_names: tuple[str, ...]
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of all pixels."""
+        return self.num_images * self.image_size**2 * self.in_channels
+
+
+def cached_split(folder: Path, shape: SplitShape, decode: Callable[[], Chunks]) -> ImageSplit:
+    """Opens a decoded split, decoding it first if it is not there.
+
+    Args:
+        folder: The split's own folder.
+        shape: What it must hold.
+        decode: Yields consecutive `(images, labels)` chunks of the split; called at most once, and by one process only.
+
+    Returns:
+        The split with its images memory-mapped read-only.
+
+    Raises:
+        DataError: The disk is full, the chunks do not have the promised shape, or the cached files are damaged.
+    """
+    if not (folder / "manifest.json").exists():
+        with _lock(folder):
+            if not (folder / "manifest.json").exists():
+                _write(folder, shape, decode)
+    return _open(folder)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a small text file so that a reader sees either the old or the new content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Holds the split's file lock; the system frees it when the process ends, however it ends."""
+    path = folder.with_name(f"{folder.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise DataError(
+            f"the cache folder {path.parent} cannot be written ({error.strerror}); "
+            f"set {CACHE_VARIABLE} to a folder that can"
+        ) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(folder: Path, shape: SplitShape, decode: Callable[[], Chunks]) -> None:
+    """Decodes into a temporary folder beside `folder` and renames it when everything is on disk."""
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process killed while decoding; the lock is ours
+        shutil.rmtree(leftover, ignore_errors=True)
+    free = shutil.disk_usage(folder.parent).free
+    needed = shape.pixel_bytes + 8 * shape.num_images
+    if needed > free:
+        raise _disk_full(folder, needed, free)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _write_files(temporary, shape, decode())
+        if folder.exists():  # a folder without manifest: not a whole split
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+        _sync_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full(folder, needed, shutil.disk_usage(folder.parent).free) from error
+        raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_files(folder: Path, shape: SplitShape, chunks: Chunks) -> None:
+    """Streams chunks to `images.npy`; labels, histogram and checksum are gathered on the way."""
+    size = (shape.image_size, shape.image_size, shape.in_channels)
+    digest = hashlib.sha256()
+    histogram = np.zeros((shape.in_channels, 256), dtype=np.int64)
+    all_labels: list[Int64Array] = []
+    with (folder / "images.npy").open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (shape.num_images, *size)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for images, labels in chunks:
+            if images.shape[1:] != size or images.dtype != np.uint8 or len(images) != len(labels):
+                raise DataError(
+                    f"images of {list(images.shape)} {images.dtype} with {len(labels)} labels came where "
+                    f"uint8 [n, {size[0]}, {size[1]}, {size[2]}] was announced"
+                )
+            pixels = np.ascontiguousarray(images)
+            file.write(pixels.data)
+            digest.update(pixels.data)
+            histogram += channel_histogram(pixels)
+            all_labels.append(np.asarray(labels, dtype=np.int64))
+        _sync(file.fileno())
+    labels = np.concatenate(all_labels) if all_labels else np.zeros(0, dtype=np.int64)
+    if len(labels) != shape.num_images:
+        raise DataError(f"{len(labels)} images were read where {shape.num_images} were announced")
+    outside = np.flatnonzero((labels < 0) | (labels >= len(shape.class_names)))
+    if len(outside):
+        raise DataError(
+            f"row {outside[0]} has label {labels[outside[0]]}; with {len(shape.class_names)} classes labels must lie in "
+            f"0 .. {len(shape.class_names) - 1} (unlabelled rows, often -1, belong to no split used here)"
+        )
+    digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    with (folder / "labels.npy").open("wb") as file:
+        np.save(file, labels)
+        _sync(file.fileno())
+    manifest = {
+        "num_images": shape.num_images,
+        "class_names": list(shape.class_names),
+        "sha256": digest.hexdigest(),
+        "histogram": histogram.tolist(),
+    }
+    write_atomically(folder / "manifest.json", json.dumps(manifest))
+
+
+def _open(folder: Path) -> ImageSplit:
+    """Memory-maps a split and verifies its checksum, once per process and file version."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        labels = np.load(folder / "labels.npy")
+        split = ImageSplit(
+            images,
+            labels,
+            tuple(manifest["class_names"]),
+            manifest["sha256"],
+            np.asarray(manifest["histogram"], dtype=np.int64),
+        )
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise _damaged(folder, str(error)) from error
+    stat = (folder / "images.npy").stat()
+    version = (str(folder), stat.st_ino, stat.st_mtime_ns)
+    if version not in _verified:
+        found = pixel_checksum(split.images, split.labels)
+        if found != split.checksum:
+            raise _damaged(folder, f"SHA-256 is {found[:16]}..., the manifest says {split.checksum[:16]}...")
+        _verified.add(version)
+    return split
+
+
+def _damaged(folder: Path, what: str) -> DataError:
+    return DataError(f"the decoded images in {folder}/images.npy or labels.npy are damaged ({what}); delete {folder}")
+
+
+def _disk_full(folder: Path, needed: int, free: int) -> DataError:
+    return DataError(
+        f"the disk of {folder} is full: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free; "
+        f"make room, or set {CACHE_VARIABLE} to a folder elsewhere"
+    )
+
+
+def _sync(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
