@@ -1,0 +1,42 @@
+"""What a report says of its study besides the records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StudyCard:
+    """The study as declared.
+
+    Attributes:
+        name: name of the study.
+        study_id: name and short plan hash; the group of its W&B runs.
+        question: what the study asks, in a sentence.
+        plan_hash: hash of the locked plan.
+        protocol_version: version of the protocol it was planned under.
+        num_cells: cells planned.
+        primary_pair: the two arms whose crossing is the question, the stronger prior first; None if there is no such
+            pair.
+        chance_error: test error of guessing.
+        data_name: name of the data set.
+        bayes_error: smallest error any model can reach, where it is known.
+        floor: lambda of the dial, the smallest error of an exactly translation-invariant model; None where there is
+            none.
+        num_validation: validation images V.
+        notes: deviations from the plan and other remarks the report must carry.
+    """
+
+    name: str
+    study_id: str
+    question: str
+    plan_hash: str
+    protocol_version: str
+    num_cells: int
+    primary_pair: tuple[str, str] | None
+    chance_error: float
+    data_name: str
+    bayes_error: float | None
+    floor: float | None
+    num_validation: int
+    notes: tuple[str, ...] = ()
