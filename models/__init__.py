@@ -1,0 +1,61 @@
+"""Families of image classifiers whose forward FLOPs are matched, and the Lightning module around them.
+
+Names are loaded when first used, so that importing this package, naming families and counting FLOPs need no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.classifier import ImageClassifier
+    from models.counter import count_flops, count_forward_flops, count_training_flops
+    from models.families import Family
+    from models.flops import ForwardFlops
+    from models.optimizer import build_optimizer
+    from models.registry import FAMILIES, build_network, family_names, forward_flops, label, variants
+    from models.schedule import learning_rate_factor
+    from models.tiers import TIERS, Tier, split_variant
+
+__all__ = [
+    "FAMILIES",
+    "TIERS",
+    "Family",
+    "ForwardFlops",
+    "ImageClassifier",
+    "Tier",
+    "build_network",
+    "build_optimizer",
+    "count_flops",
+    "count_forward_flops",
+    "count_training_flops",
+    "family_names",
+    "forward_flops",
+    "label",
+    "learning_rate_factor",
+    "split_variant",
+    "variants",
+]
+
+_MODULES = {
+    "models.classifier": ("ImageClassifier",),
+    "models.counter": ("count_flops", "count_forward_flops", "count_training_flops"),
+    "models.families": ("Family",),
+    "models.flops": ("ForwardFlops",),
+    "models.optimizer": ("build_optimizer",),
+    "models.registry": ("FAMILIES", "build_network", "family_names", "forward_flops", "label", "variants"),
+    "models.schedule": ("learning_rate_factor",),
+    "models.tiers": ("TIERS", "Tier", "split_variant"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # the types are those of the block above
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,51 @@
+"""What a family of architectures is: a name, an assumption, sizes by arithmetic and a way to build it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from models.flops import ForwardFlops
+from models.tiers import TIERS, Tier
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Layout(Protocol):
+    """All sizes of one network except its number of classes. Holds no weights and needs no torch."""
+
+    def forward_flops(self, num_classes: int) -> ForwardFlops:
+        """Forward FLOPs per example with a linear classifier of ``num_classes`` outputs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of architectures.
+
+    Attributes:
+        name: how it is written in a study.
+        label: how it is written in figures.
+        prior: one line: what the architecture assumes about images.
+        layout: ``layout(tier, form, image_size, in_channels)`` gives the sizes; pure arithmetic, no torch.
+        build: ``build(layout, num_classes)`` gives the network, ``[B, C, H, W]`` float to logits ``[B, num_classes]``,
+            with a zero-initialised classifier.
+        forms: what may follow the tier in a variant, besides nothing.
+        refused_tiers: tier name -> the reason why the family does not exist there.
+    """
+
+    name: str
+    label: str
+    prior: str
+    layout: Callable[[Tier, str, int, int], Any]
+    build: Callable[[Any, int], nn.Module]
+    forms: tuple[str, ...] = ()
+    refused_tiers: tuple[tuple[str, str], ...] = ()
+
+    def variants(self) -> tuple[str, ...]:
+        """All variants that can be built: every tier alone, then with each form."""
+        refused = dict(self.refused_tiers)
+        tiers = [tier for tier in TIERS if tier not in refused]
+        return tuple(tier if not form else f"{tier}-{form}" for form in ("", *self.forms) for tier in tiers)
