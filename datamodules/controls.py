@@ -36,7 +36,9 @@ class PixelPermutation:
 
     def __post_init__(self) -> None:
         if self.scope not in get_args(PermutationScope):
-            raise DataError(f"permutation {self.scope!r} is unknown; choose one of {', '.join(get_args(PermutationScope))}")
+            raise DataError(
+                f"permutation {self.scope!r} is unknown; choose one of {', '.join(get_args(PermutationScope))}"
+            )
         if self.scope in ("within_patch", "patches") and self.image_size % self.patch_size:
             raise DataError(
                 f"permutation {self.scope} needs a patch size that divides the image: "

@@ -45,7 +45,9 @@ class ImageSplit:
         return len(self.images)
 
     @classmethod
-    def from_arrays(cls, images: UInt8Array, labels: npt.NDArray[np.integer], class_names: tuple[str, ...]) -> "ImageSplit":
+    def from_arrays(
+        cls, images: UInt8Array, labels: npt.NDArray[np.integer], class_names: tuple[str, ...]
+    ) -> "ImageSplit":
         """Wraps arrays already in memory and computes their checksum."""
         labels = np.ascontiguousarray(labels, dtype=np.int64)
         return cls(images, labels, class_names, pixel_checksum(images, labels))

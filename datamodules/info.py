@@ -1,6 +1,6 @@
 """What is known about a data set before any image is decoded, and the one error its readers raise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class DataError(ValueError):
@@ -29,5 +29,5 @@ class DataInfo:
     image_size: int
     in_channels: int
     num_classes: int
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = field(repr=False)
     fingerprint: str

@@ -38,7 +38,9 @@ def carve_validation(labels: npt.ArrayLike, num_validation: int, *, seed: int) -
     """
     order = _stratified_order(np.asarray(labels), seed, _VALIDATION_KEY)
     if not 0 <= num_validation < len(order):
-        raise DataError(f"num_validation {num_validation} must be at least 0 and below the {len(order)} training images")
+        raise DataError(
+            f"num_validation {num_validation} must be at least 0 and below the {len(order)} training images"
+        )
     return np.sort(order[num_validation:]), np.sort(order[:num_validation])
 
 
@@ -58,7 +60,9 @@ def nested_subset(labels: npt.ArrayLike, size: int, *, seed: int) -> Int64Array:
     """
     pool = np.asarray(labels)
     if not 1 <= size <= len(pool):
-        raise DataError(f"a training size of {size} was asked of a pool of {len(pool)} images (validation is carved first)")
+        raise DataError(
+            f"a training size of {size} was asked of a pool of {len(pool)} images (validation is carved first)"
+        )
     return _stratified_order(pool, seed, _SUBSET_KEY)[:size]
 
 
