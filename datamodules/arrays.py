@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -95,19 +96,23 @@ class ArrayData(DataSource):
         value = getattr(self, field)
         if isinstance(value, np.ndarray):
             return value
-        path: Path = value if value is not None else self.archive
+        named = "archive" if value is None else field
+        path: Path = getattr(self, named)
         try:
-            content = np.load(path, mmap_mode="r" if value is not None else None)
-            array = content if value is not None else content[field]
+            content = np.load(path, mmap_mode="r")
         except FileNotFoundError as error:
-            raise DataError(f"data.{field if value is not None else 'archive'}: there is no file {path}") from error
-        except KeyError as error:
-            raise DataError(
-                f"data.archive: {path} has no array {field!r}; it has {', '.join(content.files)}"
-            ) from error
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"data.{field}: {path} cannot be read as a numpy file ({error})") from error
-        return np.asarray(array) if not isinstance(array, np.ndarray) else array
+            raise DataError(f"data.{named}: there is no file {path}") from error
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise DataError(f"data.{named}: {path} cannot be read as a numpy file ({error})") from error
+        if isinstance(content, np.ndarray):
+            if named == "archive":
+                raise DataError(f"data.archive: {path} holds one array; give an .npz with {', '.join(_FIELDS)}")
+            return content
+        with content:
+            if field not in content.files:
+                raise DataError(f"data.archive: {path} has no array {field!r}; it has {', '.join(content.files)}")
+            array: npt.NDArray[np.generic] = content[field]
+        return array
 
 
 def _as_images(array: npt.NDArray[np.generic], field: str) -> UInt8Array:

@@ -1,4 +1,4 @@
-"""Batches indexed by step: the batch at step s is a pure function of the seeds and s, whenever and wherever it is asked for.
+"""Batches indexed by step: the batch at step s is a pure function of the seeds and s, whenever it is asked for.
 
 The order of a run is the endless concatenation of `permutation(order_seed, epoch)` for epoch 0, 1, 2, ...; the batch at
 step s covers its places `s B .. (s + 1) B - 1`. So no image is ever dropped at the end of an epoch, and a training set
@@ -126,8 +126,8 @@ class StepBatches:
 
         Args:
             step: The optimiser step, from 0.
-            rank: Which of `world_size` processes asks; it gets rows `rank, rank + world_size, ...` of the batch, so that
-                all together train on the same batch as one process would.
+            rank: Which of `world_size` processes asks; it gets rows `rank, rank + world_size, ...` of the batch, so
+                that all together train on the same batch as one process would.
             world_size: Number of processes; must divide the batch size.
 
         Returns:
@@ -160,7 +160,7 @@ class StepBatches:
                 images.mul_(inside[:, None, :])  # outside the image: the data set's mean colour
         else:
             images = self._standardise(self._permuted(pixels))
-        return images.unflatten(2, (size, size)), self._labels.index_select(0, places)
+        return images.view(-1, pixels.shape[1], size, size), self._labels.index_select(0, places)
 
     def evaluation_batches(
         self, indices: npt.ArrayLike | None = None, *, split: ImageSplit | None = None, batch_size: int = 512
@@ -185,7 +185,7 @@ class StepBatches:
         source = split or self.split
         size = source.images.shape[1]
         pixels = _channels_first(source, rows, self.device)
-        images = self._standardise(self._permuted(pixels)).unflatten(2, (size, size))
+        images = self._standardise(self._permuted(pixels)).view(-1, pixels.shape[1], size, size)
         return images, torch.from_numpy(source.labels[rows]).to(self.device)
 
     def _places_at(self, step: int) -> Int64Array:

@@ -157,8 +157,8 @@ def _write_files(folder: Path, shape: SplitShape, chunks: Chunks) -> None:
     outside = np.flatnonzero((labels < 0) | (labels >= len(shape.class_names)))
     if len(outside):
         raise DataError(
-            f"row {outside[0]} has label {labels[outside[0]]}; with {len(shape.class_names)} classes labels must lie in "
-            f"0 .. {len(shape.class_names) - 1} (unlabelled rows, often -1, belong to no split used here)"
+            f"row {outside[0]} has label {labels[outside[0]]}; with {len(shape.class_names)} classes labels must lie "
+            f"in 0 .. {len(shape.class_names) - 1} (unlabelled rows, often -1, belong to no split used here)"
         )
     digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
     with (folder / "labels.npy").open("wb") as file:

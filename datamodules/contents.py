@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from datamodules.cache import cache_folder, write_atomically
@@ -17,17 +18,13 @@ def content_hash(root: Path, files: Sequence[Path]) -> str:
     """
     listing = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
     note = cache_folder() / "contents" / f"{fingerprint(root=str(root.resolve()), files=listing)}.json"
-    try:
+    with suppress(OSError, ValueError, KeyError):
         return str(json.loads(note.read_text())["sha256"])
-    except (OSError, ValueError, KeyError):
-        pass
     digest = hashlib.sha256()
     for path, (name, size, _) in zip(files, listing, strict=True):
         digest.update(f"{name}\0{size}\0".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    try:
+    with suppress(OSError):
         write_atomically(note, json.dumps({"root": str(root), "sha256": digest.hexdigest()}))
-    except OSError:
-        pass
     return digest.hexdigest()

@@ -29,7 +29,8 @@ class SubsetDataModule(pl.LightningDataModule):
 
     Batches are float32 `[B, C, H, W]` and int64 `[B]`, augmented, permuted and normalised. The training batch is a
     function of how many batches the trainer has trained on, so a fit resumed in the middle of an epoch equals the
-    uninterrupted one. A Lightning epoch is `ceil(N / batch_size)` batches of one endless order; none is dropped or cut short.
+    uninterrupted one. A Lightning epoch is `ceil(N / batch_size)` batches of one endless order; none is dropped or cut
+    short.
 
     With several devices `batch_size` is that of all together: each process trains on every world-size-th image of a
     batch, so that the run is the same whatever their number.
@@ -86,8 +87,8 @@ class SubsetDataModule(pl.LightningDataModule):
             num_train = self.info.num_train - num_validation
         if not 1 <= num_train <= self.info.num_train - num_validation:
             raise DataError(
-                f"num_train {num_train} with num_validation {num_validation}: the training split of {self.info.name} "
-                f"has {self.info.num_train} images, so at most {self.info.num_train - num_validation} remain to train on"
+                f"num_train {num_train} with num_validation {num_validation}: the training split of {self.info.name} has "
+                f"{self.info.num_train} images: at most {self.info.num_train - num_validation} remain"
             )
         self.num_train, self.num_validation = num_train, num_validation
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
@@ -132,7 +133,7 @@ class SubsetDataModule(pl.LightningDataModule):
             raise RuntimeError("call setup() first, or let the Trainer do it")
         return self._batches
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> "StepLoader":
         """Training batches from where the trainer stands."""
         world_size = 1 if self.trainer is None else self.trainer.world_size
         rank = 0 if self.trainer is None else self.trainer.global_rank
@@ -140,7 +141,7 @@ class SubsetDataModule(pl.LightningDataModule):
             raise DataError(f"batch_size {self.batch_size} cannot be split evenly over {world_size} devices")
         dataset = _TrainingSteps(self.batches, rank, world_size)
         sampler = StepSampler(range(0), 1, False, num_steps=self.batches.steps_per_epoch, trainer=self.trainer)
-        return DataLoader(dataset, batch_sampler=sampler, collate_fn=_only)
+        return StepLoader(dataset, batch_sampler=sampler, collate_fn=_only)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Validation batches; no loader if nothing was carved."""
@@ -166,12 +167,13 @@ class SubsetDataModule(pl.LightningDataModule):
 class StepSampler(BatchSampler):
     """Yields the numbers of the training batches of one Lightning epoch, from where the trainer stands to its end.
 
-    Lightning does not rewind a loader on resume; it expects the loader of a resumed epoch to start where the epoch was left.
-    This one asks the trainer's progress, which checkpoints carry. Its length is nevertheless the whole epoch's: Lightning
-    takes the end of an epoch from it, and with the remaining length would end a resumed epoch early.
+    Lightning does not rewind a loader on resume; it expects the loader of a resumed epoch to start where the epoch was
+    left. This one asks the trainer's progress, which checkpoints carry. Its length is nevertheless the whole epoch's:
+    Lightning takes the end of an epoch from it, and with the remaining length would end a resumed epoch early.
 
-    It must be a `BatchSampler` with these first three arguments, because under distributed strategies Lightning rebuilds
-    it with a sampler of its own; that one is ignored, and the data set hands each process its share of every batch.
+    It must be a `BatchSampler` with these first three arguments, because under distributed strategies Lightning
+    rebuilds it with a sampler of its own; that one is ignored, and the data set hands each process its share of every
+    batch.
 
     Args:
         sampler: Ignored.
@@ -203,16 +205,27 @@ class StepSampler(BatchSampler):
             yield [step]
 
     def _progress(self) -> tuple[int, int]:
-        """Batches trained in all, and in the current epoch if it is being resumed.
+        """Batches trained in all, and in the epoch that begins: 0 unless it is resumed in its middle.
 
-        Without gradient accumulation the first number is `trainer.global_step`; with it a step spans several batches, so
-        the loop's count of batches is asked.
+        Without gradient accumulation the first number is `trainer.global_step`; with it a step spans several batches,
+        so the loop's count of batches is asked.
         """
         if self.trainer is None:
             return 0, 0
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        resumed = self.trainer.fit_loop.restarting
-        return progress.total.completed, progress.current.completed % self.num_steps if resumed else 0
+        # `processed` is right wherever a checkpoint was saved; `completed` lags by one in `on_train_batch_end`.
+        return progress.total.processed, progress.current.processed
+
+
+class StepLoader(DataLoader[Batch]):
+    """A loader whose place is the trainer's progress, which tells Lightning that it may be resumed in mid-epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the checkpoint holds the trainer's progress already."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores nothing; `StepSampler` reads the restored progress."""
 
 
 class _TrainingSteps(Dataset[Batch]):

@@ -1,14 +1,15 @@
 """The dial: procedural images whose best architecture is known, because their locality and symmetry are settings.
 
-After the Dynamic Signal Distribution of Lahoti et al., "Role of Locality and Weight Sharing in Image-Based Tasks" (arXiv
-2403.15707): an image is white noise except for one small patch, at a random position, that carries the class signal.
-An equivariant, local learner needs few images for it, a fully connected one many. Further settings break the symmetry:
-inside a fixed region the label can flip, so that an exactly translation-invariant classifier has an error floor, and
-the label can be a relation of several patches far apart.
+After the Dynamic Signal Distribution of Lahoti et al., "Role of Locality and Weight Sharing in Image-Based Tasks"
+(arXiv 2403.15707): an image is white noise except for one small patch, at a random position, that carries the class
+signal. An equivariant, local learner needs few images for it, a fully connected one many. Further settings break the
+symmetry: inside a fixed region the label can flip, so that an exactly translation-invariant classifier has an error
+floor, and the label can be a relation of several patches far apart.
 """
 
 import math
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,7 +48,8 @@ class DialData(DataSource):
 
     With `flipped_positions` of P positions the label flips there (for K classes: moves on by one), which is position
     dependence lambda = flipped_positions / P. A classifier that is exactly translation-invariant sees the same patch
-    with both labels and cannot do better than lambda; the position-aware Bayes error stays where it was.
+    with both labels and cannot do better than lambda; the position-aware Bayes error stays where it was (by default
+    .0004 to .0008 for 49 positions at amplitude 6, depending on the motif that `seed` draws; `bayes_error` computes it).
 
     With `relation_order` m the grid of positions is cut into m bands of columns far apart, each band holds one
     patch of random sign, and the label is the product of the signs.
@@ -260,7 +262,7 @@ class DialData(DataSource):
     def _band_spacing(self) -> int:
         """Smallest distance, in grid steps, between positions of two neighbouring bands."""
         starts = self._band_starts()
-        return min(b - a for a, b in zip(starts, starts[1:], strict=False)) - self._band_width() + 1
+        return min(b - a for a, b in pairwise(starts)) - self._band_width() + 1
 
     @cached_property
     def flipped_region(self) -> npt.NDArray[np.bool_]:

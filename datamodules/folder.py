@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".t
 class FolderData(DecodedSource):
     """Image files sorted into class folders.
 
-    Classes are the sub-folders of the training folder in alphabetical order; images are read in the order of their names.
+    Classes are the sub-folders of the training folder in alphabetical order; images are read in order of their names.
 
     Attributes:
         kind: "folder".

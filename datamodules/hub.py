@@ -27,7 +27,7 @@ class HubData(DecodedSource):
         kind: "hub".
         name: Hub name (`owner/name`) or path of a folder with `train.parquet`, `data/train-*.parquet` or the like.
         label: Short name for figures and cache folders; the last part of `name` if None.
-        revision: Commit, tag or branch on the hub; None for the newest. Ignored for a folder, whose contents are hashed.
+        revision: Commit, tag or branch on the hub; None for the newest. Ignored for a folder, which is hashed.
         config_name: The data set's configuration on the hub, if it has several.
         image_column: Column of encoded images.
         label_column: Column of labels: integers from 0, or strings.
@@ -111,35 +111,33 @@ class HubData(DecodedSource):
             return tuple(str(label) for label in range(max(labels) + 1))
         examples = ", ".join(repr(label) for label in list(labels)[:3])
         raise DataError(
-            f"data.label_column: column {self.label_column!r} of {train.files[0]} must hold strings or integers from 0, "
-            f"it holds {examples}"
+            f"data.label_column: column {self.label_column!r} of {train.files[0]} must hold strings or integers from "
+            f"0, it holds {examples}"
         )
 
     def _describe_hub(self) -> DataInfo:
-        declared = {
-            "num_train": self.num_train,
-            "num_test": self.num_test,
-            "num_classes": self.num_classes,
-            "image_size": self.image_size,
-            "in_channels": self.in_channels,
-        }
-        missing = [f"data.{field}" for field, value in declared.items() if value is None]
+        fields = ("num_train", "num_test", "num_classes", "image_size", "in_channels")
+        declared: dict[str, int] = {field: value for field in fields if (value := getattr(self, field)) is not None}
+        missing = [f"data.{field}" for field in fields if field not in declared]
         if missing:
             raise DataError(
                 f"data.name {self.name!r} is no folder here, so it is taken for a name on the hub, and planning needs "
                 f"{', '.join(missing)} declared; or set data.name to a folder in the hub's layout"
             )
-        assert self.num_train and self.num_test and self.num_classes and self.image_size and self.in_channels
         return DataInfo(
             name=self._label(),
-            num_train=self.num_train,
-            num_test=self._num_kept(self.num_test),
-            image_size=self.image_size,
-            in_channels=self.in_channels,
-            num_classes=self.num_classes,
-            class_names=tuple(str(code) for code in range(self.num_classes)),
+            num_train=declared["num_train"],
+            num_test=self._num_kept(declared["num_test"]),
+            image_size=declared["image_size"],
+            in_channels=declared["in_channels"],
+            num_classes=declared["num_classes"],
+            class_names=tuple(str(code) for code in range(declared["num_classes"])),
             fingerprint=self._fingerprint(
-                self.image_size, self.in_channels, hub=self.name, revision=self.revision, counts=declared
+                declared["image_size"],
+                declared["in_channels"],
+                hub=self.name,
+                revision=self.revision,
+                counts=declared,
             ),
         )
 

@@ -49,8 +49,8 @@ class ImageSplit:
         cls, images: UInt8Array, labels: npt.NDArray[np.integer], class_names: tuple[str, ...]
     ) -> "ImageSplit":
         """Wraps arrays already in memory and computes their checksum."""
-        labels = np.ascontiguousarray(labels, dtype=np.int64)
-        return cls(images, labels, class_names, pixel_checksum(images, labels))
+        codes: Int64Array = np.ascontiguousarray(labels, dtype=np.int64)
+        return cls(images, codes, class_names, pixel_checksum(images, codes))
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of every channel, in pixel values 0 to 255.

@@ -30,8 +30,8 @@ class MapStyle(Protocol):
 class MapStyleData(DecodedSource):
     """A map-style data set, by the import string of its factory or, in Python, as two objects.
 
-    Items are `(image, label)`: a PIL image, a uint8 array `[H, W]` or `[H, W, C]`, or a uint8 tensor `[C, H, W]`; labels
-    are integers from 0. Random transforms do not belong in it: each image is read once.
+    Items are `(image, label)`: a PIL image, a uint8 array `[H, W]` or `[H, W, C]`, or a uint8 tensor `[C, H, W]`;
+    labels are integers from 0. Random transforms do not belong in it: each image is read once.
 
     Attributes:
         kind: "dataset".
@@ -145,8 +145,8 @@ def _as_pil(image: Any, where: str) -> Image.Image:  # noqa: ANN401 - whatever a
         array = array.transpose(1, 2, 0)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise DataError(
-            f"{where}: expected a PIL image, a uint8 array [H, W] or [H, W, C], or a uint8 tensor [C, H, W] with 1 or 3 "
-            f"channels, got {type(image).__name__} {array.dtype} {list(array.shape)}; return pixels before ToTensor"
+            f"{where}: expected a PIL image, a uint8 array [H, W] or [H, W, C], or a uint8 tensor [C, H, W] with 1 or "
+            f"3 channels, got {type(image).__name__} {array.dtype} {list(array.shape)}; return pixels before ToTensor"
         )
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 

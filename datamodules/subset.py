@@ -1,4 +1,4 @@
-"""Which images a run may see: validation carved first, then nested stratified subsets. Pure functions of labels and seed.
+"""Which images a run may see: validation carved first, then nested stratified subsets; pure functions of the labels.
 
 One *stratified order* is drawn per seed and the subset of size N is its first N entries, so subsets are nested by
 construction. In every prefix the count of each class lies within one of its proportional share: the j-th image of a
