@@ -24,6 +24,7 @@ from scipy import stats
 from studies.records import selected_rows
 
 Rule = Literal["selected", "full_budget"]
+RULES: tuple[Rule, ...] = ("selected", "full_budget")
 Decision = Literal["crosses", "none below N_max", "not resolved"]
 
 CONFIDENCE = 0.95

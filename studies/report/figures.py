@@ -93,9 +93,9 @@ def _reference_lines(axes: Axes, card: StudyCard | None) -> None:
         return
     lines = [(card.chance_error, "chance", CHANCE, (0, (1, 2)))]
     if card.floor:
-        lines.append((card.floor, f"λ = {card.floor:.3g}, floor of translation invariance", FLOOR, (0, (6, 3))))
+        lines.append((card.floor, f"λ = {100 * card.floor:.2g}%, floor of translation invariance", FLOOR, (0, (6, 3))))
     if card.bayes_error:
-        lines.append((card.bayes_error, f"Bayes error {card.bayes_error:.2g}", MUTED, (0, (1, 2))))
+        lines.append((card.bayes_error, f"Bayes error {100 * card.bayes_error:.2g}%", MUTED, (0, (1, 2))))
     for error, label, colour, style in lines:
         if not axes.get_ylim()[0] <= error <= axes.get_ylim()[1]:
             continue

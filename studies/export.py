@@ -1,0 +1,78 @@
+"""The long table of records as files for other programs, and the page that documents its columns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from .files import write_atomically, write_text
+from .records import COLUMNS, INCIDENTAL_COLUMNS, Record, records_frame
+
+Format = Literal["parquet", "csv"]
+
+
+def export_table(
+    records: Iterable[Record], folder: Path, formats: Sequence[Format] = ("parquet", "csv"), *, name: str = "records"
+) -> tuple[Path, ...]:
+    """Writes the long table, a row per cell and branch, every column of `COLUMNS`, the same rows in every format.
+
+    Args:
+        records: in any order.
+        folder: made if absent.
+        formats: `parquet` keeps types; `csv` writes floats so that they read back exactly.
+        name: file name without suffix.
+
+    Returns:
+        The files in the order of `formats`.
+
+    Raises:
+        ValueError: a format is unknown.
+    """
+    frame = records_frame(records).convert_dtypes()
+    paths = []
+    for form in formats:
+        path = folder / f"{name}.{form}"
+        if form == "parquet":
+            buffer = io.BytesIO()
+            frame.to_parquet(buffer, index=False)
+            content = buffer.getvalue()
+            write_atomically(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        elif form == "csv":
+            write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+        else:
+            raise ValueError(f"format {form!r} is unknown: expected parquet or csv")
+        paths.append(path)
+    return tuple(paths)
+
+
+def columns_page() -> str:
+    """The text of docs/records.md, made from `COLUMNS`."""
+    rows = [
+        "| `{}` | {} | {} |".format(name, meaning.replace("|", "\\|"), "yes" if name in INCIDENTAL_COLUMNS else "")
+        for name, meaning in COLUMNS.items()
+    ]
+    return "\n".join([_PREFACE, *rows, ""])
+
+
+_PREFACE = """# Records
+
+A cell is one training run of one architecture on one training set with one setting of its seeds. When it ends it leaves a
+folder `cells/<cell id>/` in the store:
+
+- `record.json`, everything known of the cell, with a checksum;
+- `predictions.npz`, for every branch and test image the predicted class and the log-probability of the truth.
+
+`study export` writes all records of a study as one table in Parquet and in CSV, a row per cell and branch; in Python
+`studies.records_frame(studies.load_records())` is the same table. A cell that failed has one row without a branch. To
+get one row per cell, take the rows where `selected` is true (the branch chosen on validation, the primary number) or
+those where `branch` is 1 (the full budget).
+
+Columns marked *may differ* depend on where and when the cell was trained. All others are functions of the cell alone:
+train it twice on one machine and they are equal bit for bit.
+
+This page is generated from `studies.records.COLUMNS`; a test keeps the two equal.
+
+| Column | Meaning | May differ |
+|---|---|---|"""

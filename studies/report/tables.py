@@ -1,0 +1,270 @@
+"""The tables of a report, as text that prints the same in markdown and in HTML.
+
+Every function takes the table of records (`studies.records.records_frame`) and returns a `Table`.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from studies.curves import Crossing, Rule, curve_points, data_curves, left_out_cells
+
+from .card import StudyCard
+from .figures import looks_of
+from .palette import Look
+
+EXACT_FLOPS_TOLERANCE = 0.05  # PROTOCOL 2: beyond this the report says so
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text under column names; the first `num_label_columns` columns are labels, the others align right."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    num_label_columns: int = 1
+
+    def markdown(self) -> str:
+        """The table as GitHub markdown, with its title and note."""
+        rule = ["---"] * self.num_label_columns + ["---:"] * (len(self.columns) - self.num_label_columns)
+        lines = [_pipe_row(self.columns), _pipe_row(rule), *map(_pipe_row, self.rows)]
+        return "\n".join([f"### {self.title}", "", *lines, *(["", self.note] if self.note else [])]) + "\n"
+
+    def html(self) -> str:
+        """The table as HTML, everything escaped."""
+
+        def row(tag: str, cells: Iterable[str]) -> str:
+            parts = []
+            for index, cell in enumerate(cells):
+                kind = ' class="label"' if index < self.num_label_columns else ""
+                parts.append(f"<{tag}{kind}>{html.escape(cell)}</{tag}>")
+            return f"<tr>{''.join(parts)}</tr>"
+
+        body = "\n".join(row("td", cells) for cells in self.rows)
+        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
+        return (
+            f'<div class="table"><h3>{html.escape(self.title)}</h3><div class="scroll"><table>\n'
+            f"<thead>{row('th', self.columns)}</thead>\n<tbody>\n{body}\n</tbody></table></div>{note}</div>"
+        )
+
+
+def _pipe_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def percent(mean: float, half_width: float = math.nan) -> str:
+    """An error rate with the half-width of its interval, in percent: `21.2 ± 1.3`."""
+    digits = 1 if mean >= 0.01 else 2
+    text = f"{100 * mean:.{digits}f}"
+    return text if math.isnan(half_width) else f"{text} ± {100 * half_width:.{digits}f}"
+
+
+def error_table(frame: pd.DataFrame, rule: Rule = "selected") -> Table:
+    """Test error per arm and size, in percent, mean ± half-width of the 95% t-interval over replicates."""
+    curves = data_curves(frame, rule)
+    sizes = sorted(set(curves["num_train"]))
+    rows = []
+    for arm, look in looks_of(frame).items():
+        cells = curves[curves["arm"] == arm].set_index("num_train")
+        texts = []
+        for size in sizes:
+            if size not in cells.index:
+                texts.append("–")
+                continue
+            mean, half_width = float(cells["mean"].loc[size]), float(cells["half_width"].loc[size])
+            texts.append(percent(mean, half_width) + (" †" if cells["num_diverged"].loc[size] else ""))
+        counts = cells["num_replicates"]
+        rows.append((look.label, *texts, _extent(counts.tolist()) if len(counts) else "0"))
+    note = "Percent of test images misclassified: mean over replicates ± half-width of the 95% t-interval of the mean."
+    if (curves["num_replicates"] == 1).any():
+        note += " A single replicate has no interval."
+    if (curves["num_diverged"] > 0).any():
+        note += " † contains a diverged run, counted at chance."
+    name = {"selected": "the branch chosen on validation", "full_budget": "the branch at the full budget C"}[rule]
+    return Table(
+        name=f"test_error_{rule}",
+        title=f"Test error of {name}",
+        columns=("Arm", *(f"N = {size:,}" for size in sizes), "Replicates"),
+        rows=tuple(rows),
+        note=note,
+    )
+
+
+def difference_table(crossing: Crossing, looks: dict[str, Look]) -> Table:
+    """The paired differences behind a crossing."""
+    rows = []
+    for row in crossing.differences.to_dict("records"):
+        low, high = row["low"], row["high"]
+        interval = "no interval" if math.isnan(low) else f"{_signed(low)} to {_signed(high)}"
+        better = crossing.arm_a if high < 0 else crossing.arm_b if low > 0 else ""
+        verdict = f"{looks[better].label} better" if better else "open"
+        rows.append((f"{row['num_train']:,}", _signed(row["difference"]), interval, str(row["num_pairs"]), verdict))
+    label_a, label_b = looks[crossing.arm_a].label, looks[crossing.arm_b].label
+    return Table(
+        name=f"difference_{crossing.rule}",
+        title=f"Paired difference {label_a} – {label_b}",
+        columns=("N", "ln error ratio", "95% interval", "Pairs", "Evidence"),
+        rows=tuple(rows),
+        note=f"ln(error of {label_a}) – ln(error of {label_b}), paired by replicate; below zero {label_a} is better. "
+        + ("Interval includes the choice of test images. " if crossing.test_variance else "")
+        + "The intervals hold for each size by itself.",
+    )
+
+
+def cost_table(frame: pd.DataFrame) -> Table:
+    """What a run of each arm costs, planned and counted, and where exact costs part."""
+    full = curve_points(frame, "full_budget")
+    exact = full.groupby("arm")["train_flops_exact"].mean()
+    rows = []
+    for arm, look in looks_of(frame).items():
+        cells = full[full["arm"] == arm]
+        if cells.empty:
+            continue
+        branches = frame[(frame["arm"] == arm) & frame["cell_id"].isin(cells["cell_id"])]
+        ratio = branches["train_flops"] / branches["planned_train_flops"]
+        below = 1 - float(exact[arm]) / float(exact.max())
+        where = sorted(set(cells["device"].dropna()))
+        rows.append(
+            (
+                look.label,
+                _span(cells["num_parameters"], "{:,.0f}"),
+                _span(cells["forward_flops"] / 1e6, "{:.2f} M"),
+                _span(cells["train_flops"], "{:.3g}"),
+                f"{ratio.min():.4f} – {ratio.max():.4f}",
+                f"−{100 * below:.1f}%" + (" (differs)" if below > EXACT_FLOPS_TOLERANCE else ""),
+                _span(cells["train_seconds"], "{:.0f}") + (f" on {', '.join(where)}" if where else ""),
+            )
+        )
+    return Table(
+        name="cost",
+        title="Cost of a run at the full budget",
+        columns=(
+            "Arm",
+            "Parameters",
+            "Forward FLOPs per image",
+            "Training FLOPs",
+            "Counted / planned FLOPs",
+            "Exact FLOPs against the costliest arm",
+            "Seconds per cell (packed)",
+        ),
+        rows=tuple(rows),
+        note="Training FLOPs are 3 × forward × images trained on; the exact count leaves out the input gradient of the "
+        "first layer, which nobody computes. Counted / planned is over all branches of all cells. Seconds are of "
+        "the whole cell, several of which may share the machine: not a measurement of speed.",
+    )
+
+
+def settings_table(frame: pd.DataFrame) -> Table:
+    """Hyper-parameters of every arm."""
+    rows = []
+    for arm, look in looks_of(frame).items():
+        cells = frame[frame["arm"] == arm]
+        values = [
+            ", ".join(f"{value:g}" for value in sorted(set(cells[column])))
+            for column in ("learning_rate", "weight_decay", "batch_size")
+        ]
+        texts = [", ".join(sorted(set(cells[column]))) for column in ("augmentation", "permutation", "precision")]
+        rows.append((look.label, *values, *texts))
+    return Table(
+        name="settings",
+        title="Settings of every arm",
+        columns=("Arm", "Learning rate", "Weight decay", "Batch", "Augmentation", "Permutation", "Precision"),
+        rows=tuple(rows),
+    )
+
+
+def missing_table(frame: pd.DataFrame, card: StudyCard) -> Table:
+    """Cells that are not in the curves, or are but with a reservation: each with its reason."""
+    rows = []
+    points = curve_points(frame)
+    diverged = points[points["status"] == "diverged"]
+    reasons = [f"diverged, at chance where it did: {text}".rstrip(": ") for text in diverged["reason"]]
+    diverged = diverged.assign(reason=reasons)
+    for row in [*left_out_cells(frame).to_dict("records"), *diverged.to_dict("records")]:
+        rows.append((row["arm"], f"{row['num_train']:,}", str(row["replicate"]), row["reason"], row["cell_id"]))
+    cells = frame.drop_duplicates("cell_id")
+    for arm, num_train, replicate in absent_cells(frame):
+        rows.append((arm, f"{num_train:,}", str(replicate), "not trained yet", ""))
+    absent = card.num_cells - len(cells) - len(absent_cells(frame))
+    if absent > 0:
+        rows.append(("other", "", "", f"{absent} more planned cells have no record yet", ""))
+    return Table(
+        name="left_out",
+        title="Cells left out, diverged or not trained",
+        columns=("Arm", "N", "Replicate", "Reason", "Cell"),
+        rows=tuple(rows) or (("none", "", "", "every planned cell is in the curves", ""),),
+        num_label_columns=5,
+    )
+
+
+def seeds_table(frame: pd.DataFrame) -> Table:
+    """Seeds and data of every replicate."""
+    seeds = ["subset_seed", "order_seed", "initialization_seed", "augmentation_seed"]
+    hashes = ["validation_hash", "train_checksum", "test_checksum"]
+    rows = []
+    for replicate, cells in frame.groupby("replicate", sort=True):
+        numbers = [", ".join(str(value) for value in sorted(set(cells[column]))) for column in seeds]
+        digests = [", ".join(sorted({text[:12] for text in cells[column] if text})) for column in hashes]
+        rows.append((str(replicate), *numbers, *digests))
+    return Table(
+        name="seeds",
+        title="Seeds and data of every replicate",
+        columns=("Replicate", "Subset", "Order", "Initialisation", "Augmentation", "Validation", "Train", "Test"),
+        rows=tuple(rows),
+        note="The last three are the first 12 characters of SHA-256 hashes. All arms of a replicate share seeds, "
+        "subset, validation and test images.",
+        num_label_columns=8,
+    )
+
+
+def cells_table(frame: pd.DataFrame) -> Table:
+    """Every cell that is in the curves, with the hashes that name its subset and its weights."""
+    rows = []
+    for row in curve_points(frame).to_dict("records"):
+        branch = f"{row['branch']:g} C"
+        hashes = (row["subset_hash"][:12], row["weights_sha256"][:12], row["cell_id"])
+        size, error = f"{row['num_train']:,}", percent(row["test_error"])
+        epochs = f"{row['epochs']:.3g}"
+        rows.append((row["arm"], size, str(row["replicate"]), branch, error, epochs, *hashes))
+    return Table(
+        name="cells",
+        title="Every cell in the curves",
+        columns=("Arm", "N", "Replicate", "Branch", "Test error %", "Epochs", "Subset", "Weights", "Cell"),
+        rows=tuple(rows),
+        num_label_columns=9,
+    )
+
+
+def absent_cells(frame: pd.DataFrame) -> list[tuple[str, int, int]]:
+    """Gaps of the grid: (arm, size, replicate) without a record although the arm has this replicate at another size."""
+    cells = frame.drop_duplicates("cell_id")
+    seen = set(zip(cells["arm"], cells["num_train"], cells["replicate"], strict=True))
+    return [
+        (str(arm), int(size), int(replicate))
+        for arm, rows in cells.groupby("arm")
+        for size in sorted(set(cells["num_train"]))
+        for replicate in sorted(set(rows["replicate"]))
+        if (arm, size, replicate) not in seen
+    ]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _span(values: pd.Series[float], form: str) -> str:
+    """One value, or the smallest and the largest."""
+    low, high = form.format(values.min()), form.format(values.max())
+    return low if low == high else f"{low} – {high}"
+
+
+def _extent(counts: list[int]) -> str:
+    return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
