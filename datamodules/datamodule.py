@@ -87,8 +87,8 @@ class SubsetDataModule(pl.LightningDataModule):
             num_train = self.info.num_train - num_validation
         if not 1 <= num_train <= self.info.num_train - num_validation:
             raise DataError(
-                f"num_train {num_train} with num_validation {num_validation}: the training split of {self.info.name} has "
-                f"{self.info.num_train} images: at most {self.info.num_train - num_validation} remain"
+                f"num_train {num_train} with num_validation {num_validation}: the training split of {self.info.name} "
+                f"has {self.info.num_train} images, at most {self.info.num_train - num_validation} remain"
             )
         self.num_train, self.num_validation = num_train, num_validation
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
@@ -212,7 +212,7 @@ class StepSampler(BatchSampler):
         """
         if self.trainer is None:
             return 0, 0
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress  # typed by Lightning as a narrower base
         # `processed` is right wherever a checkpoint was saved; `completed` lags by one in `on_train_batch_end`.
         return progress.total.processed, progress.current.processed
 

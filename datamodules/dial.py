@@ -8,10 +8,10 @@ floor, and the label can be a relation of several patches far apart.
 """
 
 import math
-from functools import cached_property
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +48,8 @@ class DialData(DataSource):
 
     With `flipped_positions` of P positions the label flips there (for K classes: moves on by one), which is position
     dependence lambda = flipped_positions / P. A classifier that is exactly translation-invariant sees the same patch
-    with both labels and cannot do better than lambda; the position-aware Bayes error stays where it was (by default
-    .0004 to .0008 for 49 positions at amplitude 6, depending on the motif that `seed` draws; `bayes_error` computes it).
+    with both labels and cannot do better than lambda; the position-aware Bayes error stays where it was: .0004
+    to .0008 for 49 positions at amplitude 6, depending on the motif that `seed` draws; `bayes_error` computes it.
 
     With `relation_order` m the grid of positions is cut into m bands of columns far apart, each band holds one
     patch of random sign, and the label is the product of the signs.
@@ -71,6 +71,8 @@ class DialData(DataSource):
         num_test: Images of the test split, fresh for every replicate.
         seed: Draws the motif: the task. Replicate seeds draw the images.
     """
+
+    fresh_per_replicate: ClassVar[bool] = True
 
     kind: Literal["dial"] = "dial"
     image_size: int = Field(default=16, ge=4, le=256)
@@ -134,21 +136,20 @@ class DialData(DataSource):
         """Probability lambda that the label is flipped; the error floor of a translation-invariant classifier."""
         return self.flipped_positions / self.num_positions
 
-    @cached_property
+    @property
     def motifs(self) -> Float64Array:
         """Patterns of the classes, `[K, patch_size, patch_size]`, each of unit norm; opposite for two classes."""
-        size = self.patch_size
-        generator = np.random.Generator(np.random.Philox(key=[self.seed, _MOTIF_KEY]))
-        if self.num_classes == 2:
-            pattern = generator.standard_normal(size**2)
-            pattern /= np.linalg.norm(pattern)
-            patterns = np.stack([pattern, -pattern])
-        else:
-            orthonormal, triangular = np.linalg.qr(generator.standard_normal((size**2, self.num_classes)))
-            patterns = (orthonormal * np.sign(np.diag(triangular))).T
-        return patterns.reshape(self.num_classes, size, size)
+        return _draw_motifs(self.seed, self.num_classes, self.patch_size)
 
-    @cached_property
+    @property
+    def flipped_region(self) -> npt.NDArray[np.bool_]:
+        """Where the first patch flips the label, `[grid rows, band columns]`: a compact block in the middle.
+
+        In the middle because a zero-padded convolution can tell the border from the inside.
+        """
+        return _central_block(self.grid_size, self._band_width(), self.flipped_positions)
+
+    @property
     def clipping_probability(self) -> float:
         """Largest probability of any pixel to fall outside 0 .. 255."""
         bound = _MID_GREY / self.grey_levels
@@ -264,26 +265,9 @@ class DialData(DataSource):
         starts = self._band_starts()
         return min(b - a for a, b in pairwise(starts)) - self._band_width() + 1
 
-    @cached_property
-    def flipped_region(self) -> npt.NDArray[np.bool_]:
-        """Where the first patch flips the label, `[grid rows, band columns]`: a block in the middle, grown by shells.
-
-        In the middle because a zero-padded convolution can tell the border from the inside.
-        """
-        width = self._band_width()
-        side = math.isqrt(max(self.flipped_positions - 1, 0)) + 1
-        top, left = (self.grid_size - side) // 2, max(0, (width - side) // 2)
-        rows, columns = np.mgrid[: self.grid_size, :width]
-        down, right = rows - top, columns - left
-        outside = (down < 0) | (right < 0)
-        shell = np.where(outside, self.grid_size + np.abs(down) + np.abs(right), np.maximum(down, right))
-        order = np.lexsort((right.ravel(), down.ravel(), shell.ravel()))
-        flipped = np.zeros(self.num_positions, dtype=np.bool_)
-        flipped[order[: self.flipped_positions]] = True
-        return flipped.reshape(self.grid_size, width)
-
     def _block(self, split: Split, seed: int, block: int) -> tuple[UInt8Array, Int64Array]:
         """Images `1024 block .. 1024 block + 1023` of a stream, from the counter (block, split) under the key seed."""
+        region = self.flipped_region
         counter = [0, 0, block, 0 if split == "train" else 1]
         generator = np.random.Generator(np.random.Philox(key=[seed, _IMAGE_KEY], counter=counter))
         order, size = self.relation_order, self.patch_size
@@ -293,7 +277,7 @@ class DialData(DataSource):
         signs = generator.integers(2, size=(order - 1, _BLOCK))
         pixels = generator.standard_normal((_BLOCK, self.image_size, self.image_size), dtype=np.float32)
 
-        first = (labels + signs.sum(axis=0) + self.flipped_region[rows[0], columns[0]]) % self.num_classes
+        first = (labels + signs.sum(axis=0) + region[rows[0], columns[0]]) % self.num_classes
         patches = (self.amplitude * self.motifs).astype(np.float32)
         offset = np.arange(size)
         for band, start in enumerate(self._band_starts()):
@@ -306,3 +290,34 @@ class DialData(DataSource):
         np.rint(pixels, out=pixels)
         np.clip(pixels, 0, 255, out=pixels)
         return pixels.astype(np.uint8)[..., None], labels
+
+
+@lru_cache
+def _draw_motifs(seed: int, num_classes: int, size: int) -> Float64Array:
+    generator = np.random.Generator(np.random.Philox(key=[seed, _MOTIF_KEY]))
+    if num_classes == 2:
+        pattern = generator.standard_normal(size**2)
+        pattern /= np.linalg.norm(pattern)
+        patterns = np.stack([pattern, -pattern])
+    else:
+        orthonormal, triangular = np.linalg.qr(generator.standard_normal((size**2, num_classes)))
+        patterns = (orthonormal * np.sign(np.diag(triangular))).T
+    motifs = patterns.reshape(num_classes, size, size)
+    motifs.flags.writeable = False
+    return motifs
+
+
+@lru_cache
+def _central_block(grid_rows: int, grid_columns: int, count: int) -> npt.NDArray[np.bool_]:
+    """Marks `count` positions: an almost square block in the middle, grown by shells around its top left corner."""
+    side = math.isqrt(max(count - 1, 0)) + 1
+    rows, columns = np.mgrid[:grid_rows, :grid_columns]
+    down, right = rows - (grid_rows - side) // 2, columns - max(0, (grid_columns - side) // 2)
+    before = (down < 0) | (right < 0)
+    shell = np.where(before, grid_rows + np.abs(down) + np.abs(right), np.maximum(down, right))
+    order = np.lexsort((right.ravel(), down.ravel(), shell.ravel()))
+    marked = np.zeros(grid_rows * grid_columns, dtype=np.bool_)
+    marked[order[:count]] = True
+    block = marked.reshape(grid_rows, grid_columns)
+    block.flags.writeable = False
+    return block

@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,9 @@ class DataSource(BaseModel, ABC):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    fresh_per_replicate: ClassVar[bool] = False
+    """Whether every replicate draws its own images, test split included, so that no pool is shared."""
 
     label_preserving: tuple[Augmentation, ...] = Field(default=(), validate_default=True)
 
