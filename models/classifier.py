@@ -31,8 +31,8 @@ class ImageClassifier(pl.LightningModule):
     """A network of one family with loss, metrics, optimiser and schedule; optimisation is automatic.
 
     AdamW on cross-entropy; the learning rate warms up linearly, stays constant and cools down by 1 - sqrt, per
-    optimiser step over the Trainer's ``estimated_stepping_batches``. Gradient clipping, accumulation, precision, callbacks and
-    loggers are the Trainer's. Batches are ``(images [B, C, H, W] float, labels [B] int64)``.
+    optimiser step over the Trainer's ``estimated_stepping_batches``. Gradient clipping, accumulation, precision,
+    callbacks and loggers are the Trainer's. Batches are ``(images [B, C, H, W] float, labels [B] int64)``.
 
     Logs ``train/loss``; ``val/`` and ``test/`` each with ``loss`` (negative log-likelihood), ``error`` (fraction
     misclassified) and ``calibration_error`` (expected, 15 bins; Guo et al. 1706.04599, equation 3).

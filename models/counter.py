@@ -18,8 +18,7 @@ from math import prod
 from typing import Any
 
 import torch
-from timm.layers import set_fused_attn
-from timm.layers.config import use_fused_attn
+from timm.layers.config import set_fused_attn, use_fused_attn
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,7 +37,7 @@ def count_forward_flops(module: nn.Module, input_shape: Sequence[int]) -> int:
     Raises:
         ValueError: the batch is smaller than two.
     """
-    return _count(module, input_shape, backward=False)
+    return _count(module, input_shape, backward=False)[0]
 
 
 def count_training_flops(module: nn.Module, input_shape: Sequence[int]) -> int:
@@ -51,7 +50,7 @@ def count_training_flops(module: nn.Module, input_shape: Sequence[int]) -> int:
     Raises:
         ValueError: the batch is smaller than two.
     """
-    return _count(module, input_shape, backward=True)
+    return _count(module, input_shape, backward=True)[1]
 
 
 def count_flops(module: nn.Module, input_shape: Sequence[int]) -> ForwardFlops:
@@ -60,8 +59,8 @@ def count_flops(module: nn.Module, input_shape: Sequence[int]) -> ForwardFlops:
     What its first layer saves in the backward pass is taken as the difference between 3 x forward and the counted
     training FLOPs, so that ``train_exact`` is the counted number.
     """
-    forward = count_forward_flops(module, input_shape)
-    return ForwardFlops(forward, 3 * forward - count_training_flops(module, input_shape))
+    forward, training = _count(module, input_shape, backward=True)
+    return ForwardFlops(forward, 3 * forward - training)
 
 
 @contextmanager
@@ -76,7 +75,8 @@ def on_meta_device() -> Iterator[None]:
         set_fused_attn(bool(fused))
 
 
-def _count(module: nn.Module, input_shape: Sequence[int], *, backward: bool) -> int:
+def _count(module: nn.Module, input_shape: Sequence[int], *, backward: bool) -> tuple[int, int]:
+    """FLOPs per example of the forward pass, and of both passes (0 without ``backward``)."""
     batch_size = input_shape[0]
     if batch_size < _SMALLEST_BATCH:
         raise ValueError(f"input_shape={tuple(input_shape)}: expected a batch of at least {_SMALLEST_BATCH}")
@@ -87,10 +87,11 @@ def _count(module: nn.Module, input_shape: Sequence[int], *, backward: bool) -> 
     inputs = torch.empty(tuple(input_shape), device="meta")
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), counter:
         outputs = network(inputs)
+        forward: int = counter.get_total_flops()
         if backward:
             outputs.sum().backward()
-    total: int = counter.get_total_flops()
-    return total // batch_size
+    training: int = counter.get_total_flops() if backward else 0
+    return forward // batch_size, training // batch_size
 
 
 def _convolution_backward_flops(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.families import Family
 
@@ -89,7 +89,7 @@ def build_timm(name: str, *, image_size: int, in_channels: int, num_classes: int
         hint = f"; closest: {', '.join(close)}" if close else ""
         raise ValueError(f"family 'timm:{name}': timm {timm.__version__} has no model {name!r}{hint}")
     config = timm.get_pretrained_cfg(name)
-    size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
     try:
         network: nn.Module = timm.create_model(name, in_chans=in_channels, num_classes=num_classes, **size)
     except (AssertionError, TypeError, RuntimeError, ValueError) as error:

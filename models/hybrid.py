@@ -84,7 +84,7 @@ def hybrid_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> H
 
 def build_hybrid(layout: HybridLayout, num_classes: int) -> nn.Module:
     """Build the network from its sizes."""
-    from timm.layers import HybridEmbed
+    from timm.layers.hybrid_embed import HybridEmbed
     from timm.models.vision_transformer import VisionTransformer
 
     from models.attention import DeviceAttention

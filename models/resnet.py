@@ -203,7 +203,7 @@ def build_stages(layout: ConvStages) -> nn.Sequential:
     from timm.models.resnet import BasicBlock, Bottleneck, downsample_conv
     from torch import nn
 
-    norm: Callable[..., nn.Module] = _group_norm if layout.group_norm else nn.BatchNorm2d
+    norm: Any = _group_norm if layout.group_norm else nn.BatchNorm2d
     kernel_size, stride = (7, 2) if layout.reducing_stem else (3, 1)
     stem: OrderedDict[str, nn.Module] = OrderedDict(
         conv=nn.Conv2d(
@@ -238,6 +238,7 @@ def build_stages(layout: ConvStages) -> nn.Sequential:
 
 def _initialize_stages(stages: nn.Sequential, *, circular: bool) -> None:
     """He-initialise convolutions, start residual branches at zero (Goyal et al. 1706.02677) and set the padding."""
+    from timm.models.resnet import BasicBlock, Bottleneck
     from torch import nn
 
     for module in stages.modules():
@@ -245,7 +246,7 @@ def _initialize_stages(stages: nn.Sequential, *, circular: bool) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if circular:
                 module.padding_mode = "circular"
-        if hasattr(module, "zero_init_last"):
+        if isinstance(module, BasicBlock | Bottleneck):
             module.zero_init_last()
 
 
