@@ -1,0 +1,172 @@
+"""What W&B is shown of a record: a run's name, config, history and summary, as plain JSON values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from studies.curves import RULES, data_curves, observed_crossing
+from studies.records import Record, arm_name, records_frame
+from studies.report.card import StudyCard
+
+Run = dict[str, Any]
+Row = dict[str, float]
+
+
+def run_id(study_id: str, key: str) -> str:
+    """The id of a run: the same for the same study and cell, wherever it is mirrored."""
+    return hashlib.sha256(f"{study_id}/{key}".encode()).hexdigest()[:20]
+
+
+def run_name(cell: dict[str, Any]) -> str:
+    """A name for people: `resnet-circular N=512 r0`."""
+    return f"{arm_name(cell['family'], cell['variant'])} N={cell['num_train']} r{cell['replicate']}"
+
+
+def cell_run(record: Record, card: StudyCard) -> Run:
+    """The run of one recorded cell."""
+    cell = record.cell
+    summary: dict[str, Any] = {"status": record.status, "reason": record.reason}
+    for branch in record.branches:
+        if branch.selected:
+            summary |= {"selected/branch": branch.fraction} | {
+                f"selected/{name}": getattr(branch, name)
+                for name in ("test_error", "test_loss", "test_calibration_error", "validation_error", "train_flops")
+            }
+        if branch.fraction == 1.0:
+            summary["full_budget/test_error"] = branch.test_error
+    summary |= {"train_seconds": record.train_seconds, "evaluation_seconds": record.evaluation_seconds}
+    return _described(
+        {
+            "id": run_id(card.study_id, record.cell_id),
+            "name": run_name(cell),
+            "group": card.study_id,
+            "job_type": arm_name(cell["family"], cell["variant"]),
+            "tags": [card.name, record.status],
+            "notes": card.question,
+            "config": cell_config(record, card),
+            "history": list(history(record)),
+            "summary": {name: value for name, value in summary.items() if _is_known(value)},
+        }
+    )
+
+
+def cell_config(record: Record, card: StudyCard) -> dict[str, Any]:
+    """All axes, budget, hashes and seeds of a cell."""
+    cell = record.cell
+    config = {
+        **cell,
+        "arm": arm_name(cell["family"], cell["variant"]),
+        "study": card.study_id,
+        "cell_id": record.cell_id,
+        "budget_flops": 3 * cell["forward_flops"] * cell["batch_size"] * cell["steps"],
+        "trained_by_study": record.study,
+    }
+    names = (
+        "plan_hash protocol_version schema_version num_parameters planned_train_flops executed_train_flops "
+        "evaluation_flops train_checksum test_checksum subset_hash validation_hash predictions_sha256 resumes started_at finished_at"
+    )
+    config |= {name: getattr(record, name) for name in names.split()}
+    if record.environment is not None:
+        config["environment"] = record.environment.model_dump(mode="json")
+    return config
+
+
+def history(record: Record) -> Iterable[Row]:
+    """Rows in order of training FLOPs, every one with both step metrics.
+
+    `train/loss` is the trunk's, `train/loss_cooldown_<fraction>` a branch's own; `validation/*` and `test/*` are taken at
+    the end of branches, with `branch` beside them.
+    """
+    batch_size = record.cell["batch_size"]
+    rows: list[Row] = []
+    for entry in record.train_losses:
+        rows.append(train_row(entry.branch, entry.train_flops, entry.step * batch_size, entry.loss))
+    for look in record.validations:
+        rows.append(validation_row(look.branch, look.train_flops, look.step * batch_size, look.error, look.loss))
+    for branch in record.branches:
+        rows.append(
+            {
+                "train_flops": branch.train_flops,
+                "examples": branch.examples,
+                "branch": branch.fraction,
+                "test/error": branch.test_error,
+                "test/loss": branch.test_loss,
+                "test/calibration_error": branch.test_calibration_error,
+                "train_flops_exact": branch.train_flops_exact,
+            }
+        )
+    for row in sorted(rows, key=lambda row: row["train_flops"]):
+        yield {name: value for name, value in row.items() if _is_known(value)}
+
+
+def train_row(branch: float, train_flops: int, examples: int, loss: float) -> Row:
+    """A row of training loss, of a finished cell as of a running one; `branch` 0 is the trunk."""
+    name = "train/loss" if branch == 0 else f"train/loss_cooldown_{branch:g}"
+    return {"train_flops": train_flops, "examples": examples, name: loss}
+
+
+def validation_row(branch: float, train_flops: int, examples: int, error: float, loss: float) -> Row:
+    """A row of validation, of a finished cell as of a running one."""
+    row: Row = {"train_flops": train_flops, "examples": examples, "branch": branch}
+    return row | {"validation/error": error, "validation/loss": loss}
+
+
+def summary_run(records: Sequence[Record], card: StudyCard, figures: Sequence[Path]) -> Run:
+    """The run that shows the study as a whole: the curves as a table, the decision, the figures."""
+    frame = records_frame(records)
+    summary: dict[str, Any] = {"cells": len(records), "cells_planned": card.num_cells}
+    columns: list[str] = []
+    rows: list[list[Any]] = []
+    for rule in RULES:
+        curves = data_curves(frame, rule)
+        columns = ["rule", *curves.columns]
+        rows += [
+            [rule, *(value if _is_known(value) else None for value in row.values())]
+            for row in curves.to_dict("records")
+        ]
+        pair = card.primary_pair
+        if pair and set(pair) <= set(curves["arm"]):
+            crossing = observed_crossing(frame, *pair, rule=rule)
+            summary[f"{rule}/decision"] = crossing.decision
+            summary[f"{rule}/sign_changes"] = [round(change.num_train, 1) for change in crossing.sign_changes]
+    run = _described(
+        {
+            "name": f"{card.name}: summary of {len(records)} cells",
+            "group": card.study_id,
+            "job_type": "summary",
+            "tags": [card.name, "summary"],
+            "notes": card.question,
+            "config": {
+                "study": card.study_id,
+                "question": card.question,
+                "plan_hash": card.plan_hash,
+                "protocol_version": card.protocol_version,
+                "data": card.data_name,
+                "primary_pair": list(card.primary_pair or ()),
+            },
+            "history": [],
+            "summary": summary,
+            "table": {"columns": columns, "rows": rows},
+            "images": {path.stem: str(path.resolve()) for path in sorted(figures)},
+        }
+    )
+    return run | {"id": run_id(card.study_id, f"summary/{run['digest']}")}
+
+
+def _described(run: Run) -> Run:
+    """The run with a digest of its content; pictures count by their bytes."""
+    content = dict(run)
+    content["images"] = {
+        name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in run.get("images", {}).items()
+    }
+    text = json.dumps(content, sort_keys=True)
+    return run | {"digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _is_known(value: object) -> bool:
+    return not (isinstance(value, float) and not math.isfinite(value))
