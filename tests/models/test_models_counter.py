@@ -19,6 +19,7 @@ CASES = [
     if name != "lstm"
     for variant in family.variants()
     for size in TIERS[split_variant(variant)[0]].patch_sizes
+    if variant in TIERS or variant.startswith("nano")  # a form has the layout of its tier
 ]
 LSTM_CASES = [
     (variant, size)
