@@ -16,8 +16,6 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
-from scipy.special import logsumexp
-from scipy.stats import norm
 
 from datamodules.images import ImageSplit, Int64Array, UInt8Array
 from datamodules.info import DataError, DataInfo
@@ -154,7 +152,7 @@ class DialData(DataSource):
         """Largest probability of any pixel to fall outside 0 .. 255."""
         bound = _MID_GREY / self.grey_levels
         peak = self.amplitude * float(np.abs(self.motifs).max())
-        return float(norm.sf(bound - peak) + norm.sf(bound + peak))
+        return (math.erfc((bound - peak) / math.sqrt(2)) + math.erfc((bound + peak) / math.sqrt(2))) / 2
 
     def describe(self) -> DataInfo:
         """The facts of the generated data; nothing is generated."""
@@ -221,8 +219,8 @@ class DialData(DataSource):
             if band == 0:  # inside the region, label k shows motif k + 1
                 shown = np.roll(evidence, -1, axis=1)
                 evidence = np.where(self.flipped_region.reshape(1, 1, -1), shown, evidence)
-            sums = logsumexp(evidence, axis=2)
-            sums -= logsumexp(sums, axis=1, keepdims=True)
+            sums = np.logaddexp.reduce(evidence, axis=2)
+            sums -= np.logaddexp.reduce(sums, axis=1, keepdims=True)
             if posterior is None:
                 posterior = sums
             else:  # class 0 is sign +1: the product is +1 where the signs agree

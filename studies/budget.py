@@ -1,0 +1,83 @@
+"""Training FLOPs and optimiser steps: the one place for budget arithmetic (PROTOCOL 2 and 3).
+
+The cost of a run of S steps at batch B of a network with f forward FLOPs per image is 3 f B S. One trunk serves every budget
+fraction c: it is warmed up and held at a constant learning rate, and at 0.8 c a cooldown of 0.2 c branches off
+(Hägele et al. 2024, arXiv 2405.18392, section 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+TRAIN_COST = 3
+"""Training FLOPs in units of forward FLOPs: one forward, one backward to inputs, one to weights."""
+
+STEP_MULTIPLE = 40
+"""Steps are a multiple of this, so that the cooldown of the branch at C/8 (S/40 steps) is whole."""
+
+
+@dataclass(frozen=True)
+class BranchPlan:
+    """One cooldown: it leaves the trunk after `trunk_steps` and takes `cooldown_steps`."""
+
+    fraction: float
+    trunk_steps: int
+    cooldown_steps: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the branch: its part of the trunk and its cooldown."""
+        return self.trunk_steps + self.cooldown_steps
+
+
+def train_flops(forward_flops: int, examples: int) -> int:
+    """Training FLOPs, 3 f per image (PROTOCOL 2)."""
+    return TRAIN_COST * forward_flops * examples
+
+
+def train_flops_exact(forward_flops: int, first_layer_flops: int, examples: int) -> int:
+    """Training FLOPs without the input gradient of the first layer, 3 f - f_first per image (PROTOCOL 2)."""
+    return (TRAIN_COST * forward_flops - first_layer_flops) * examples
+
+
+def steps_for_flops(budget_flops: float, forward_flops: int, batch_size: int) -> int:
+    """The most steps, a multiple of `STEP_MULTIPLE`, that cost at most `budget_flops`; 0 if not even the least fits."""
+    affordable = int(Fraction(budget_flops) / train_flops(forward_flops, batch_size))
+    return affordable - affordable % STEP_MULTIPLE
+
+
+def steps_for_epochs(epochs: float, num_train: int, batch_size: int) -> int:
+    """The fewest steps, a multiple of `STEP_MULTIPLE`, that see every image at least `epochs` times."""
+    multiple = batch_size * STEP_MULTIPLE
+    return -int(-Fraction(epochs) * num_train // multiple) * STEP_MULTIPLE
+
+
+def branch_plans(steps: int, fractions: tuple[float, ...], cooldown_fraction: float) -> tuple[BranchPlan, ...]:
+    """Splits every branch of a trunk of `steps` into its trunk part and its cooldown, cheapest first.
+
+    Raises:
+        ValueError: a branch or its cooldown is not a whole number of steps, or is empty.
+    """
+    plans = []
+    for fraction in sorted(fractions):
+        total = _exact(fraction) * steps
+        cooldown = _exact(cooldown_fraction) * total
+        if total.denominator != 1 or cooldown.denominator != 1 or cooldown < 1:
+            raise ValueError(
+                f"branch {fraction:g} of {steps} steps with a cooldown of {cooldown_fraction:g} is "
+                f"{float(total):g} steps with {float(cooldown):g} of cooldown; both must be whole and at least 1: "
+                f"use a multiple of {STEP_MULTIPLE} steps"
+            )
+        plans.append(BranchPlan(fraction, int(total - cooldown), int(cooldown)))
+    return tuple(plans)
+
+
+def executed_steps(plans: tuple[BranchPlan, ...]) -> int:
+    """Optimiser steps really taken: the trunk once, and every cooldown. 1.175 S for branches at 1/8, 1/4, 1/2 and 1."""
+    return max(plan.trunk_steps for plan in plans) + sum(plan.cooldown_steps for plan in plans)
+
+
+def _exact(value: float) -> Fraction:
+    """The decimal a person wrote: 0.2 is 1/5, not the nearest binary float."""
+    return Fraction(str(value)).limit_denominator(10_000)

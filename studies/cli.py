@@ -1,0 +1,319 @@
+"""The command line: `study list | plan | run | status | show | logs | report | export | bundle | verify | sync | clean`.
+
+Heavy imports wait until a verb needs them: looking at a study starts in a fraction of a second and never loads torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .errors import ExitCode, StudyError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Measure what a vision architecture's built-in assumptions are worth.\n\n"
+    "Exit codes: 0 done; 1 a bug; 2 a wrong command, configuration or data set, nothing was trained; "
+    "3 the study ended with cells failed or not finished; 4 a bundle is not what it claims; 130 interrupted, "
+    "the same command continues.",
+)
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study file, see `study list`.")]
+RunArgument = Annotated[str, typer.Argument(help="Name or id of a study in the store.")]
+OverridesArgument = Annotated[
+    Optional[list[str]],  # noqa: UP045  # typer reads this form
+    typer.Argument(help="Overrides such as data=cifar10 num_train=[100,1000] engine.workers=1."),
+]
+StoreOption = Annotated[Path, typer.Option(help="Results folder.", envvar="INDUCTIVE_BIAS_STORE")]
+ConfigDirOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Folder with your own study/, data/, ... files, laid out as configs/."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def main() -> None:
+    """Runs the command line; a mistake of the user is one message, never a traceback."""
+    # So that family=package.module:build and data factories of the working folder can be imported.
+    sys.path.append(str(Path.cwd()))
+    try:
+        app()
+    except StudyError as error:
+        err.print(f"error: {error}", style="red", markup=False)
+        from .errors import ConfigError
+
+        raise SystemExit(ExitCode.USAGE if isinstance(error, ConfigError) else ExitCode.INCOMPLETE) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(ExitCode.OK) from None
+
+
+@app.command("list")
+def list_(
+    store: StoreOption = Path("results"), config_dir: ConfigDirOption = None, as_json: JsonOption = False
+) -> None:
+    """Show every study: its question, its cost, and what of it is done."""
+    from .compose import list_studies
+    from .store import Store
+
+    found = Store(store)
+    rows = []
+    for name, content in list_studies(config_dir).items():
+        ids = [one for one in found.study_ids() if one.rpartition(".")[0] == name]
+        done = [_count_done(found, one) for one in ids]
+        rows.append({"study": name, "question": content.get("question", ""), "cost": content.get("cost", ""),
+                     "runs": dict(zip(ids, done, strict=True))})  # fmt: skip
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("study", "question", "cost", "done", show_lines=True)
+    for row in rows:
+        table.add_row(
+            row["study"], row["question"], row["cost"], "\n".join(f"{k}: {v}" for k, v in row["runs"].items())
+        )
+    out.print(table)
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    overrides: OverridesArgument = None,
+    store: StoreOption = Path("results"),
+    config_dir: ConfigDirOption = None,
+    as_json: JsonOption = False,
+    timing: Annotated[bool, typer.Option(help="Measure a few steps per arm for the estimated time.")] = True,
+) -> None:
+    """Validate a study and print its cells, steps, FLOPs, time and disk, without training."""
+    from . import workflow
+    from .compose import compose_study
+    from .engines.local import devices
+    from .estimate import estimate
+    from .planning import Plan
+    from .store import Store
+    from .terminal import plan_tables
+
+    composed = compose_study(study, overrides or [], config_dir)
+    planned: Plan = workflow.plan(composed.spec)
+    found = Store(store)
+    states = found.states(planned)
+    done = frozenset(cell_id for cell_id, state in states.items() if state in ("finished", "diverged"))
+    workers = len(devices(composed.engine))
+    cost = estimate(planned, found.all_records(), workers, done=done) if timing else None
+    if as_json:
+        _print_json(planned.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)})
+        return
+    for part in plan_tables(planned, cost, len(done)):
+        out.print(part)
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    overrides: OverridesArgument = None,
+    store: StoreOption = Path("results"),
+    config_dir: ConfigDirOption = None,
+    retry_failed: Annotated[bool, typer.Option(help="Train cells again whose record says failed or invalid.")] = False,
+) -> None:
+    """Train every cell that has no record yet, then write the report. The same command continues a killed run."""
+    from . import workflow
+    from .compose import compose_study
+    from .planning import Plan
+    from .progress import StudyProgress
+    from .store import Store
+    from .terminal import result_tables
+
+    composed = compose_study(study, overrides or [], config_dir)
+    planned: Plan = workflow.plan(composed.spec)
+    found = Store(store)
+    progress = StudyProgress(planned, found, out)
+
+    def on_start(locked: Plan) -> None:
+        out.print(f"{locked.study_id}: {len(locked.cells)} cells, plan locked in {found.study_folder(locked.study_id)}")
+        for note in locked.notes:
+            out.print(f"note: {note}", markup=False)
+
+    try:
+        with progress:
+            result = workflow.run(
+                composed,
+                found,
+                planned=planned,
+                retry_failed=retry_failed,
+                on_start=on_start,
+                on_poll=progress.update,
+                on_message=lambda message: err.print(message, markup=False),
+            )
+    except KeyboardInterrupt:
+        err.print(f"interrupted: finished cells are kept; continue with the same command (study run {study} ...)")
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+    for part in result_tables(result, found):
+        out.print(part)
+    raise SystemExit(result.exit_code)
+
+
+@app.command()
+def status(study: RunArgument, store: StoreOption = Path("results"), as_json: JsonOption = False) -> None:
+    """Show the cells of a study and what is true of each right now."""
+    from .store import Store
+    from .terminal import status_tables
+
+    found = Store(store)
+    planned = found.plan(study)
+    states = found.states(planned)
+    if as_json:
+        cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
+        _print_json({"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells})
+        return
+    for part in status_tables(planned, states, found):
+        out.print(part)
+
+
+@app.command()
+def show(
+    cell: Annotated[str, typer.Argument(help="Cell id or its beginning.")],
+    store: StoreOption = Path("results"),
+) -> None:
+    """Print the record of a cell as JSON."""
+    from .store import Store
+
+    found = Store(store)
+    cell_id = found.find_cell(cell)
+    record = found.record(cell_id)
+    if record is None:
+        out.print(f"cell {cell_id} is {found.state(cell_id)}; it has no record yet")
+        raise SystemExit(ExitCode.INCOMPLETE)
+    _print_json(record.model_dump(mode="json"))
+
+
+@app.command()
+def logs(
+    cell: Annotated[str, typer.Argument(help="Cell id or its beginning.")],
+    store: StoreOption = Path("results"),
+) -> None:
+    """Print what a cell's worker printed."""
+    from .store import Store
+
+    found = Store(store)
+    path = found.cell_folder(found.find_cell(cell)) / "log.txt"
+    out.print(path.read_text() if path.exists() else "", markup=False, end="")
+
+
+@app.command()
+def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
+    """Write figures, tables and the page anew, from the records alone."""
+    from . import workflow
+    from .store import Store
+
+    found = Store(store)
+    paths = workflow.report_study(found.plan(study), found)
+    out.print(str(paths.page))
+
+
+@app.command()
+def export(
+    study: RunArgument,
+    store: StoreOption = Path("results"),
+    output: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
+) -> None:
+    """Write the table of records as parquet and CSV; docs/records.md explains the columns."""
+    from .export import export_table
+    from .store import Store
+
+    found = Store(store)
+    planned = found.plan(study)
+    for path in export_table(found.records(planned), output, name=planned.study_id):
+        out.print(str(path))
+
+
+@app.command()
+def bundle(
+    study: RunArgument,
+    store: StoreOption = Path("results"),
+    output: Annotated[Optional[Path], typer.Option(help="File to write.")] = None,  # noqa: UP045
+) -> None:
+    """Pack plan, records, predictions and report into one file."""
+    from .bundle import bundle_study
+    from .store import Store
+
+    found = Store(store)
+    study_id = found.plan(study).study_id
+    out.print(str(bundle_study(found, study_id, output or Path(f"{study_id}.tar.gz"))))
+
+
+@app.command()
+def verify(file: Annotated[Path, typer.Argument(help="A bundle.", exists=True, dir_okay=False)]) -> None:
+    """Check that a bundle is whole and unaltered."""
+    from .bundle import verify_bundle
+
+    problems = verify_bundle(file)
+    for problem in problems:
+        err.print(problem, markup=False)
+    if problems:
+        raise SystemExit(ExitCode.VERIFICATION)
+    out.print(f"{file} is whole: every checksum, cell id and the plan's hash agree")
+
+
+@app.command()
+def sync(
+    study: RunArgument,
+    store: StoreOption = Path("results"),
+    project: Annotated[str, typer.Option(help="W&B project.")] = "inductive-bias-study",
+    entity: Annotated[Optional[str], typer.Option(help="W&B entity.")] = None,  # noqa: UP045
+    timeout: Annotated[float, typer.Option(help="Seconds after which to give up.")] = 600.0,
+) -> None:
+    """Hand the offline W&B runs of a study to a server."""
+    from . import workflow
+    from .store import Store
+    from .tracking import TrackingSpec, mirror_study, sync_study
+
+    found = Store(store)
+    planned = found.plan(study)
+    folder = found.study_folder(planned.study_id)
+    settings = TrackingSpec(kind="wandb", mode="offline", project=project, entity=entity)
+    mirror_study(found.records(planned), workflow.study_card(planned, found), folder, settings)
+    result = sync_study(folder, settings, timeout=timeout)
+    out.print(result.message, markup=False)
+    if not result.ok:
+        raise SystemExit(ExitCode.INCOMPLETE)
+
+
+@app.command()
+def clean(
+    study: Annotated[Optional[str], typer.Argument(help="Study whose plan and report to remove.")] = None,  # noqa: UP045
+    store: StoreOption = Path("results"),
+    interrupted: Annotated[bool, typer.Option(help="Remove checkpoints of cells that nobody trains.")] = False,
+    failed: Annotated[bool, typer.Option(help="Remove cells whose record says failed or invalid.")] = False,
+    orphans: Annotated[bool, typer.Option(help="Remove cells that belong to no plan in the store.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what would be removed.")] = False,
+) -> None:
+    """Remove what is asked for, and only with --yes. Running cells are never touched."""
+    from .housekeeping import clean_store
+    from .store import Store
+
+    found = Store(store)
+    study_id = found.plan(study).study_id if study else None
+    for line in clean_store(found, study_id, interrupted=interrupted, failed=failed, orphans=orphans, really=yes):
+        out.print(line, markup=False)
+    if not yes:
+        out.print("nothing was removed; add --yes to do it")
+
+
+def _count_done(store: Any, study_id: str) -> str:  # noqa: ANN401  # Store, imported where it is needed
+    states = store.states(store.plan(study_id))
+    return f"{sum(state in ('finished', 'diverged') for state in states.values())}/{len(states)}"
+
+
+def _print_json(content: object) -> None:
+    print(json.dumps(content, indent=2, default=str))

@@ -1,0 +1,59 @@
+"""Where and with what a cell is trained: machine, libraries, and which code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+
+from .records import Environment
+
+PACKAGES = ("models", "datamodules", "studies")
+
+
+@cache
+def code_version() -> str:
+    """Version and a hash of the sources, such as `0.1.0+src.1a2b3c4d`, so that an edited checkout is told apart."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        folder = Path(spec.origin).parent
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes())
+    return f"{importlib.metadata.version('inductive-bias-study')}+src.{digest.hexdigest()[:8]}"
+
+
+def environment(device: str) -> Environment:
+    """The environment of a cell trained on `device` (`cpu` or `cuda:<index>`)."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name()
+    return Environment(
+        host=platform.node(),
+        device=f"{device} ({name})",
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        timm=timm.__version__,
+        lightning=importlib.metadata.version("pytorch-lightning"),
+        numpy=np.__version__,
+        code_version=code_version(),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123  # not a file of ours
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"

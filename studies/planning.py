@@ -1,0 +1,355 @@
+"""The grid: a validated question becomes cells whose steps, FLOPs and identity are known before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from datamodules import DataInfo
+
+from .budget import BranchPlan, branch_plans, executed_steps, steps_for_epochs, steps_for_flops, train_flops
+from .errors import PlanError
+from .spec import PROTOCOL_VERSION, StudySpec
+
+MATCHED = 0.02
+"""Largest relative difference of forward FLOPs between the arms of a study (PROTOCOL 2)."""
+MATCHED_FOR_A_REASON = 0.05
+"""The same where the network's own granularity forbids better; the plan then says so."""
+LEAST_PER_CLASS = 10
+"""Smallest training set, in images per class (PROTOCOL 5)."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: a network and its cost per image.
+
+    Attributes:
+        name: as the study file names it.
+        forward_flops: forward FLOPs per image, multiply-add = 2.
+        first_layer_flops: the part of the first layer, which needs no input gradient.
+    """
+
+    name: str
+    family: str
+    variant: str
+    forward_flops: int
+    first_layer_flops: int
+    num_parameters: int
+
+
+class Seeds(BaseModel):
+    """The four seeds of a replicate; each changes only its own thing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    subset: int
+    order: int
+    initialization: int
+    augmentation: int
+
+
+class Cell(BaseModel):
+    """One trunk training, fully resolved. Its id is a hash of everything below that can change its result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    protocol_version: str
+    family: str
+    variant: str
+    data: str
+    data_fingerprint: str
+    image_size: int
+    in_channels: int
+    num_classes: int
+    num_train: int
+    num_validation: int
+    num_test: int
+    permutation: str
+    augmentation: tuple[str, ...]
+    replicate: int
+    seeds: Seeds
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    precision: str
+    batch_size: int
+    steps: int
+    branches: tuple[float, ...]
+    warmup_fraction: float
+    cooldown_fraction: float
+    forward_flops: int
+    first_layer_flops: int
+
+    @cached_property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits; names that label without changing the result do not enter."""
+        return _digest(self.model_dump(mode="json", exclude={"data", "replicate"}))[:16]
+
+    @property
+    def title(self) -> str:
+        """A name for people; never parsed."""
+        return f"{self.family} {self.variant} {self.data} N={self.num_train} r={self.replicate}"
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of linear warm-up."""
+        return int(self.warmup_fraction * self.steps)
+
+    @cached_property
+    def branch_plans(self) -> tuple[BranchPlan, ...]:
+        """The cooldowns, cheapest first."""
+        return branch_plans(self.steps, self.branches, self.cooldown_fraction)
+
+    @property
+    def executed_steps(self) -> int:
+        """Optimiser steps of trunk and all cooldowns."""
+        return executed_steps(self.branch_plans)
+
+    @property
+    def executed_flops(self) -> int:
+        """Training FLOPs really spent on the trunk and all cooldowns."""
+        return train_flops(self.forward_flops, self.batch_size * self.executed_steps)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study with every cell resolved.
+
+    Attributes:
+        notes: what a reader must know about the fairness of the comparison; repeated in the report.
+    """
+
+    spec: StudySpec
+    data: DataInfo
+    arms: tuple[Arm, ...]
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...]
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the grid and of what was declared about it, so that neither can change after the fact."""
+        return plan_hash(self.spec.name, [cell.id for cell in self.cells], self.spec.primary_pair)
+
+    @property
+    def study_id(self) -> str:
+        """Folder of the study in the store, and its group in W&B."""
+        return f"{self.spec.name}.{self.hash[:8]}"
+
+    @property
+    def executed_flops(self) -> int:
+        """Training FLOPs of all cells, trunks and cooldowns."""
+        return sum(cell.executed_flops for cell in self.cells)
+
+    def arm(self, cell: Cell) -> Arm:
+        """The arm a cell belongs to."""
+        return next(arm for arm in self.arms if (arm.family, arm.variant) == (cell.family, cell.variant))
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as it is locked in the store."""
+        return {
+            "study_id": self.study_id,
+            "plan_hash": self.hash,
+            "protocol_version": PROTOCOL_VERSION,
+            "spec": self.spec.model_dump(mode="json"),
+            "data": vars(self.data) | {"class_names": list(self.data.class_names)},
+            "arms": [vars(arm) for arm in self.arms],
+            "cells": [{"id": cell.id} | cell.model_dump(mode="json") for cell in self.cells],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Plan:
+        """Reads a locked plan back.
+
+        Raises:
+            PlanError: the file was altered: a cell or the whole no longer has the hash it was locked with.
+        """
+        cells = tuple(Cell.model_validate({k: v for k, v in cell.items() if k != "id"}) for cell in content["cells"])
+        plan = cls(
+            spec=StudySpec.model_validate(content["spec"]),
+            data=DataInfo(**(content["data"] | {"class_names": tuple(content["data"]["class_names"])})),
+            arms=tuple(Arm(**arm) for arm in content["arms"]),
+            cells=cells,
+            notes=tuple(content["notes"]),
+        )
+        if [cell.id for cell in cells] != [cell["id"] for cell in content["cells"]] or plan.hash != content[
+            "plan_hash"
+        ]:
+            raise PlanError(
+                f"plan.json of {content['study_id']} was altered: its content no longer has the hash it was locked with"
+            )
+        return plan
+
+
+def plan_hash(name: str, cell_ids: list[str], primary_pair: tuple[str, str] | None) -> str:
+    """Hash of a locked plan."""
+    return _digest({"name": name, "cells": cell_ids, "primary_pair": primary_pair, "protocol": PROTOCOL_VERSION})
+
+
+def make_plan(spec: StudySpec, data: DataInfo, arms: Mapping[str, Arm]) -> Plan:
+    """Resolves every cell of a study.
+
+    Args:
+        arms: by the name the study file gives them.
+
+    Raises:
+        PlanError: the study cannot be run, or its comparison would be unfair; says which field and why.
+    """
+    _check_data(spec, data)
+    ordered = tuple(arms[name] for name in spec.families)
+    notes = _check_matched(spec, ordered)
+    costliest = max(arm.forward_flops for arm in ordered)
+    cells = []
+    for num_train in spec.num_train:
+        for arm in ordered:
+            reference = arm.forward_flops if spec.allow_unequal_flops else costliest
+            steps = _steps(spec, reference, num_train, arm.name)
+            for replicate in range(spec.num_replicates(arm.name)):
+                cells.append(_cell(spec, data, arm, num_train, replicate, steps))
+    cells.sort(key=lambda cell: (cell.replicate, cell.num_train))  # complete replicates first, small sets before large
+    return Plan(spec, data, ordered, tuple(cells), (*notes, *_coverage_notes(spec, data, cells)))
+
+
+def _cell(spec: StudySpec, data: DataInfo, arm: Arm, num_train: int, replicate: int, steps: int) -> Cell:
+    kinds = ("subset", "order", "initialization", "augmentation")
+    return Cell(
+        protocol_version=PROTOCOL_VERSION,
+        family=arm.family,
+        variant=arm.variant,
+        data=data.name,
+        data_fingerprint=data.fingerprint,
+        image_size=data.image_size,
+        in_channels=data.in_channels,
+        num_classes=data.num_classes,
+        num_train=num_train,
+        num_validation=spec.num_validation,
+        num_test=data.num_test,
+        permutation=spec.permutation,
+        augmentation=spec.recipe.augmentation,
+        replicate=replicate,
+        seeds=Seeds(**{kind: spec.seed + (replicate if kind in spec.vary else 0) for kind in kinds}),
+        learning_rate=spec.recipe.value("learning_rate", arm.name, arm.family),
+        weight_decay=spec.recipe.value("weight_decay", arm.name, arm.family),
+        label_smoothing=spec.recipe.label_smoothing,
+        precision=spec.recipe.precision,
+        batch_size=spec.budget.batch_size,
+        steps=steps,
+        branches=spec.budget.branches,
+        warmup_fraction=spec.budget.warmup_fraction,
+        cooldown_fraction=spec.budget.cooldown_fraction,
+        forward_flops=arm.forward_flops,
+        first_layer_flops=arm.first_layer_flops,
+    )
+
+
+def _check_data(spec: StudySpec, data: DataInfo) -> None:
+    available = data.num_train - spec.num_validation
+    if max(spec.num_train) > available:
+        raise PlanError(
+            f"num_train: {max(spec.num_train)} images were asked for, but {data.name} has {data.num_train} training images "
+            f"and num_validation takes {spec.num_validation} of them: at most {available}"
+        )
+    least = LEAST_PER_CLASS * data.num_classes
+    if min(spec.num_train) < least:
+        raise PlanError(
+            f"num_train: {min(spec.num_train)} is below {least}, {LEAST_PER_CLASS} images for each of the "
+            f"{data.num_classes} classes of {data.name}"
+        )
+    if spec.num_validation < data.num_classes:
+        raise PlanError(
+            f"num_validation: {spec.num_validation} is below the {data.num_classes} classes of {data.name}: "
+            "give at least one image per class"
+        )
+    refused = set(spec.recipe.augmentation) - set(getattr(spec.data, "label_preserving", ()))
+    if refused:
+        raise PlanError(
+            f"recipe.augmentation: {sorted(refused)} would change labels of {data.name}; "
+            f"augmentations that keep them true: {list(getattr(spec.data, 'label_preserving', ())) or 'none'}"
+        )
+
+
+def _check_matched(spec: StudySpec, arms: tuple[Arm, ...]) -> tuple[str, ...]:
+    """Refuses an unfair comparison; returns what must be said about a fair one."""
+    low, high = (extreme(arms, key=lambda arm: arm.forward_flops) for extreme in (min, max))
+    spread = high.forward_flops / low.forward_flops - 1
+    difference = f"forward FLOPs per image differ by {spread:.1%}: {low.name} {low.forward_flops:,}, {high.name} {high.forward_flops:,}"
+    if spec.allow_unequal_flops:
+        return (
+            f"allow_unequal_flops is on: every arm takes its own number of steps at the same budget; {difference}.",
+        )
+    if spread > MATCHED_FOR_A_REASON:
+        raise PlanError(
+            f"families: {difference}. At equal steps that is not a matched comparison (at most {MATCHED:.0%}): choose arms of one "
+            "tier, or declare allow_unequal_flops=true to give each arm its own number of steps at the same budget"
+        )
+    notes = [f"{difference[0].upper()}{difference[1:]}."] if spread > MATCHED else []
+    ratios = {arm.name: (3 * arm.forward_flops - arm.first_layer_flops) / arm.forward_flops for arm in arms}
+    if max(ratios.values()) / min(ratios.values()) - 1 > MATCHED_FOR_A_REASON:
+        listed = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+        notes.append(
+            f"Exact training cost, without the input gradient of the first layer, differs by more than 5% between arms "
+            f"(in units of forward FLOPs: {listed}); budgets are matched at 3."
+        )
+    return tuple(notes)
+
+
+def _steps(spec: StudySpec, forward_flops: int, num_train: int, arm: str) -> int:
+    budget = spec.budget
+    if budget.steps is not None:
+        steps = budget.steps
+    elif budget.epochs is not None:
+        steps = steps_for_epochs(budget.epochs, num_train, budget.batch_size)
+    else:
+        assert budget.train_flops is not None
+        steps = steps_for_flops(budget.train_flops, forward_flops, budget.batch_size)
+        if steps == 0:
+            least = train_flops(forward_flops, 40 * budget.batch_size)
+            raise PlanError(
+                f"budget.train_flops: {budget.train_flops:.3g} does not pay for the least number of steps, 40 (every branch must be "
+                f"whole): with batch_size {budget.batch_size} {arm} needs at least {least:.3g}"
+            )
+    try:
+        plans = branch_plans(steps, budget.branches, budget.cooldown_fraction)
+    except ValueError as error:
+        raise PlanError(f"budget.branches: {error}") from None
+    if int(budget.warmup_fraction * steps) > plans[0].trunk_steps:
+        raise PlanError(
+            f"budget.branches: the branch {plans[0].fraction:g} leaves the trunk after {plans[0].trunk_steps} steps, "
+            f"before the warm-up of {int(budget.warmup_fraction * steps)} steps has ended"
+        )
+    return steps
+
+
+def _coverage_notes(spec: StudySpec, data: DataInfo, cells: list[Cell]) -> list[str]:
+    notes = []
+    if spec.budget.epochs is not None:
+        notes.append("Budgets are equal in epochs, not in FLOPs: compute grows with the number of training images.")
+    pool = data.num_train - spec.num_validation
+    if not spec.data.fresh_per_replicate and max(spec.num_train) > pool / 2:
+        notes.append(
+            f"Sizes above {pool // 2} are more than half the pool of {pool}: the replicates' subsets overlap there, "
+            "and statements are conditional on this pool."
+        )
+    unseen = sorted(
+        {
+            (plan.fraction, cell.num_train)
+            for cell in cells
+            for plan in cell.branch_plans
+            if plan.steps * cell.batch_size < cell.num_train
+        }
+    )
+    if unseen:
+        listed = ", ".join(f"{fraction:g} C at N={size}" for fraction, size in unseen)
+        notes.append(f"Branches that see fewer images than N once: {listed}.")
+    return notes
+
+
+def _digest(content: object) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,96 @@
+"""The state of a running study, told once a moment: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from .estimate import describe_seconds
+from .planning import Plan
+from .store import CellState, Store
+
+PLAIN_SECONDS = 15.0  # between two plain lines
+
+
+class StudyProgress:
+    """Watches the store while an engine runs.
+
+    Progress is counted in training FLOPs, so that a cell half done counts half and a costly one counts more.
+    """
+
+    def __init__(self, plan: Plan, store: Store, console: Console) -> None:
+        self._plan, self._store, self._console = plan, store, console
+        self._flops = {cell.id: cell.executed_flops for cell in plan.cells}
+        self._settled: dict[str, CellState] = {}
+        self._total = sum(self._flops.values())
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[counts]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(plan.spec.name, total=self._total, counts="", left="")
+        self._started, self._at_start = time.monotonic(), -1.0
+        self._last_line = -PLAIN_SECONDS
+        self._last_counts = ""
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, running: Sequence[str]) -> None:
+        """Looks at the store; `running` are the cells of this launcher."""
+        done = 0.0
+        counts = {"done": 0, "failed": 0}
+        for cell_id, flops in self._flops.items():
+            state = self._state(cell_id, running)
+            if state in ("finished", "diverged", "invalid", "failed"):
+                done += flops
+                counts["failed" if state in ("failed", "invalid", "diverged") else "done"] += 1
+            elif cell_id in running and (progress := self._store.progress(cell_id)) is not None:
+                done += flops * progress.step / progress.total_steps
+        text = f"{counts['done']}/{len(self._flops)} done, {len(running)} running, {counts['failed']} failed"
+        left = self._time_left(done)
+        self._bar.update(self._task, completed=done, counts=text, left=left)
+        if not self._console.is_terminal and self._line_is_due(text):
+            self._console.print(f"{self._plan.spec.name}: {text}, {done / self._total:.0%}{left and ', ' + left}")
+
+    def _state(self, cell_id: str, running: Sequence[str]) -> CellState:
+        """A record is final, so a settled cell is read once; a running one is not read at all."""
+        if cell_id in self._settled:
+            return self._settled[cell_id]
+        if cell_id in running:
+            return "running"
+        state: CellState = "waiting"
+        if (self._store.cell_folder(cell_id) / "record.json").exists():
+            state = self._settled[cell_id] = self._store.state(cell_id)
+        return state
+
+    def _time_left(self, done: float) -> str:
+        if self._at_start < 0:
+            self._at_start = done
+        elapsed, progressed = time.monotonic() - self._started, done - self._at_start
+        if elapsed < 5 or progressed <= 0:
+            return ""
+        return f"about {describe_seconds((self._total - done) / progressed * elapsed)} left"
+
+    def _line_is_due(self, counts: str) -> bool:
+        now = time.monotonic()
+        if counts == self._last_counts or now - self._last_line < PLAIN_SECONDS:
+            return False
+        self._last_counts, self._last_line = counts, now
+        return True

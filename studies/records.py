@@ -1,0 +1,260 @@
+"""What one trained cell leaves behind: a record, and per test image its predicted class and log-probability.
+
+A record is one JSON file written once, at the end of a cell (`studies.store`). Beside it lies `predictions.npz` with a row per
+branch and a column per test image. `records_frame` turns records into the long table (a row per cell and branch) that the
+analysis, the report, the export and the W&B mirror read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+Status = Literal["finished", "diverged", "invalid", "failed"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Validation(_Frozen):
+    """One look at the validation split."""
+
+    branch: float
+    step: int
+    train_flops: int
+    error: float
+    loss: float
+
+
+class TrainLoss(_Frozen):
+    """Mean training loss over the steps since the previous entry of the same branch."""
+
+    branch: float  # the branch whose cooldown this is; 0 on the trunk
+    step: int
+    train_flops: int
+    loss: float
+
+
+class Branch(_Frozen):
+    """A cooldown of the trunk at a fraction of the budget (PROTOCOL 3): what it cost and what came out."""
+
+    fraction: float
+    steps: int
+    examples: int
+    planned_train_flops: int
+    train_flops: int
+    train_flops_exact: int
+    epochs: float
+    sees_every_image: bool
+    diverged: bool
+    validation_error: float
+    validation_loss: float
+    test_error: float
+    test_loss: float
+    test_calibration_error: float
+    selected: bool
+    weights_sha256: str
+
+
+class Environment(_Frozen):
+    """Where and with what the cell was trained."""
+
+    host: str
+    device: str
+    python: str
+    torch: str
+    timm: str
+    lightning: str
+    numpy: str
+    code_version: str
+    threads: int
+
+
+class Record(_Frozen):
+    """Everything known of one finished cell. `COLUMNS` documents the fields in the names of the table."""
+
+    schema_version: int = SCHEMA_VERSION
+    protocol_version: str
+    cell_id: str
+    cell: dict[str, Any]
+    study: str
+    plan_hash: str
+    status: Status
+    reason: str = ""
+    num_parameters: int = 0
+    train_checksum: str = ""
+    test_checksum: str = ""
+    subset_hash: str = ""
+    validation_hash: str = ""
+    planned_train_flops: int = 0
+    executed_train_flops: int = 0
+    evaluation_flops: int = 0
+    branches: tuple[Branch, ...] = ()
+    validations: tuple[Validation, ...] = ()
+    train_losses: tuple[TrainLoss, ...] = ()
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    resumes: int = 0
+    started_at: str = ""
+    finished_at: str = ""
+    predictions_sha256: str = ""
+    environment: Environment | None = None
+
+
+COLUMNS: dict[str, str] = {
+    "study": "name and plan hash of the study that trained the cell",
+    "plan_hash": "hash of the locked plan",
+    "cell_id": "hash of the cell's resolved content; the key of the store",
+    "status": "finished | diverged (some branch ended at chance with a non-finite loss) | invalid (FLOPs off plan by more than 0.5%) | failed",
+    "reason": "why a cell is not finished; empty otherwise",
+    "arm": "family, with the form of the variant where it is not the plain one: the unit of comparison",
+    "family": "family of architectures",
+    "variant": "size tier, with its form after a dash",
+    "data": "name of the data set",
+    "data_fingerprint": "hash of the data's source: revision or file hashes, split, preprocessing",
+    "image_size": "side of the square images in pixels",
+    "num_train": "training images, validation images not counted",
+    "num_validation": "validation images, the same for every size and family",
+    "permutation": "pixel permutation control: none | within_patch | patches | pixels",
+    "augmentation": "augmentations joined by +, none if empty",
+    "replicate": "index of the setting of seeds",
+    "subset_seed": "chooses the nested subset, and the fresh images of the dial",
+    "order_seed": "order of the training images",
+    "initialization_seed": "initial weights",
+    "augmentation_seed": "random crops and flips",
+    "learning_rate": "peak learning rate of AdamW",
+    "weight_decay": "weight decay of AdamW, on matrices only",
+    "batch_size": "images per optimiser step",
+    "precision": "numeric precision of training",
+    "num_parameters": "trainable parameters",
+    "forward_flops": "forward FLOPs per image, multiply-add = 2",
+    "budget_flops": "planned training FLOPs of the full budget C",
+    "branch": "fraction of the budget C at which this row's cooldown ends",
+    "steps": "optimiser steps of this branch: its part of the trunk and its cooldown",
+    "examples": "images seen by this branch, counted from the batches executed",
+    "epochs": "examples / num_train",
+    "sees_every_image": "false where the branch sees fewer images than num_train once",
+    "compute_limited": "true where the full budget passes over the training images fewer than 30 times",
+    "planned_train_flops": "3 x forward FLOPs x batch x steps, from the plan",
+    "train_flops": "3 x forward FLOPs x images actually trained on",
+    "train_flops_exact": "the same without the input gradient of the first layer",
+    "validation_error": "fraction of validation images misclassified at the end of the branch",
+    "validation_loss": "mean negative log-likelihood on validation, nats",
+    "selected": "true for the branch with the smallest validation error (ties: the cheapest): the primary number",
+    "test_error": "fraction of test images misclassified",
+    "test_loss": "mean negative log-likelihood on test, nats",
+    "test_calibration_error": "expected calibration error on test, 15 bins",
+    "num_test": "test images",
+    "diverged": "true where the loss of this branch was not finite; its error is then chance",
+    "weights_sha256": "hash of the branch's final weights and buffers",
+    "subset_hash": "hash of the training indices",
+    "validation_hash": "hash of the validation indices",
+    "train_checksum": "hash of the decoded training pool",
+    "test_checksum": "hash of the decoded test split",
+    "train_seconds": "wall seconds of training, of the whole cell; packed runs, not a speed measurement",
+    "evaluation_seconds": "wall seconds of validation and test, of the whole cell",
+    "evaluation_flops": "forward FLOPs of validation and test, outside the budget",
+    "resumes": "times the cell was continued from a checkpoint",
+    "started_at": "UTC time of the first start",
+    "finished_at": "UTC time of the record",
+    "host": "machine",
+    "device": "device the cell was trained on",
+    "torch": "version of torch",
+    "code_version": "version of this package",
+    "protocol_version": "version of the protocol",
+}
+
+# Columns that may differ between two runs of one cell on one machine; all others are bit-for-bit functions of the cell.
+INCIDENTAL_COLUMNS: frozenset[str] = frozenset(
+    {
+        "study",
+        "plan_hash",
+        "train_seconds",
+        "evaluation_seconds",
+        "resumes",
+        "started_at",
+        "finished_at",
+        "host",
+        "device",
+        "torch",
+        "code_version",
+    }
+)
+DETERMINISTIC_COLUMNS: tuple[str, ...] = tuple(column for column in COLUMNS if column not in INCIDENTAL_COLUMNS)
+
+COMPUTE_LIMITED_EPOCHS = 30  # PROTOCOL 3: fewer passes of the trunk than this are labelled
+
+
+def arm_name(family: str, variant: str) -> str:
+    """The unit of comparison: `resnet` for variant `nano`, `resnet-circular` for variant `nano-circular`."""
+    _, _, form = variant.partition("-")
+    return f"{family}-{form}" if form else family
+
+
+def records_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """The long table of `records`: one row per cell and branch, columns as in `COLUMNS`.
+
+    A failed cell has one row with `branch` missing, so that it is seen and never silently absent.
+    """
+    rows = [row for record in records for row in _rows(record)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(
+        ["arm", "num_train", "replicate", "branch"], kind="stable", ignore_index=True
+    )
+
+
+def _rows(record: Record) -> list[dict[str, Any]]:
+    cell = record.cell
+    seeds = cell["seeds"]
+    environment = record.environment
+    shared: dict[str, Any] = {
+        **{name: getattr(record, name) for name in COLUMNS if name in Record.model_fields},
+        **{name: cell[name] for name in COLUMNS if name in cell},
+        "arm": arm_name(cell["family"], cell["variant"]),
+        "augmentation": "+".join(cell["augmentation"]) or "none",
+        "subset_seed": seeds["subset"],
+        "order_seed": seeds["order"],
+        "initialization_seed": seeds["initialization"],
+        "augmentation_seed": seeds["augmentation"],
+        "budget_flops": 3 * cell["forward_flops"] * cell["batch_size"] * cell["steps"],
+        "compute_limited": cell["batch_size"] * cell["steps"] < COMPUTE_LIMITED_EPOCHS * cell["num_train"],
+    }
+    shared.pop("steps", None)
+    if environment is not None:
+        shared |= {
+            "host": environment.host,
+            "device": environment.device,
+            "torch": environment.torch,
+            "code_version": environment.code_version,
+        }
+    if not record.branches:
+        return [shared]
+    return [
+        shared | {"branch": branch.fraction} | branch.model_dump(exclude={"fraction"}) for branch in record.branches
+    ]
+
+
+def selected_rows(frame: pd.DataFrame, rule: Literal["selected", "full_budget"] = "selected") -> pd.DataFrame:
+    """One row per cell: the branch chosen on validation (primary), or the branch at exactly C (secondary)."""
+    finished = frame[frame["status"].isin(["finished", "diverged"])]
+    if rule == "selected":
+        return finished[finished["selected"].astype(bool)].reset_index(drop=True)
+    return finished[finished["branch"] == 1.0].reset_index(drop=True)
+
+
+def read_predictions(path: Path) -> dict[str, np.ndarray]:
+    """Reads `predictions.npz`.
+
+    Returns:
+        `branch` float64 [b], `predicted_class` uint16 [b, n], `log_probability` float16 [b, n] (of the true class, nats),
+        `label` uint16 [n].
+    """
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in ("branch", "predicted_class", "log_probability", "label")}

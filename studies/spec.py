@@ -1,0 +1,190 @@
+"""The question: what a study file may say, validated before anything runs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from datamodules import DataConfig
+
+from .budget import STEP_MULTIPLE
+
+PROTOCOL_VERSION = "1"
+"""Changes whenever a golden result moves or a rule of the protocol does: records of different versions are never mixed."""
+
+SeedKind = Literal["subset", "order", "initialization", "augmentation"]
+Augmentation = Literal["crop", "flip"]
+Permutation = Literal["none", "within_patch", "patches", "pixels"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Budget(_Strict):
+    """How long every run trains. Exactly one of `train_flops`, `steps` and `epochs` is given.
+
+    Attributes:
+        train_flops: training FLOPs C of one run; the steps follow from the costliest arm, so that nobody exceeds C.
+        steps: optimiser steps at C, a multiple of 40.
+        epochs: a declared alternative to matched compute: passes over each training set, so that C grows with it.
+        batch_size: images per optimiser step, equal for all arms.
+        branches: fractions of C at which a cooldown ends; 1 is always among them.
+        warmup_fraction: part of C during which the learning rate rises, at most 3% (PROTOCOL 3).
+        cooldown_fraction: part of each branch that is its cooldown.
+    """
+
+    train_flops: Annotated[float, Field(gt=0)] | None = None
+    steps: PositiveInt | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    branches: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.125, 0.25, 0.5, 1.0)
+    warmup_fraction: Annotated[float, Field(ge=0, le=0.03)] = 0.03
+    cooldown_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    @field_validator("steps")
+    @classmethod
+    def _whole_branches(cls, steps: int | None) -> int | None:
+        if steps is not None and steps % STEP_MULTIPLE:
+            below = steps - steps % STEP_MULTIPLE
+            raise ValueError(f"must be a multiple of {STEP_MULTIPLE} so that every branch is whole: "
+                             f"{below or STEP_MULTIPLE} or {below + STEP_MULTIPLE}")  # fmt: skip
+        return steps
+
+    @field_validator("branches")
+    @classmethod
+    def _ends_at_full_budget(cls, branches: tuple[float, ...]) -> tuple[float, ...]:
+        if 1.0 not in branches:
+            raise ValueError("must contain 1.0, the full budget")
+        if len(set(branches)) < len(branches):
+            raise ValueError("names a fraction twice")
+        return tuple(sorted(branches))
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Budget:
+        given = [name for name in ("train_flops", "steps", "epochs") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of train_flops, steps and epochs; given: {', '.join(given) or 'none'}")
+        return self
+
+
+class Recipe(_Strict):
+    """How every run is optimised. A mapping sets a value per arm, with `default` for the arms it does not name."""
+
+    learning_rate: float | dict[str, float] = 1e-3
+    weight_decay: float | dict[str, float] = 0.05
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    augmentation: tuple[Augmentation, ...] = ()
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @field_validator("learning_rate", "weight_decay")
+    @classmethod
+    def _sane(cls, value: float | dict[str, float]) -> float | dict[str, float]:
+        for name, number in _items(value):
+            if not (math.isfinite(number) and number >= 0):
+                raise ValueError(f"{name}: {number} is not a finite number of at least 0")
+        if isinstance(value, dict) and "default" not in value:
+            raise ValueError("needs the key `default`, used for every arm not named")
+        return value
+
+    def value(self, field: Literal["learning_rate", "weight_decay"], arm: str, family: str) -> float:
+        """The hyper-parameter of an arm: its own entry, else its family's, else the default."""
+        setting: float | dict[str, float] = getattr(self, field)
+        if not isinstance(setting, Mapping):
+            return setting
+        return setting.get(arm, setting.get(family, setting["default"]))
+
+
+class StudySpec(_Strict):
+    """A declared grid and its question.
+
+    Attributes:
+        families: the arms compared. An entry is a family (`vit`), a family and a form (`resnet-circular`, `lstm-raster`),
+            a timm model (`timm:convnext_atto`) or a function (`package.module:build`).
+        num_train: training-set sizes N, validation images not counted.
+        num_validation: validation images V, carved first, the same for every N and arm.
+        replicates: settings of the seeds; a number, or a mapping of arms with `default`. Fixed before running.
+        vary: the seeds that change with the replicate; the others stay at their first value (a variance split).
+        permutation: pixel permutation control applied to every image.
+        primary_pair: the two arms whose crossover the study is about, the stronger prior first.
+        allow_unequal_flops: admit arms whose forward FLOPs differ by more than 5%; each then takes its own number of steps
+            at the same C, and the report says so.
+    """
+
+    name: str
+    question: str
+    cost: str = ""
+    data: DataConfig
+    tier: Literal["nano", "tiny", "small", "base"] = "nano"
+    families: Annotated[tuple[str, ...], Field(min_length=1)]
+    num_train: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    num_validation: PositiveInt
+    replicates: PositiveInt | dict[str, PositiveInt] = 3
+    seed: Annotated[int, Field(ge=0)] = 0
+    vary: tuple[SeedKind, ...] = ("subset", "order", "initialization", "augmentation")
+    budget: Budget
+    recipe: Recipe = Recipe()
+    permutation: Permutation = "none"
+    primary_pair: tuple[str, str] | None = None
+    allow_unequal_flops: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+            raise ValueError("must be 1 to 64 letters, digits, _ or -, beginning with a letter or digit")
+        return name
+
+    @field_validator("families", "num_train")
+    @classmethod
+    def _no_repeats(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        repeated = sorted({str(value) for value in values if values.count(value) > 1})
+        if repeated:
+            raise ValueError(f"names {', '.join(repeated)} twice")
+        return values
+
+    @model_validator(mode="after")
+    def _names_known_arms(self) -> StudySpec:
+        arms = set(self.families)
+        if self.primary_pair is not None and not set(self.primary_pair) <= arms:
+            raise ValueError(f"primary_pair {list(self.primary_pair)} must name two of families {list(self.families)}")
+        if isinstance(self.replicates, dict):
+            if "default" not in self.replicates:
+                raise ValueError("replicates needs the key `default`, used for every arm not named")
+            unknown = set(self.replicates) - arms - {"default"}
+            if unknown:
+                raise ValueError(f"replicates names {sorted(unknown)}, expected some of families {list(self.families)}")
+        return self
+
+    def num_replicates(self, arm: str) -> int:
+        """Replicates R of an arm."""
+        if isinstance(self.replicates, dict):
+            return self.replicates.get(arm, self.replicates["default"])
+        return self.replicates
+
+
+class EngineSpec(_Strict):
+    """Where cells run. Nothing here changes a result, so none of it enters a cell's id or the plan's hash.
+
+    Attributes:
+        workers: processes at once; by default one per CPU core, or one per GPU.
+        device: `auto` takes the GPUs if there are any.
+        chunk_steps: optimiser steps per Lightning `training_step`.
+        checkpoint_seconds: least time between two checkpoints of a running cell.
+        keep_checkpoints: keep each branch's final weights beside the record.
+    """
+
+    kind: Literal["local"] = "local"
+    workers: PositiveInt | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    chunk_steps: PositiveInt = 50
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
+    keep_checkpoints: bool = False
+
+
+def _items(value: float | Mapping[str, float]) -> list[tuple[str, float]]:
+    return list(value.items()) if isinstance(value, Mapping) else [("value", value)]

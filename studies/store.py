@@ -1,0 +1,281 @@
+"""The results folder: a folder per cell id, a folder per study. The store is the truth; there is no daemon and no database.
+
+    STORE/cells/<cell id>/      record.json, predictions.npz; while it runs: lock, checkpoint.*, progress.json, log.txt
+    STORE/studies/<study id>/   plan.json, report/
+
+A record is written once, whole. A cell is trained by whoever holds its lock; `flock` is free the moment its holder dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from .errors import ConfigError, PlanError, StoreError
+from .files import leftovers, sha256_of, write_atomically, write_text
+from .planning import Plan
+from .records import Record
+
+CellState = Literal["finished", "diverged", "invalid", "failed", "running", "interrupted", "waiting", "damaged"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running cell is, in optimiser steps of trunk and cooldowns."""
+
+    step: int
+    total_steps: int
+    updated: float  # seconds since the epoch
+
+
+class Store:
+    """Records, plans, locks and leftovers under one folder."""
+
+    def __init__(self, root: Path | str = "results") -> None:
+        self.root = Path(root)
+
+    # --- cells ---------------------------------------------------------------------------------------------------
+
+    def cell_folder(self, cell_id: str) -> Path:
+        """Folder of one cell."""
+        return self.root / "cells" / cell_id
+
+    def record(self, cell_id: str) -> Record | None:
+        """The record of a cell, or None where there is none yet.
+
+        Raises:
+            StoreError: the record is there but damaged.
+        """
+        path = self.cell_folder(cell_id) / "record.json"
+        try:
+            content = json.loads(path.read_bytes())
+            payload = content["record"]
+            if content["sha256"] != _digest(payload):
+                raise ValueError("its checksum does not match")
+            record = Record.model_validate(payload)
+            if record.cell_id != cell_id:
+                raise ValueError(f"it belongs to cell {record.cell_id}")
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise StoreError(
+                f"{path} is damaged ({_first_line(error)}): run the study again to set it aside and train the cell anew"
+            ) from None
+        return record
+
+    def set_aside_record(self, cell_id: str) -> Path:
+        """Renames a damaged record, so that the cell is trained again; nothing is deleted."""
+        path = self.cell_folder(cell_id) / "record.json"
+        aside = path.with_name(f"record.damaged-{time.time_ns()}.json")
+        return path.rename(aside)
+
+    def write_record(self, record: Record, predictions: dict[str, npt.NDArray[Any]] | None = None) -> Record:
+        """Writes predictions, then the record that names their hash, each whole or not at all."""
+        folder = self.cell_folder(record.cell_id)
+        if predictions is not None:
+            path = folder / "predictions.npz"
+            write_atomically(path, lambda file: np.savez_compressed(file, **predictions))  # type: ignore[arg-type]
+            record = record.model_copy(update={"predictions_sha256": sha256_of(path)})
+        payload = record.model_dump(mode="json")
+        text = json.dumps({"record": payload, "sha256": _digest(payload)}, indent=1)
+        write_text(folder / "record.json", text)
+        return record
+
+    def predictions_path(self, cell_id: str) -> Path:
+        """Where the predictions of a cell lie."""
+        return self.cell_folder(cell_id) / "predictions.npz"
+
+    def weights_path(self, cell_id: str, branch: float) -> Path:
+        """Where the final weights of a branch lie if they were asked for."""
+        return self.cell_folder(cell_id) / f"weights-{branch:g}.pt"
+
+    @contextlib.contextmanager
+    def lock(self, cell_id: str) -> Iterator[bool]:
+        """Takes the cell's lock for as long as the context lasts; yields False where somebody else holds it.
+
+        The holder must not fork: a child would keep the lock after its parent's death.
+        """
+        folder = self.cell_folder(cell_id)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / "lock").open("a+b")
+        except OSError as error:
+            raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
+        with file:
+            yield _try_lock(file, folder)
+
+    def is_locked(self, cell_id: str) -> bool:
+        """Whether some process is training the cell at this moment."""
+        try:
+            with (self.cell_folder(cell_id) / "lock").open("rb") as file:
+                return not _try_lock(file, self.cell_folder(cell_id), shared=True)
+        except FileNotFoundError:
+            return False
+
+    def state(self, cell_id: str) -> CellState:
+        """What is true of a cell right now."""
+        try:
+            record = self.record(cell_id)
+        except StoreError:
+            return "damaged"
+        if record is not None:
+            return record.status
+        if self.is_locked(cell_id):
+            return "running"
+        has_checkpoint = any(self.cell_folder(cell_id).glob("checkpoint*.pt"))
+        return "interrupted" if has_checkpoint else "waiting"
+
+    def write_progress(self, cell_id: str, step: int, total_steps: int) -> None:
+        """Tells other processes how far a running cell is; best effort."""
+        with contextlib.suppress(StoreError):
+            text = json.dumps({"step": step, "total_steps": total_steps, "updated": time.time()})
+            write_text(self.cell_folder(cell_id) / "progress.json", text, durable=False)
+
+    def progress(self, cell_id: str) -> Progress | None:
+        """How far a running cell is."""
+        try:
+            return Progress(**json.loads((self.cell_folder(cell_id) / "progress.json").read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    # --- studies -------------------------------------------------------------------------------------------------
+
+    def study_folder(self, study_id: str) -> Path:
+        """Folder of one study."""
+        return self.root / "studies" / study_id
+
+    def lock_plan(self, plan: Plan) -> Path:
+        """Writes the plan before the first cell runs; a second time it only marks the plan as the latest of its name."""
+        path = self.study_folder(plan.study_id) / "plan.json"
+        if path.exists():
+            os.utime(path)
+        else:
+            write_text(path, json.dumps(plan.to_json(), indent=1))
+        return path
+
+    def plan(self, study: str) -> Plan:
+        """The locked plan of a study, by its id or by its name (then the one planned last).
+
+        Raises:
+            StoreError: there is none, or it was altered.
+        """
+        path = self._plan_path(study)
+        try:
+            return Plan.from_json(json.loads(path.read_bytes()))
+        except (ValueError, KeyError, TypeError, PlanError, ConfigError) as error:
+            raise StoreError(f"{path} cannot be read: {_first_line(error)}") from None
+
+    def study_ids(self) -> list[str]:
+        """Ids of all locked plans, the latest last."""
+        plans = (self.root / "studies").glob("*/plan.json")
+        return [path.parent.name for path in sorted(plans, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
+
+    def records(self, plan: Plan) -> list[Record]:
+        """The readable records of a plan's cells, in the order of the plan; `states` tells what the others are."""
+        records = []
+        for cell in plan.cells:
+            with contextlib.suppress(StoreError):
+                record = self.record(cell.id)
+                if record is not None:
+                    records.append(record)
+        return records
+
+    def all_records(self) -> list[Record]:
+        """Every readable record of the store, whatever its study."""
+        records = []
+        for cell_id in self.cell_ids():
+            with contextlib.suppress(StoreError):
+                record = self.record(cell_id)
+                if record is not None:
+                    records.append(record)
+        return records
+
+    def states(self, plan: Plan) -> dict[str, CellState]:
+        """Cell id -> state, for all cells of a plan."""
+        return {cell.id: self.state(cell.id) for cell in plan.cells}
+
+    # --- leftovers -----------------------------------------------------------------------------------------------
+
+    def find_cell(self, prefix: str) -> str:
+        """The id of the one cell that begins with `prefix`.
+
+        Raises:
+            StoreError: none or several do.
+        """
+        cells = self.root / "cells"
+        ids = sorted(p.name for p in cells.iterdir() if p.name.startswith(prefix)) if prefix and cells.is_dir() else []
+        if len(ids) != 1:
+            what = "no cell" if not ids else f"{len(ids)} cells ({', '.join(ids[:3])}, ...)"
+            raise StoreError(f"{what} in {self.root} begin with {prefix!r}; `study status` lists the ids")
+        return ids[0]
+
+    def finish_cell(self, cell_id: str) -> None:
+        """Removes what only a running cell needs: checkpoints, progress, temporary files. Its lock must be held."""
+        folder = self.cell_folder(cell_id)
+        for path in (*folder.glob("checkpoint*"), *leftovers(folder), folder / "progress.json"):
+            path.unlink(missing_ok=True)
+
+    def discard_cell(self, cell_id: str) -> bool:
+        """Removes a cell that nobody is training; False where somebody is."""
+        with self.lock(cell_id) as mine:
+            if mine:
+                shutil.rmtree(self.cell_folder(cell_id))
+            return mine
+
+    def discard_study(self, study_id: str) -> None:
+        """Removes a study's plan and report; its cells stay, since other studies may share them."""
+        shutil.rmtree(self.study_folder(study_id))
+
+    def cell_ids(self) -> list[str]:
+        """Ids of all cells that have a folder."""
+        cells = self.root / "cells"
+        return sorted(path.name for path in cells.iterdir()) if cells.is_dir() else []
+
+    def _plan_path(self, study: str) -> Path:
+        ids = self.study_ids()
+        matching = [study] if study in ids else [one for one in ids if one.rpartition(".")[0] == study]
+        if not matching:
+            known = ", ".join(ids) or "none"
+            raise StoreError(f"no study {study!r} in {self.root}; there are: {known}. Run it first: study run {study}")
+        return self.study_folder(matching[-1]) / "plan.json"
+
+
+def bytes_held(paths: Iterable[Path]) -> int:
+    """Bytes of all files under the given folders."""
+    return sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
+
+
+def _try_lock(file: IO[bytes], folder: Path, *, shared: bool = False) -> bool:
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
+            raise StoreError(
+                f"{folder} is on a file system without locks: choose another folder with --store"
+            ) from error
+        raise
+    return True
+
+
+def _digest(payload: object) -> str:
+    return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

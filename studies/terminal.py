@@ -1,0 +1,148 @@
+"""What the command line prints: tables of a plan, of a study's state and of its outcome."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds, shares
+from .planning import Cell, Plan
+from .records import arm_name, records_frame, selected_rows
+from .store import CellState, Store
+from .workflow import RunResult
+
+STATE_STYLES: Mapping[CellState, str] = {
+    "finished": "green",
+    "running": "cyan",
+    "diverged": "magenta",
+    "invalid": "red",
+    "failed": "red",
+    "damaged": "red",
+    "interrupted": "yellow",
+    "waiting": "dim",
+}
+
+
+def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[RenderableType]:
+    """The question, the arms, the sizes and what it all costs."""
+    spec, data = plan.spec, plan.data
+    yield Text(f"{plan.study_id}: {spec.question}", style="bold")
+    yield Text(
+        f"data {data.name}: {data.image_size} px, {data.in_channels} channels, {data.num_classes} classes; "
+        f"{data.num_train:,} training images of which {spec.num_validation:,} validate, {data.num_test:,} test"
+    )
+    arms = Table("arm", "variant", "forward FLOPs / image", "exact / forward", "parameters", "peak lr", "weight decay",
+                 "replicates", "FLOPs in all")  # fmt: skip
+    flops = shares(plan)
+    for arm in plan.arms:
+        arms.add_row(
+            arm.name,
+            arm.variant,
+            f"{arm.forward_flops:,}",
+            f"{(3 * arm.forward_flops - arm.first_layer_flops) / arm.forward_flops:.3f}",
+            f"{arm.num_parameters:,}",
+            f"{spec.recipe.value('learning_rate', arm.name, arm.family):g}",
+            f"{spec.recipe.value('weight_decay', arm.name, arm.family):g}",
+            str(spec.num_replicates(arm.name)),
+            describe_flops(flops[arm.name]),
+        )
+    yield arms
+    sizes = Table("train size", "steps", "epochs at C", "budget C", "executed with all branches", "branches (steps)")
+    for cell in _one_per_size(plan):
+        ends = ", ".join(f"{branch.fraction:g} C ({branch.steps})" for branch in cell.branch_plans)
+        sizes.add_row(
+            f"{cell.num_train:,}",
+            f"{cell.steps:,}",
+            f"{cell.steps * cell.batch_size / cell.num_train:.3g}",
+            describe_flops(3 * cell.forward_flops * cell.batch_size * cell.steps),
+            f"{cell.executed_steps / cell.steps:.4g} C",
+            ends,
+        )
+    yield sizes
+    yield Text(f"{len(plan.cells)} cells, {num_done} done; {describe_flops(plan.executed_flops)} of training in all")
+    if cost is not None:
+        how = f"{', '.join(cost.measured_arms)} timed now" if cost.measured_arms else "from finished records"
+        yield Text(
+            f"estimated {describe_seconds(cost.seconds)} on {cost.num_workers} workers ({how}); disk: "
+            f"{describe_bytes(cost.bytes_kept)} kept, {describe_bytes(cost.bytes_while_running)} of checkpoints while running"
+        )
+    for note in plan.notes:
+        yield Text(f"note: {note}")
+
+
+def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> Iterator[RenderableType]:
+    """Counts per state, then every cell."""
+    yield Text(f"{plan.study_id}: {_counted(states)}", style="bold")
+    cells = Table("cell", "arm", "train size", "replicate", "state", "")
+    for cell in plan.cells:
+        state = states[cell.id]
+        cells.add_row(
+            cell.id,
+            arm_name(cell.family, cell.variant),
+            f"{cell.num_train:,}",
+            str(cell.replicate),
+            Text(state, style=STATE_STYLES[state]),
+            _remark(cell, state, store),
+        )
+    yield cells
+
+
+def result_tables(result: RunResult, store: Store) -> Iterator[RenderableType]:
+    """Test errors by arm and size, what is missing and why, and where the report lies."""
+    plan = result.plan
+    frame = selected_rows(records_frame(store.records(plan)))
+    if len(frame):
+        yield _error_table(plan, frame)
+    states = Counter(result.states.values())
+    yield Text(
+        f"{plan.study_id}: {_counted(result.states)}", style="bold" if set(states) == {"finished"} else "bold red"
+    )
+    reasons = {
+        cell_id: store.record(cell_id) for cell_id, state in result.states.items() if state in ("failed", "invalid")
+    }
+    for cell in plan.cells:
+        record = reasons.get(cell.id)
+        why = record.reason if record else result.outcome.incomplete.get(cell.id)
+        if why:
+            yield Text(f"{cell.title} ({cell.id}): {why}; study logs {cell.id}", style="red")
+    for warning in result.outcome.warnings:
+        yield Text(f"warning: {warning}", style="yellow")
+    yield Text(f"W&B: {result.mirror.message}")
+    yield Text(f"report: {result.report.page}")
+
+
+def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
+    table = Table(title="test error of the branch chosen on validation: mean (standard deviation) over replicates")
+    table.add_column("train size", justify="right")
+    for arm in plan.arms:
+        table.add_column(arm.name, justify="right")
+    for size in sorted(plan.spec.num_train):
+        texts = []
+        for arm in plan.arms:
+            errors = frame.loc[(frame["arm"] == arm.name) & (frame["num_train"] == size), "test_error"]
+            spread = f" ({errors.std(ddof=1):.3f})" if len(errors) > 1 else ""
+            texts.append(f"{errors.mean():.3f}{spread}" if len(errors) else "-")
+        table.add_row(f"{size:,}", *texts)
+    return table
+
+
+def _one_per_size(plan: Plan) -> list[Cell]:
+    return sorted({cell.num_train: cell for cell in plan.cells}.values(), key=lambda cell: cell.num_train)
+
+
+def _counted(states: Mapping[str, CellState]) -> str:
+    counts = Counter(states.values())
+    return f"{len(states)} cells: " + ", ".join(f"{counts[state]} {state}" for state in STATE_STYLES if counts[state])
+
+
+def _remark(cell: Cell, state: CellState, store: Store) -> str:
+    if state == "running" and (progress := store.progress(cell.id)) is not None:
+        return f"step {progress.step} of {progress.total_steps}"
+    if state in ("failed", "invalid", "diverged") and (record := store.record(cell.id)) is not None:
+        return record.reason
+    return ""

@@ -1,0 +1,202 @@
+"""From a question to its answer: plan, prepare the data, train what is missing, report, mirror.
+
+These functions are the Python way in; the command line calls nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules import DataError, DataInfo
+
+from .arms import survey_arms
+from .compose import Composed, compose_study
+from .engines import LocalEngine, Outcome
+from .engines.local import devices
+from .errors import ConfigError, ExitCode
+from .planning import Arm, Plan, make_plan
+from .precision import check_precision
+from .records import Record
+from .report import ReportPaths, write_report
+from .report.card import StudyCard
+from .spec import StudySpec
+from .store import CellState, Store
+from .tracking import MirrorResult, mirror_study
+
+REPEATED: frozenset[CellState] = frozenset({"waiting", "interrupted", "running", "damaged"})
+"""States whose cells a run takes up; a running one belongs to another launcher until it turns out otherwise."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind.
+
+    Attributes:
+        states: cell id -> state at the end.
+        report: the files of the report, or None where no cell is finished.
+        mirror: what became of the W&B mirror.
+    """
+
+    plan: Plan
+    outcome: Outcome
+    states: Mapping[str, CellState]
+    report: ReportPaths
+    mirror: MirrorResult
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Zero only if every cell is finished or honestly at chance."""
+        complete = all(state in ("finished", "diverged") for state in self.states.values())
+        return ExitCode.OK if complete else ExitCode.INCOMPLETE
+
+
+def load_study(name: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> Composed:
+    """A study file with overrides, validated; see `compose_study`."""
+    return compose_study(name, overrides, config_dir)
+
+
+def plan(spec: StudySpec) -> Plan:
+    """Resolves and validates every cell without decoding an image or training a step.
+
+    Raises:
+        ConfigError: the study cannot be run as asked; says which field and why.
+    """
+    info = _describe(spec)
+    arms: dict[str, Arm] = survey_arms(spec, info)
+    known = {arm.name for arm in arms.values()} | {arm.family for arm in arms.values()} | {"default"}
+    _check_recipe_names(spec, known)
+    return make_plan(spec, info, arms)
+
+
+def run(
+    study: Composed,
+    store: Store,
+    *,
+    planned: Plan | None = None,
+    retry_failed: bool = False,
+    on_start: Callable[[Plan], None] = lambda plan: None,
+    on_poll: Callable[[Sequence[str]], None] = lambda running: None,
+    on_message: Callable[[str], None] = lambda message: None,
+) -> RunResult:
+    """Trains every cell of a study that has no record yet, then writes the report and the mirror.
+
+    Args:
+        planned: the study's plan where the caller already has it.
+        retry_failed: train cells again whose record says failed or invalid.
+        on_start: called once everything is validated and the plan is locked.
+        on_poll: called a few times per second with the ids of the running cells.
+        on_message: called with what a person should know meanwhile.
+
+    Raises:
+        ConfigError: nothing was trained; says which field and why.
+        StoreError: the results folder cannot be written.
+    """
+    locked = planned or plan(study.spec)
+    check_precision(study.spec.recipe.precision, devices(study.engine)[0])
+    prepare_data(locked)
+    store.lock_plan(locked)
+    on_start(locked)
+    missing = _missing(locked, store, retry_failed, on_message)
+    engine = LocalEngine(store, locked.study_id, study.engine, on_poll)
+    outcome = engine.run(missing) if missing else Outcome()
+    report = report_study(locked, store)
+    mirror = mirror_study(
+        store.records(locked), study_card(locked, store), store.study_folder(locked.study_id), study.tracking
+    )
+    return RunResult(locked, outcome, store.states(locked), report, mirror)
+
+
+def prepare_data(planned: Plan) -> None:
+    """Decodes both splits into the cache once, so that a broken image is found now and no worker decodes.
+
+    Raises:
+        ConfigError: an image cannot be decoded, or the data are not what the plan was made from.
+    """
+    data = planned.spec.data
+    try:
+        train, test = data.load("train"), data.load("test")
+    except DataError as error:
+        raise ConfigError(f"data: {error}") from None
+    for split, images, expected in (("train", train, planned.data.num_train), ("test", test, planned.data.num_test)):
+        if len(images) != expected:
+            raise ConfigError(f"data: the {split} split has {len(images)} images where the plan counted {expected}")
+
+
+def report_study(planned: Plan, store: Store) -> ReportPaths:
+    """Writes the report of a study from its records alone."""
+    folder = store.study_folder(planned.study_id) / "report"
+    records = store.records(planned)
+    predictions = {record.cell_id: store.predictions_path(record.cell_id) for record in records if record.branches}
+    return write_report(records, study_card(planned, store), folder, predictions)
+
+
+def study_card(planned: Plan, store: Store) -> StudyCard:
+    """What the report and the mirror say of the study besides its records."""
+    spec = planned.spec
+    bayes = getattr(spec.data, "bayes_error", None)
+    counts = Counter(store.states(planned).values())
+    unfinished = [f"{count} cells {state}" for state, count in counts.items() if state not in ("finished", "diverged")]
+    return StudyCard(
+        name=spec.name,
+        study_id=planned.study_id,
+        question=spec.question,
+        plan_hash=planned.hash,
+        protocol_version=planned.cells[0].protocol_version,
+        num_cells=len(planned.cells),
+        primary_pair=spec.primary_pair,
+        chance_error=1 - 1 / planned.data.num_classes,
+        data_name=planned.data.name,
+        bayes_error=bayes().error if bayes else None,
+        floor=getattr(spec.data, "position_dependence", None),
+        num_validation=spec.num_validation,
+        notes=(*planned.notes, *([f"The grid is not complete: {', '.join(unfinished)}."] if unfinished else [])),
+    )
+
+
+def load_records(study: str = "data_scaling", store: Path | str = "results") -> list[Record]:
+    """The records of a study, by its name or id.
+
+    Raises:
+        StoreError: the store has no such study.
+    """
+    found = Store(store)
+    return found.records(found.plan(study))
+
+
+def _describe(spec: StudySpec) -> DataInfo:
+    try:
+        return spec.data.describe()
+    except DataError as error:
+        raise ConfigError(f"data: {error}") from None
+
+
+def _check_recipe_names(spec: StudySpec, known: set[str]) -> None:
+    """A learning rate for a misspelt family would silently not be used."""
+    from models import family_names
+
+    for field in ("learning_rate", "weight_decay"):
+        setting = getattr(spec.recipe, field)
+        for name in setting if isinstance(setting, dict) else ():
+            family = name.partition("-")[0]
+            if name not in known and family not in family_names() and ":" not in name:
+                raise ConfigError(
+                    f"recipe.{field}.{name}: no such family; expected default, an arm of this study "
+                    f"({', '.join(spec.families)}) or one of {', '.join(family_names())}"
+                )
+
+
+def _missing(planned: Plan, store: Store, retry_failed: bool, on_message: Callable[[str], None]) -> list[str]:
+    states = store.states(planned)
+    for cell_id, state in states.items():
+        if state == "damaged":
+            aside = store.set_aside_record(cell_id)
+            on_message(
+                f"the record of cell {cell_id} is damaged; it was set aside as {aside.name} and the cell is trained again"
+            )
+        elif retry_failed and state in ("failed", "invalid"):
+            store.discard_cell(cell_id)
+    wanted = REPEATED | ({"failed", "invalid"} if retry_failed else set())
+    return [cell_id for cell_id, state in states.items() if state in wanted]
