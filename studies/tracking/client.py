@@ -1,7 +1,7 @@
 """The one module that imports wandb. It runs as a process of its own: `python -m studies.tracking.client VERB`.
 
-`server` prints where wandb would send runs. `write` reads a job from standard input and writes its runs, leaving a marker
-file per finished run. `live` reads a run and then its rows, line by line, until its parent closes the pipe.
+`server` prints where wandb would send runs. `write` reads a job from standard input and writes its runs, leaving a
+marker file per finished run. `live` reads a run and then its rows, line by line, until its parent closes the pipe.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _opened(wandb: Any, run: Mapping[str, Any], job: Mapping[str, Any]) -> Itera
 
 
 def follow(wandb: Any, lines: Iterator[str]) -> None:  # noqa: ANN401
-    """Shows a running cell: the first line is the job with its run and the file for its address, the others are rows."""
+    """Shows a running cell: the first line is the job, with its run and the file for its address, the others rows."""
     job = json.loads(next(lines))
     with _opened(wandb, job["run"], job) as opened:
         write_text(Path(job["status"]), json.dumps({"url": opened.url}), durable=False)

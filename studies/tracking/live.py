@@ -26,6 +26,7 @@ from .mirror import runs_folder
 from .runs import Row, run_id, run_name
 from .settings import TrackingSpec, client_environment, decide
 
+LIVE_CLIENT: tuple[str, ...] = (sys.executable, "-m", "studies.tracking.client", "live")
 QUEUE_ROWS = 1000  # beyond this, rows are dropped and counted: the record has them all
 
 
@@ -108,8 +109,9 @@ class LiveMirror:
         deadline = time.monotonic() + timeout
         url = self.url
         if self._thread is not None:
-            with contextlib.suppress(queue.Full):
-                self._rows.put(None, timeout=timeout)
+            if self._thread.is_alive():
+                with contextlib.suppress(queue.Full):
+                    self._rows.put(None, timeout=timeout)
             self._thread.join(max(0.0, deadline - time.monotonic()))
         process = self._process
         if process is not None:
@@ -132,7 +134,7 @@ class LiveMirror:
             return
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "studies.tracking.client", "live"],
+                LIVE_CLIENT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

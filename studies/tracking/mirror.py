@@ -22,6 +22,8 @@ from .settings import TrackingSpec, client_environment, decide, find_server, is_
 
 SECONDS_PER_RUN = {"offline": 1.0, "online": 5.0}
 RUNS_PER_SYNC = 50
+CLIENT: tuple[str, ...] = (sys.executable, "-m", "studies.tracking.client", "write")
+SYNC_COMMAND: tuple[str, ...] = (sys.executable, "-m", "wandb", "sync")
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,6 @@ def sync_study(folder: Path, settings: TrackingSpec, *, timeout: float = 600.0) 
     return SyncResult(True, done, 0, f"{done} runs handed over to {server.address}")
 
 
-SYNC_COMMAND: tuple[str, ...] = (sys.executable, "-m", "wandb", "sync")
-
-
 def _write(runs: Sequence[Run], target: Path, settings: TrackingSpec, mode: str) -> tuple[str, ...]:
     job = {
         "folder": str(target.resolve()),
@@ -150,8 +149,7 @@ def _write(runs: Sequence[Run], target: Path, settings: TrackingSpec, mode: str)
         "runs": list(runs),
     }
     timeout = settings.timeout_seconds + SECONDS_PER_RUN[mode] * len(runs)
-    command = [sys.executable, "-m", "studies.tracking.client", "write"]
-    answer, problem = _call(command, json.dumps(job), mode, timeout)
+    answer, problem = _call(CLIENT, json.dumps(job), mode, timeout)
     if problem:
         return (problem,)
     return tuple(json.loads(answer.splitlines()[-1])) if answer.strip() else ("wandb gave no answer",)

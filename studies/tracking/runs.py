@@ -68,7 +68,8 @@ def cell_config(record: Record, card: StudyCard) -> dict[str, Any]:
     }
     names = (
         "plan_hash protocol_version schema_version num_parameters planned_train_flops executed_train_flops "
-        "evaluation_flops train_checksum test_checksum subset_hash validation_hash predictions_sha256 resumes started_at finished_at"
+        "evaluation_flops train_checksum test_checksum subset_hash validation_hash predictions_sha256 resumes "
+        "started_at finished_at"
     )
     config |= {name: getattr(record, name) for name in names.split()}
     if record.environment is not None:
@@ -79,8 +80,8 @@ def cell_config(record: Record, card: StudyCard) -> dict[str, Any]:
 def history(record: Record) -> Iterable[Row]:
     """Rows in order of training FLOPs, every one with both step metrics.
 
-    `train/loss` is the trunk's, `train/loss_cooldown_<fraction>` a branch's own; `validation/*` and `test/*` are taken at
-    the end of branches, with `branch` beside them.
+    `train/loss` is the trunk's, `train/loss_cooldown_<fraction>` a branch's own; `validation/*` and `test/*` are
+    taken at the end of branches, with `branch` beside them.
     """
     batch_size = record.cell["batch_size"]
     rows: list[Row] = []

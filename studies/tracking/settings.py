@@ -39,8 +39,8 @@ class TrackingSpec(BaseModel):
 
     Attributes:
         kind: `off` writes nothing.
-        mode: `offline` writes runs beside the study, for `study sync` later; `online` sends them at once, and falls back
-            to offline where there is no key or no server.
+        mode: `offline` writes runs beside the study, for `study sync` later; `online` sends them at once, and falls
+            back to offline where there is no key or no server.
         project: W&B project.
         entity: W&B user or team; the account's default if None.
         timeout_seconds: most seconds the mirror may take beyond one (offline) or five (online) per run.
