@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from models.convolution import LARGEST_UNREDUCED_IMAGE, ConvStages, build_stages, solve_stages
 from models.families import Family
 from models.flops import ForwardFlops, convolution_flops, linear_flops, transformer_block_flops
-from models.resnet import LARGEST_UNREDUCED_IMAGE, ConvStages, build_stages, solve_stages
 from models.tiers import Tier
 from models.vit import reference_flops
 

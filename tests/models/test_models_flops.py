@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
+from models.convolution import ConvStages
 from models.families import Family
 from models.flops import ForwardFlops, lstm_flops
 from models.mixer import MixerLayout
 from models.registry import FAMILIES, forward_flops
-from models.resnet import ConvStages, ResNetLayout
+from models.resnet import ResNetLayout
 from models.tiers import TIERS, split_variant
 from models.vit import ViTLayout
 

@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import external, registry
+from models.convolution import ConvStages
 from models.families import Family
 from models.hybrid import HybridLayout, build_hybrid
 from models.mlp import FAMILY as MLP_FAMILY
 from models.registry import FAMILIES, build_network, family_names, forward_flops, label, variants
-from models.resnet import ConvStages
 
 SMALLEST = {"image_size": 16, "in_channels": 1, "num_classes": 5}
 NANO_VARIANTS = [(name, variant) for name in FAMILIES for variant in variants(name) if variant.startswith("nano")]

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.convolution import ConvStages
 from models.optimizer import build_optimizer
 from models.registry import build_network
-from models.resnet import ConvStages, ResNetLayout, build_resnet
+from models.resnet import ResNetLayout, build_resnet
 
 IMAGE_SIZE, PATCH_SIZE, NUM_CLASSES, NUM_STEPS = 16, 4, 3, 60
 GRID_SIZE = IMAGE_SIZE // PATCH_SIZE
