@@ -6,11 +6,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from datamodules.images import ImageSplit, UInt8Array
 from datamodules.info import DataError, DataInfo
-from datamodules.source import DataSource, Split, fingerprint
+from datamodules.source import LABEL_PATTERN, DataSource, Split, fingerprint
 
 _FORMAT = "arrays-1"  # part of the fingerprint: a change of the reading must change it
 _FIELDS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -42,7 +42,7 @@ class ArrayData(DataSource):
     test_images: ArrayOrPath | None = None
     test_labels: ArrayOrPath | None = None
     class_names: tuple[str, ...] = ()
-    label: str = "arrays"
+    label: str = Field(default="arrays", pattern=LABEL_PATTERN)
 
     @model_validator(mode="after")
     def _check(self) -> "ArrayData":

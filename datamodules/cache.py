@@ -95,13 +95,13 @@ def _lock(folder: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise DataError(
-            f"the cache folder {path.parent} cannot be written ({error.strerror}); "
+            f"the cache folder {path.parent} cannot be written or locked ({error.strerror}); "
             f"set {CACHE_VARIABLE} to a folder that can"
         ) from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

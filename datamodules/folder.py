@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from datamodules.contents import content_hash
 from datamodules.decoded import DecodedSource, Examples
 from datamodules.info import DataError, DataInfo
-from datamodules.source import Split, fingerprint
+from datamodules.source import LABEL_PATTERN, Split, fingerprint
 
 _FORMAT = "folder-1"  # part of the fingerprint: a change of the decoding must change it
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -29,7 +31,7 @@ class FolderData(DecodedSource):
     root: Path
     train_folder: str = "train"
     test_folder: str = "test"
-    label: str | None = None
+    label: str | None = Field(default=None, pattern=LABEL_PATTERN)
 
     def describe(self) -> DataInfo:
         """Facts from the listing, the contents' hash, and the header of the first image."""
@@ -41,7 +43,7 @@ class FolderData(DecodedSource):
         first = train[0][0]
         image_size, in_channels = self.size_and_channels(first.read_bytes(), str(first))
         return DataInfo(
-            name=self.label or self.root.name.lower(),
+            name=self.label or self.root.resolve().name.lower(),
             num_train=len(train),
             num_test=len(test),
             image_size=image_size,

@@ -1,17 +1,18 @@
 """Data sets of the Hugging Face hub, by name or from a local folder in the hub's layout, through one code path."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 from pydantic import Field
 
 from datamodules.contents import content_hash
 from datamodules.decoded import DecodedSource, Examples
 from datamodules.info import DataError, DataInfo
 from datamodules.parquet import ParquetSplit
-from datamodules.source import Split, fingerprint
+from datamodules.source import LABEL_PATTERN, Split, fingerprint
 
 _FORMAT = "hub-1"  # part of the fingerprint: a change of the decoding must change it
 _HUB_TIMEOUT_SECONDS = 10.0
@@ -41,7 +42,7 @@ class HubData(DecodedSource):
 
     kind: Literal["hub"] = "hub"
     name: str
-    label: str | None = None
+    label: str | None = Field(default=None, pattern=LABEL_PATTERN)
     revision: str | None = None
     config_name: str | None = None
     image_column: str = "image"
@@ -70,7 +71,7 @@ class HubData(DecodedSource):
         info = self.describe()
         codes: Mapping[Any, int] = {name: code for code, name in enumerate(info.class_names)}
         excluded = set(self.exclude_test_rows) if split == "test" else set()
-        for row, example in enumerate(dataset):
+        for row, example in enumerate(_readable(dataset, source)):
             if row in excluded:
                 continue
             where = f"{source} row {row}"
@@ -144,6 +145,7 @@ class HubData(DecodedSource):
     def _open(self, split: Split) -> tuple[Iterable[dict[str, Any]], str]:
         """Opens a split with images undecoded; also returns how to name it in messages."""
         from datasets import Image, load_dataset
+        from datasets.exceptions import DatasetsError
 
         name = self.train_split if split == "train" else self.test_split
         if self.folder is not None:
@@ -155,7 +157,7 @@ class HubData(DecodedSource):
         _require_hub(self.name, self.revision)
         try:
             dataset = load_dataset(self.name, self.config_name, split=name, revision=self.revision)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
             raise _unreadable(self.name, error) from error
         info = self.describe()
         expected = info.num_train if split == "train" else self.num_test
@@ -194,6 +196,17 @@ class HubData(DecodedSource):
             excluded=sorted(set(self.exclude_test_rows)),
             **origin,
         )
+
+
+def _readable(dataset: Iterable[dict[str, Any]], source: str) -> Iterator[dict[str, Any]]:
+    """The rows of a data set; a damaged file is reported by its source and the rows read before."""
+    rows = 0
+    try:
+        for example in dataset:
+            yield example
+            rows += 1
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{source} cannot be read after row {rows} ({error}); fetch the file again") from error
 
 
 def _require_hub(name: str, revision: str | None) -> None:

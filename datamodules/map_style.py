@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from datamodules.decoded import DecodedSource, Examples
 from datamodules.images import ImageSplit
 from datamodules.info import DataError, DataInfo
-from datamodules.source import Split, fingerprint
+from datamodules.source import LABEL_PATTERN, Split, fingerprint
 
 _FORMAT = "dataset-1"  # part of the fingerprint: a change of the decoding must change it
 
@@ -52,7 +52,7 @@ class MapStyleData(DecodedSource):
     train: Any = None
     test: Any = None
     num_classes: int | None = Field(default=None, ge=2)
-    label: str = "dataset"
+    label: str = Field(default="dataset", pattern=LABEL_PATTERN)
 
     @model_validator(mode="after")
     def _check(self) -> "MapStyleData":

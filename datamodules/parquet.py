@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.info import DataError
@@ -50,12 +51,12 @@ class ParquetSplit:
     @cached_property
     def num_rows(self) -> int:
         """Rows in all files, from their footers."""
-        return sum(pq.ParquetFile(path).metadata.num_rows for path in self.files)
+        return sum(_footer(path).metadata.num_rows for path in self.files)
 
     @cached_property
     def features(self) -> dict[str, Any]:
         """The hub's feature description in the first file's metadata, empty if there is none."""
-        metadata = pq.ParquetFile(self.files[0]).schema_arrow.metadata or {}
+        metadata = _footer(self.files[0]).schema_arrow.metadata or {}
         description = json.loads(metadata.get(b"huggingface", b"{}"))
         features = description.get("info", {}).get("features", {})
         return features if isinstance(features, dict) else {}
@@ -63,7 +64,7 @@ class ParquetSplit:
     def require_columns(self, **columns: str) -> None:
         """Raises DataError if a column, given by the field that names it, is missing in any file."""
         for path in self.files:
-            present = pq.ParquetFile(path).schema_arrow.names
+            present = _footer(path).schema_arrow.names
             for field, column in columns.items():
                 if column not in present:
                     raise DataError(
@@ -85,7 +86,7 @@ class ParquetSplit:
 
     def first_image(self, image_column: str) -> bytes:
         """The encoded bytes of the first row's image."""
-        for batch in pq.ParquetFile(self.files[0]).iter_batches(batch_size=1, columns=[image_column]):
+        for batch in _footer(self.files[0]).iter_batches(batch_size=1, columns=[image_column]):
             value = batch.column(0)[0].as_py()
             content = value.get("bytes") if isinstance(value, dict) else value
             if isinstance(content, bytes):
@@ -94,3 +95,11 @@ class ParquetSplit:
         raise DataError(
             f"data.image_column: column {image_column!r} of {self.files[0]} holds no encoded images (bytes)"
         )
+
+
+def _footer(path: Path) -> pq.ParquetFile:
+    """Opens a parquet file, which reads its footer."""
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} is not a whole parquet file ({error}); fetch it again") from error

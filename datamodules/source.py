@@ -14,6 +14,8 @@ from datamodules.info import DataError, DataInfo
 Split = Literal["train", "test"]
 Augmentation = Literal["crop", "flip"]
 
+LABEL_PATTERN = r"^[\w.-]+$"  # a short name becomes part of a folder's name
+
 
 class DataSource(BaseModel, ABC):
     """A data set as a study's configuration names it.

@@ -1,14 +1,11 @@
 """Small data sets written by the tests themselves, and a cache that belongs to one test."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from written_files import encoded
 
 
 @pytest.fixture(autouse=True)
@@ -16,12 +13,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("INDUCTIVE_BIAS_CACHE", str(folder))
     return folder
-
-
-def encoded(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -52,15 +43,3 @@ def write_hub_folder(tmp_path: Path, pixels: np.ndarray) -> Callable[..., Path]:
         return folder
 
     return write
-
-
-def rewrite_parquet(path: Path, drop: str) -> None:
-    """Removes a column from a parquet file."""
-    table = pq.read_table(path)
-    pq.write_table(table.drop_columns([drop]).replace_schema_metadata(None), path)
-
-
-def strip_features(path: Path) -> None:
-    """Removes the hub's feature description from a parquet file."""
-    table: pa.Table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata(None), path)

@@ -197,7 +197,7 @@ def test_larger_subsets_contain_smaller_ones_and_never_validation() -> None:
 
 
 def test_data_may_be_a_name_a_mapping_or_a_folder(tmp_path: Path, pixels: np.ndarray) -> None:
-    from conftest import encoded
+    from written_files import encoded
 
     assert SubsetDataModule("dial_position", 100).info.num_train == 40_000
     assert SubsetDataModule({"kind": "dial", "num_train": 50}).num_train == 45

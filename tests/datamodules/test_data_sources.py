@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import encoded, rewrite_parquet, strip_features
 from PIL import Image
 from pydantic import ValidationError
+from written_files import encoded, rewrite_parquet, strip_features
 
 from datamodules import DataError, FolderData, HubData, MapStyleData, parse_data, shipped_data, shipped_names
 
@@ -139,6 +139,17 @@ def test_a_corrupt_image_is_named_by_split_and_row(write_hub_folder: WriteHub, c
         source.load("train")
     assert not list(cache.glob("*/train"))
     source.load("test")
+
+
+def test_a_damaged_parquet_file_is_named(write_hub_folder: WriteHub) -> None:
+    folder = write_hub_folder()
+    content = (folder / "test.parquet").read_bytes()
+    (folder / "test.parquet").write_bytes(content[:-20])
+    with pytest.raises(DataError, match=r"test\.parquet is not a whole parquet file .*fetch it again"):
+        hub(folder).describe()
+    (folder / "test.parquet").write_bytes(content[:4] + bytes(400) + content[404:])
+    with pytest.raises(DataError, match=r"hub_folder split test .*(cannot be read after row|row \d+: )"):
+        hub(folder).load("test")
 
 
 def test_an_unlabelled_row_is_named(write_hub_folder: WriteHub) -> None:
