@@ -1,7 +1,7 @@
 """Training FLOPs and optimiser steps: the one place for budget arithmetic (PROTOCOL 2 and 3).
 
-The cost of a run of S steps at batch B of a network with f forward FLOPs per image is 3 f B S. One trunk serves every budget
-fraction c: it is warmed up and held at a constant learning rate, and at 0.8 c a cooldown of 0.2 c branches off
+The cost of a run of S steps at batch B of a network with f forward FLOPs per image is 3 f B S. One trunk serves every
+budget fraction c: it is warmed up and held at a constant learning rate, and at 0.8 c a cooldown of 0.2 c branches off
 (Hägele et al. 2024, arXiv 2405.18392, section 3).
 """
 

@@ -1,4 +1,4 @@
-"""The command line: `study list | plan | run | status | show | logs | report | export | bundle | verify | sync | clean`.
+"""The command line of a study: plan it, run it, look at it, report it, hand it on.
 
 Heavy imports wait until a verb needs them: looking at a study starts in a fraction of a second and never loads torch.
 """

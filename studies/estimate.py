@@ -1,7 +1,7 @@
 """How long a study will take and how much disk it needs, before it runs.
 
-Seconds per training FLOP are read off finished records of the same arm and device where the store has some, and measured on a
-few steps otherwise: nothing is looked up in a table.
+Seconds per training FLOP are read off finished records of the same arm and device where the store has some, and
+measured on a few steps otherwise: nothing is looked up in a table.
 """
 
 from __future__ import annotations

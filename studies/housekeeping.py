@@ -24,7 +24,9 @@ def clean_store(
         size = describe_bytes(bytes_held([store.study_folder(study_id)]))
         if really:
             store.discard_study(study_id)
-        yield f"{verb} plan and report of {study_id} ({size}); its cells are kept, --orphans removes those no plan names"
+        yield (
+            f"{verb} plan and report of {study_id} ({size}); its cells are kept, --orphans removes those no plan names"
+        )
     planned = {cell.id for one in store.study_ids() if one != study_id for cell in store.plan(one).cells}
     for cell_id in store.cell_ids():
         state = store.state(cell_id)

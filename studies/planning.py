@@ -13,7 +13,15 @@ from pydantic import BaseModel, ConfigDict
 
 from datamodules import DataInfo
 
-from .budget import BranchPlan, branch_plans, executed_steps, steps_for_epochs, steps_for_flops, train_flops
+from .budget import (
+    STEP_MULTIPLE,
+    BranchPlan,
+    branch_plans,
+    executed_steps,
+    steps_for_epochs,
+    steps_for_flops,
+    train_flops,
+)
 from .errors import PlanError
 from .spec import PROTOCOL_VERSION, StudySpec
 
@@ -252,8 +260,8 @@ def _check_data(spec: StudySpec, data: DataInfo) -> None:
     available = data.num_train - spec.num_validation
     if max(spec.num_train) > available:
         raise PlanError(
-            f"num_train: {max(spec.num_train)} images were asked for, but {data.name} has {data.num_train} training images "
-            f"and num_validation takes {spec.num_validation} of them: at most {available}"
+            f"num_train: {max(spec.num_train)} images were asked for, but {data.name} has {data.num_train} training "
+            f"images and num_validation takes {spec.num_validation} of them: at most {available}"
         )
     least = LEAST_PER_CLASS * data.num_classes
     if min(spec.num_train) < least:
@@ -278,15 +286,19 @@ def _check_matched(spec: StudySpec, arms: tuple[Arm, ...]) -> tuple[str, ...]:
     """Refuses an unfair comparison; returns what must be said about a fair one."""
     low, high = (extreme(arms, key=lambda arm: arm.forward_flops) for extreme in (min, max))
     spread = high.forward_flops / low.forward_flops - 1
-    difference = f"forward FLOPs per image differ by {spread:.1%}: {low.name} {low.forward_flops:,}, {high.name} {high.forward_flops:,}"
+    difference = (
+        f"forward FLOPs per image differ by {spread:.1%}: "
+        f"{low.name} {low.forward_flops:,}, {high.name} {high.forward_flops:,}"
+    )
     if spec.allow_unequal_flops:
         return (
             f"allow_unequal_flops is on: every arm takes its own number of steps at the same budget; {difference}.",
         )
     if spread > MATCHED_FOR_A_REASON:
         raise PlanError(
-            f"families: {difference}. At equal steps that is not a matched comparison (at most {MATCHED:.0%}): choose arms of one "
-            "tier, or declare allow_unequal_flops=true to give each arm its own number of steps at the same budget"
+            f"families: {difference}. At equal steps that is not a matched comparison (at most {MATCHED:.0%}): choose "
+            "arms of one tier, or declare allow_unequal_flops=true to give each arm its own number of steps at the "
+            "same budget"
         )
     notes = [f"{difference[0].upper()}{difference[1:]}."] if spread > MATCHED else []
     ratios = {arm.name: (3 * arm.forward_flops - arm.first_layer_flops) / arm.forward_flops for arm in arms}
@@ -309,10 +321,11 @@ def _steps(spec: StudySpec, forward_flops: int, num_train: int, arm: str) -> int
         assert budget.train_flops is not None
         steps = steps_for_flops(budget.train_flops, forward_flops, budget.batch_size)
         if steps == 0:
-            least = train_flops(forward_flops, 40 * budget.batch_size)
+            least = train_flops(forward_flops, STEP_MULTIPLE * budget.batch_size)
             raise PlanError(
-                f"budget.train_flops: {budget.train_flops:.3g} does not pay for the least number of steps, 40 (every branch must be "
-                f"whole): with batch_size {budget.batch_size} {arm} needs at least {least:.3g}"
+                f"budget.train_flops: {budget.train_flops:.3g} does not pay for the least number of steps, "
+                f"{STEP_MULTIPLE} (every branch must be whole): with batch_size {budget.batch_size} {arm} needs at "
+                f"least {least:,}"
             )
     try:
         plans = branch_plans(steps, budget.branches, budget.cooldown_fraction)

@@ -22,6 +22,6 @@ def check_precision(precision: str, device: str) -> None:
     if outcome.returncode:
         last = outcome.stderr.strip().splitlines()[-1:] or [f"it ended with signal {-outcome.returncode}"]
         raise ConfigError(
-            f"recipe.precision: bf16 was asked for, but a bf16 matrix product fails on this CPU ({last[0]}); use fp32, or set "
-            "ONEDNN_MAX_CPU_ISA=AVX512_CORE_FP16 before starting"
+            f"recipe.precision: bf16 was asked for, but a bf16 matrix product fails on this CPU ({last[0]}); "
+            "use fp32, or set ONEDNN_MAX_CPU_ISA=AVX512_CORE_FP16 before starting"
         )

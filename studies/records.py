@@ -1,8 +1,8 @@
 """What one trained cell leaves behind: a record, and per test image its predicted class and log-probability.
 
-A record is one JSON file written once, at the end of a cell (`studies.store`). Beside it lies `predictions.npz` with a row per
-branch and a column per test image. `records_frame` turns records into the long table (a row per cell and branch) that the
-analysis, the report, the export and the W&B mirror read.
+A record is one JSON file written once, at the end of a cell (`studies.store`). Beside it lies `predictions.npz` with a
+row per branch and a column per test image. `records_frame` turns records into the long table (a row per cell and
+branch) that the analysis, the report, the export and the W&B mirror read.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ COLUMNS: dict[str, str] = {
     "study": "name and plan hash of the study that trained the cell",
     "plan_hash": "hash of the locked plan",
     "cell_id": "hash of the cell's resolved content; the key of the store",
-    "status": "finished | diverged (some branch ended at chance with a non-finite loss) | invalid (FLOPs off plan by more than 0.5%) | failed",
+    "status": "finished | diverged (some branch ended at chance with a non-finite loss) | "
+    "invalid (FLOPs off plan by more than 0.5%) | failed",
     "reason": "why a cell is not finished; empty otherwise",
     "arm": "family, with the form of the variant where it is not the plain one: the unit of comparison",
     "family": "family of architectures",
@@ -253,8 +254,8 @@ def read_predictions(path: Path) -> dict[str, np.ndarray]:
     """Reads `predictions.npz`.
 
     Returns:
-        `branch` float64 [b], `predicted_class` uint16 [b, n], `log_probability` float16 [b, n] (of the true class, nats),
-        `label` uint16 [n].
+        `branch` float64 [b], `predicted_class` uint16 [b, n], `log_probability` float16 [b, n] (of the true class,
+        nats), `label` uint16 [n].
     """
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in ("branch", "predicted_class", "log_probability", "label")}

@@ -14,7 +14,7 @@ from datamodules import DataConfig
 from .budget import STEP_MULTIPLE
 
 PROTOCOL_VERSION = "1"
-"""Changes whenever a golden result moves or a rule of the protocol does: records of different versions are never mixed."""
+"""Changes whenever a golden result or a rule of the protocol does: records of different versions are never mixed."""
 
 SeedKind = Literal["subset", "order", "initialization", "augmentation"]
 Augmentation = Literal["crop", "flip"]
@@ -51,8 +51,8 @@ class Budget(_Strict):
     def _whole_branches(cls, steps: int | None) -> int | None:
         if steps is not None and steps % STEP_MULTIPLE:
             below = steps - steps % STEP_MULTIPLE
-            raise ValueError(f"must be a multiple of {STEP_MULTIPLE} so that every branch is whole: "
-                             f"{below or STEP_MULTIPLE} or {below + STEP_MULTIPLE}")  # fmt: skip
+            nearest = f"{below} or {below + STEP_MULTIPLE}" if below else f"at least {STEP_MULTIPLE}"
+            raise ValueError(f"must be a multiple of {STEP_MULTIPLE} so that every branch is whole: {nearest}")
         return steps
 
     @field_validator("branches")
@@ -103,16 +103,16 @@ class StudySpec(_Strict):
     """A declared grid and its question.
 
     Attributes:
-        families: the arms compared. An entry is a family (`vit`), a family and a form (`resnet-circular`, `lstm-raster`),
-            a timm model (`timm:convnext_atto`) or a function (`package.module:build`).
+        families: the arms compared. An entry is a family (`vit`), a family and a form (`resnet-circular`,
+            `lstm-raster`), a timm model (`timm:convnext_atto`) or a function (`package.module:build`).
         num_train: training-set sizes N, validation images not counted.
         num_validation: validation images V, carved first, the same for every N and arm.
         replicates: settings of the seeds; a number, or a mapping of arms with `default`. Fixed before running.
         vary: the seeds that change with the replicate; the others stay at their first value (a variance split).
         permutation: pixel permutation control applied to every image.
         primary_pair: the two arms whose crossover the study is about, the stronger prior first.
-        allow_unequal_flops: admit arms whose forward FLOPs differ by more than 5%; each then takes its own number of steps
-            at the same C, and the report says so.
+        allow_unequal_flops: admit arms whose forward FLOPs differ by more than 5%; each then takes its own number of
+            steps at the same C, and the report says so.
     """
 
     name: str

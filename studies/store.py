@@ -1,9 +1,10 @@
-"""The results folder: a folder per cell id, a folder per study. The store is the truth; there is no daemon and no database.
+"""The results folder: a folder per cell id, a folder per study. The store is the truth: no daemon, no database.
 
     STORE/cells/<cell id>/      record.json, predictions.npz; while it runs: lock, checkpoint.*, progress.json, log.txt
     STORE/studies/<study id>/   plan.json, report/
 
-A record is written once, whole. A cell is trained by whoever holds its lock; `flock` is free the moment its holder dies.
+A record is written once, whole. A cell is trained by whoever holds its lock; `flock` is free the moment its holder
+dies.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class Store:
         return self.root / "studies" / study_id
 
     def lock_plan(self, plan: Plan) -> Path:
-        """Writes the plan before the first cell runs; a second time it only marks the plan as the latest of its name."""
+        """Writes the plan before the first cell runs; a second time it only marks it as the latest of its name."""
         path = self.study_folder(plan.study_id) / "plan.json"
         if path.exists():
             os.utime(path)

@@ -69,7 +69,8 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
         how = f"{', '.join(cost.measured_arms)} timed now" if cost.measured_arms else "from finished records"
         yield Text(
             f"estimated {describe_seconds(cost.seconds)} on {cost.num_workers} workers ({how}); disk: "
-            f"{describe_bytes(cost.bytes_kept)} kept, {describe_bytes(cost.bytes_while_running)} of checkpoints while running"
+            f"{describe_bytes(cost.bytes_kept)} kept, {describe_bytes(cost.bytes_while_running)} of checkpoints while "
+            "running"
         )
     for note in plan.notes:
         yield Text(f"note: {note}")

@@ -194,7 +194,8 @@ def _missing(planned: Plan, store: Store, retry_failed: bool, on_message: Callab
         if state == "damaged":
             aside = store.set_aside_record(cell_id)
             on_message(
-                f"the record of cell {cell_id} is damaged; it was set aside as {aside.name} and the cell is trained again"
+                f"the record of cell {cell_id} is damaged; it was set aside as {aside.name} "
+                "and the cell is trained again"
             )
         elif retry_failed and state in ("failed", "invalid"):
             store.discard_cell(cell_id)
