@@ -58,8 +58,8 @@ def columns_page() -> str:
 
 _PREFACE = """# Records
 
-A cell is one training run of one architecture on one training set with one setting of its seeds. When it ends it leaves a
-folder `cells/<cell id>/` in the store:
+A cell is one training run of one architecture on one training set with one setting of its seeds. When it ends it
+leaves a folder `cells/<cell id>/` in the store:
 
 - `record.json`, everything known of the cell, with a checksum;
 - `predictions.npz`, for every branch and test image the predicted class and the log-probability of the truth.

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from studies.planning import Arm, Plan, make_plan
 from studies.records import Branch, Environment, Record, TrainLoss, Validation, arm_name
+from studies.spec import StudySpec
+from studies.store import Store
 
 FORWARD_FLOPS = {"vit": 12_100_000, "resnet": 12_000_000, "mixer": 12_050_000, "mlp": 12_000_000}
 FIRST_LAYER_FLOPS = {"vit": 300_000, "resnet": 900_000, "mixer": 300_000, "mlp": 8_300_000}
@@ -188,26 +191,49 @@ def study_records(
     return records
 
 
-def write_store(store: Path, records: Sequence[Record], *, num_images: int = 200) -> list[Record]:
-    """The store layout by hand: a folder per cell with its record and predictions. Returns the records as written."""
-    written = []
-    for record in records:
-        folder = store / "cells" / record.cell_id
-        folder.mkdir(parents=True)
-        generator = np.random.default_rng(int(record.cell_id[:8], 16))
-        label = generator.integers(0, 2, num_images).astype(np.uint16)
-        wrong = generator.random((len(record.branches), num_images)) < np.array(
-            [[branch.test_error] for branch in record.branches]
-        ).reshape(-1, 1)
-        np.savez(
-            folder / "predictions.npz",
-            branch=np.array([branch.fraction for branch in record.branches]),
-            predicted_class=np.where(wrong, 1 - label, label).astype(np.uint16),
-            log_probability=np.where(wrong, -2.0, -0.1).astype(np.float16),
-            label=label,
-        )
-        digest = hashlib.sha256((folder / "predictions.npz").read_bytes()).hexdigest()
-        record = record.model_copy(update={"predictions_sha256": digest})
-        (folder / "record.json").write_text(record.model_dump_json(indent=1))
-        written.append(record)
-    return written
+def plan_of(name: str = "data_scaling", *, sizes: Sequence[int] = (128, 512), replicates: int = 2) -> Plan:
+    """A real plan on the dial for ViT and ResNet; nothing is generated or trained."""
+    spec = StudySpec(
+        name=name,
+        question="Does a ViT overtake a ResNet?",
+        data={"kind": "dial"},
+        families=("vit", "resnet"),
+        num_train=tuple(sizes),
+        num_validation=100,
+        replicates=replicates,
+        budget={"steps": STEPS, "batch_size": BATCH},
+        primary_pair=("resnet", "vit"),
+    )
+    arms = {
+        family: Arm(family, family, "nano", FORWARD_FLOPS[family], FIRST_LAYER_FLOPS[family], 250_000)
+        for family in spec.families
+    }
+    return make_plan(spec, spec.data.describe(), arms)
+
+
+def write_study(root: Path, plan: Plan, *, skip: int = 0) -> list[Record]:
+    """Locks `plan` in a store and writes a record with predictions for all its cells but the last `skip`."""
+    store = Store(root)
+    store.lock_plan(plan)
+    records = []
+    for index, cell in enumerate(plan.cells[: len(plan.cells) - skip]):
+        error = CURVES[cell.family](cell.num_train) * (1 + 0.02 * (index % 3))
+        record = make_record(cell.family, num_train=cell.num_train, replicate=cell.replicate, error=error)
+        changes = {"cell_id": cell.id, "cell": cell.model_dump(mode="json"), "study": plan.study_id}
+        record = record.model_copy(update=changes | {"plan_hash": plan.hash})
+        records.append(store.write_record(record, predictions_of(record, seed=index)))
+    return records
+
+
+def predictions_of(record: Record, *, seed: int, num_images: int = 200) -> dict[str, np.ndarray]:
+    """Predictions whose errors come near those of the record's branches."""
+    generator = np.random.default_rng(seed)
+    label = generator.integers(0, 2, num_images).astype(np.uint16)
+    rates = np.array([[branch.test_error] for branch in record.branches])
+    wrong = generator.random((len(rates), num_images)) < rates
+    return {
+        "branch": np.array([branch.fraction for branch in record.branches]),
+        "predicted_class": np.where(wrong, 1 - label, label).astype(np.uint16),
+        "log_probability": np.where(wrong, -2.0, -0.1).astype(np.float16),
+        "label": label,
+    }

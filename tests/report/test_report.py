@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from report.synthetic import CURVES, failed_record, make_record, power_error, study_records, write_store
+from report.synthetic import CURVES, failed_record, make_record, power_error, predictions_of, study_records
 from studies.curves import observed_crossing
 from studies.records import Record, records_frame
 from studies.report import StudyCard, write_report
@@ -146,8 +147,10 @@ def test_diverged_and_error_free_cells_are_drawn(tmp_path: Path) -> None:
 
 
 def test_shared_test_set_reads_predictions(tmp_path: Path) -> None:
-    records = write_store(tmp_path, study_records(sizes=(128, 512), replicates=2, shared_test=True, num_test=200))
-    predictions = {record.cell_id: tmp_path / "cells" / record.cell_id / "predictions.npz" for record in records}
+    records = study_records(sizes=(128, 512), replicates=2, shared_test=True, num_test=200)
+    predictions = {record.cell_id: tmp_path / f"{record.cell_id}.npz" for record in records}
+    for seed, record in enumerate(records):
+        np.savez(predictions[record.cell_id], **predictions_of(record, seed=seed))
     card = dataclasses.replace(CARD, num_cells=16)
     page = write_report(records, card, tmp_path / "report", predictions).page.read_text()
     assert "the paired differences include its variance" in page
