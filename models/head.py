@@ -9,7 +9,7 @@ def zero_initialized(classifier: nn.Linear) -> nn.Linear:
     """Set weights and bias of a linear classifier to zero, so that an untrained network predicts all classes alike.
 
     Every family then starts from the same loss, ``log(num_classes)``, whatever the scale of its features
-    (Dosovitskiy et al. 2010.11929, section 4.1 do this for fine-tuning).
+    (Dosovitskiy et al. 2010.11929, section 3.2 do this for fine-tuning).
     """
     nn.init.zeros_(classifier.weight)
     if classifier.bias is not None:

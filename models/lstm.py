@@ -57,7 +57,7 @@ class LSTMLayout:
 def lstm_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> LSTMLayout:
     """Sizes of a tier's LSTM: depth and width of the transformer, the width of the MLP solved for the tier's FLOPs.
 
-    Hidden sizes are a quarter of the token size in each of the four directions (table 1 of the paper) and the token
+    Hidden sizes are a quarter of the token size in each of the four directions (as in the paper's models) and the token
     size itself in raster order. The paper's MLP expansion is 3; the solution here is 3 (raster: 1.5) plus the ratio of
     the number of patches to the token size, which pays for what attention costs.
     """

@@ -1,4 +1,4 @@
-"""Learning rate over a run: linear warm-up, constant, 1 - sqrt cooldown (Hägele et al. 2405.18392, equation 1)."""
+"""Learning rate over a run: linear warm-up, constant, 1 - sqrt cooldown (Hägele et al. 2405.18392, section 3)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Vision transformer (Dosovitskiy et al. 2010.11929): attention between patches, no built-in notion of neighbourhood.
 
 Global average pooling instead of a class token, and one norm before it, so that no family differs from another in how
-features are pooled (Beyer et al. 2205.01580 find pooling the better choice at small scale).
+features are pooled (the plain recipe of Beyer et al. 2205.01580 has pooling for the same place).
 """
 
 from __future__ import annotations

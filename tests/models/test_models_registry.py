@@ -5,6 +5,7 @@ import math
 import sys
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from models.families import Family
 from models.hybrid import HybridLayout, build_hybrid
 from models.mlp import FAMILY as MLP_FAMILY
 from models.registry import FAMILIES, build_network, family_names, forward_flops, label, variants
+from models.tiers import TIERS
 
 SMALLEST = {"image_size": 16, "in_channels": 1, "num_classes": 5}
 NANO_VARIANTS = [(name, variant) for name in FAMILIES for variant in variants(name) if variant.startswith("nano")]
@@ -104,6 +106,20 @@ def test_hybrid_map_may_shrink_to_a_single_token() -> None:
     network = build_hybrid(layout, 3)
     assert network.pos_embed.shape == (1, 1, 32)  # type: ignore[union-attr]
     assert network(torch.randn(2, 1, 16, 16)).shape == (2, 3)
+
+
+def test_solved_sizes_stay_what_published_results_were_trained_with() -> None:
+    def sizes(family: str, form: str = "", image_size: int = 16, tier: str = "nano", in_channels: int = 1) -> Any:  # noqa: ANN401
+        return FAMILIES[family].layout(TIERS[tier], form, image_size, in_channels)
+
+    assert (sizes("resnet").stages.stem_width, sizes("resnet").stages.widths) == (8, (7, 13, 32))
+    assert sizes("resnet", image_size=32, in_channels=3).stages.widths == (8, 16, 32)
+    assert sizes("resnet", "gn", 224, "small", 3).stages.widths == (72, 144, 284, 572)
+    assert sizes("hybrid").stages.widths == (9, 21)
+    assert (sizes("mixer").token_width, sizes("mixer").channel_width) == (28, 128)
+    assert (sizes("lstm").hidden_size, sizes("lstm").mlp_width) == (8, 112)
+    assert (sizes("lstm", "raster").hidden_size, sizes("lstm", "raster").mlp_width) == (32, 64)
+    assert sizes("mlp").layer_widths() == (256, 501, 501, 501, 32)
 
 
 @pytest.mark.parametrize("tier", ["small", "base"])

@@ -22,12 +22,14 @@ def new_network(family: str, variant: str = "nano") -> nn.Module:
     return build_network(family, variant, **images).double()
 
 
-def training_trace(network: nn.Module, transform: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Losses ``[NUM_STEPS]`` of AdamW steps on transformed random images that fit no pattern."""
+def training_trace(
+    network: nn.Module, transform: Callable[[torch.Tensor], torch.Tensor], num_steps: int = NUM_STEPS
+) -> torch.Tensor:
+    """Losses ``[num_steps]`` of AdamW steps on transformed random images that fit no pattern."""
     generator = torch.Generator().manual_seed(1)
     optimizer = build_optimizer(network, learning_rate=1e-3, weight_decay=0.05)
     losses = []
-    for _ in range(NUM_STEPS):
+    for _ in range(num_steps):
         images = torch.randn(16, 1, IMAGE_SIZE, IMAGE_SIZE, generator=generator, dtype=torch.float64)
         labels = torch.randint(NUM_CLASSES, (16,), generator=generator)
         loss = F.cross_entropy(network(transform(images)), labels)
@@ -41,7 +43,7 @@ def training_trace(network: nn.Module, transform: Callable[[torch.Tensor], torch
 def assert_same_training(
     plain: nn.Module, changed: nn.Module, transform: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """``changed`` on transformed images trains as ``plain`` does, and ``plain`` on transformed images does not."""
+    """``changed`` on transformed images trains as ``plain`` does on plain ones."""
     expected = training_trace(plain, lambda images: images)
     trace = training_trace(changed, transform)
     assert expected.std() > 1e-4, "nothing was learnt: the comparison would hold for any two networks"
@@ -80,7 +82,7 @@ def test_vit_cannot_tell_patch_order_from_its_position_embedding() -> None:
     assert_same_training(new_network("vit"), changed, permute_patches)
 
 
-@pytest.mark.parametrize("family", ["vit", "mixer", "lstm"])
+@pytest.mark.parametrize("family", ["vit", "mixer"])
 def test_patch_projection_absorbs_a_shared_permutation_of_pixels_within_patches(family: str) -> None:
     changed = new_network(family)
     projection: torch.Tensor = (changed.patch_embed if family == "vit" else changed.stem).proj.weight  # type: ignore
@@ -115,8 +117,8 @@ def test_vit_without_position_embedding_trains_alike_on_any_order_of_patches() -
     ],
 )
 def test_other_networks_do_notice(family: str, variant: str, transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    plain = training_trace(new_network(family, variant), lambda images: images)
-    assert (training_trace(new_network(family, variant), transform) - plain).abs().max() > 1e-6
+    plain = training_trace(new_network(family, variant), lambda images: images, num_steps=8)
+    assert (training_trace(new_network(family, variant), transform, num_steps=8) - plain).abs().max() > 1e-6
 
 
 def random_resnet(*, circular: bool, strides: tuple[int, ...]) -> nn.Module:
