@@ -51,9 +51,8 @@ def rewrite(source: Path, target: Path, change: Callable[[Members], Members]) ->
         for info, content in change(members_of(source)):
             info.size = len(content) if info.isreg() else 0
             archive.addfile(info, io.BytesIO(content))
-    raw = stream.getvalue()
-    size = sum(512 + -(-info.size // 512) * 512 for info, _ in change(members_of(source)))
-    target.write_bytes(raw[: size + 1024])
+        size = archive.offset
+    target.write_bytes(stream.getvalue()[: size + 1024])
     return target
 
 
@@ -78,15 +77,17 @@ def test_unpacked_it_is_a_store(bundle: Path, tmp_path: Path) -> None:
     assert len(store.records(store.plan("data_scaling"))) == 7
 
 
-def test_any_flipped_byte_is_noticed(bundle: Path, tmp_path: Path) -> None:
+def test_any_flipped_byte_is_noticed_unless_it_unpacks_to_the_same(bundle: Path, tmp_path: Path) -> None:
     content = bundle.read_bytes()
     generator = np.random.default_rng(0)
     positions = [*range(20), *range(len(content) - 20, len(content)), *generator.integers(0, len(content), 40).tolist()]
-    positions.remove(len(content) - 9)  # its unused bits pad the compressed stream to a whole byte and say nothing
-    target = tmp_path / "flipped.tar.gz"
+    target, noticed = tmp_path / "flipped.tar.gz", 0
     for position in positions:
-        target.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
-        assert verify_bundle(target), position
+        flipped = content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        target.write_bytes(flipped)
+        noticed += bool(verify_bundle(target))
+        assert verify_bundle(target) or gzip.decompress(flipped) == gzip.decompress(content), position
+    assert noticed >= len(positions) - 5  # a run of zeros has several encodings
 
 
 def test_any_flipped_byte_of_a_plain_bundle_is_noticed(root: Path, tmp_path: Path) -> None:
@@ -127,9 +128,7 @@ def test_altered_missing_and_extra_members_are_named(bundle: Path, tmp_path: Pat
         name = members[-1][0].name.replace("index.html", "extra.md")
         return [*members, (tarfile.TarInfo(name), b"extra")]
 
-    problems = verify_bundle(rewrite(bundle, tmp_path / "extra.tar", add))
-    print(problems)
-    (problem,) = problems
+    (problem,) = verify_bundle(rewrite(bundle, tmp_path / "extra.tar", add))
     assert problem.endswith("report/extra.md: is not in the manifest")
     problems = verify_bundle(rewrite(bundle, tmp_path / "twice.tar", lambda members: [*members, members[-1]]))
     assert problems[0].endswith("is there twice")
