@@ -1,8 +1,8 @@
 """MLP-Mixer (Tolstikhin et al. 2105.01601): fully connected layers across patches and across channels in turn.
 
 The channel MLP keeps the paper's expansion of four; four thirds of the transformer's blocks and the width of the token
-MLP make up the FLOPs that attention would have spent. The solved token widths are at least the number of patches, as in the
-paper's table 1.
+MLP make up the FLOPs that attention would have spent. The solved token widths are at least the number of patches, as
+in the paper's table 1.
 """
 
 from __future__ import annotations
