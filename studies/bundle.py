@@ -76,9 +76,10 @@ def bundle_study(store: Store, study_id: str, output: Path) -> Path:
 def verify_bundle(path: Path) -> list[str]:
     """Everything that is wrong with a bundle, in words; empty if it is whole.
 
-    Checked: unpacked, the archive is byte for byte what packing its members gives; names and kinds of members; every sum of the
-    manifest; the plan's hash and the ids of its cells, computed anew; each record's own checksum, its cell's id and the
-    hash of its predictions. Nothing is written but to a temporary folder, and there only members with expected names.
+    Checked: unpacked, the archive is byte for byte what packing its members gives; names and kinds of members; every
+    sum of the manifest; the plan's hash and the ids of its cells, computed anew; each record's own checksum, its cell's
+    id and the hash of its predictions. Nothing is written but to a temporary folder, and there only members with
+    expected names.
     """
     with tempfile.TemporaryDirectory(prefix="study-verify-") as folder, tempfile.TemporaryFile() as tar:
         try:
