@@ -52,9 +52,7 @@ def main() -> None:
         app()
     except StudyError as error:
         err.print(f"error: {error}", style="red", markup=False)
-        from .errors import ConfigError
-
-        raise SystemExit(ExitCode.USAGE if isinstance(error, ConfigError) else ExitCode.INCOMPLETE) from None
+        raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(ExitCode.OK) from None

@@ -5,19 +5,23 @@ from __future__ import annotations
 import difflib
 import importlib.resources
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from .errors import ConfigError
 from .spec import EngineSpec, StudySpec
 from .tracking import TrackingSpec
 
 GROUPS = ("study", "data", "budget", "recipe", "engine", "tracking")
+
+NUMBER_FORMS = ("constrained-int", "float")
+"""How pydantic names the number among the forms of a field that is a number or a mapping."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -48,22 +52,30 @@ def compose_study(study: str, overrides: Sequence[str] = (), config_dir: Path | 
     Raises:
         ConfigError: an unknown study, group choice or key, or a value that is not allowed; names field and value.
     """
+    for group in GROUPS:
+        _choices(group, config_dir)  # refuses a file of the user's that a packaged one would silently hide
     _check_choice("study", study, config_dir)
     for override in overrides:
         group, _, choice = override.lstrip("+").partition("=")
         if group in GROUPS and re.fullmatch(r"[\w-]+", choice):
             _check_choice(group, choice, config_dir)
-    content = _compose(study, list(overrides), config_dir)
+    content = _compose(study, [_opened(override) for override in overrides], config_dir)
+    if "study" in content:
+        raise ConfigError(f"study {study}: the first line of its file must be `# @package _global_`")
     engine, tracking = content.pop("engine"), content.pop("tracking")
     return Composed(
         spec=validate(StudySpec, content, f"study {study}"),
-        engine=validate(EngineSpec, engine, f"study {study}, engine"),
-        tracking=validate(TrackingSpec, tracking, f"study {study}, tracking"),
+        engine=validate(EngineSpec, engine, f"study {study}", "engine."),
+        tracking=validate(TrackingSpec, tracking, f"study {study}", "tracking."),
     )
 
 
-def validate(model: type[Model], content: dict[str, Any], where: str) -> Model:
+def validate(model: type[Model], content: dict[str, Any], where: str, prefix: str = "") -> Model:
     """Validates `content`, turning pydantic's report into one message that names every bad field and its value.
+
+    Args:
+        where: what the message begins with.
+        prefix: put before every field, such as `engine.`.
 
     Raises:
         ConfigError: with a line per bad field.
@@ -72,59 +84,69 @@ def validate(model: type[Model], content: dict[str, Any], where: str) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         lines = []
-        for problem in error.errors(include_url=False):
+        for problem in _without_other_forms(error.errors(include_url=False)):
             location = _location(problem["loc"])
             if problem["type"] == "extra_forbidden":
                 known = _known_fields(model, problem["loc"])
                 text = f"is not a known field{_did_you_mean(str(problem['loc'][-1]), known)}"
             else:
                 text = f"{problem['msg'].removeprefix('Value error, ')}"
-                if not isinstance(problem["input"], dict | BaseModel):
-                    text += f" (given: {problem['input']!r})"
-            lines.append(f"  {location}: {text}" if location else f"  {text}")
+            if problem["type"] != "missing" and not isinstance(problem["input"], dict | BaseModel):
+                text += f" (given: {problem['input']!r})"
+            lines.append(f"  {prefix}{location}: {text}" if location else f"  {text}")
         raise ConfigError(f"{where}:\n" + "\n".join(lines)) from None
 
 
 def list_studies(config_dir: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Name -> top-level content of every study file, packaged first."""
-    return {name: yaml.safe_load(path.read_text()) for name, path in _choices("study", config_dir).items()}
+    """Name -> top-level content of every study file, packaged first.
+
+    Raises:
+        ConfigError: a file is not YAML, or `config_dir` hides a packaged one.
+    """
+    studies = {}
+    for name, path in _choices("study", config_dir).items():
+        try:
+            studies[name] = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not YAML: {_on_one_line(error)}") from None
+    return studies
+
+
+def _opened(override: str) -> str:
+    """Lets an override add what the files do not mention: which fields exist is for pydantic to say, not for Hydra."""
+    key, equals, _ = override.partition("=")
+    return f"++{override}" if equals and re.fullmatch(r"[\w.]+", key) and key not in GROUPS else override
 
 
 def _compose(study: str, overrides: list[str], config_dir: Path | None) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    if config_dir is not None:
-        overrides = [*overrides, f"hydra.searchpath=['file://{config_dir.resolve()}']"]
+    search = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
     try:
         # As a context manager this saves and restores the state of a Hydra application around us.
         with initialize_config_module("configs", version_base="1.3", job_name="study"):
-            config = compose("base", overrides=[f"study={study}", *overrides])
+            config = compose("base", overrides=[f"study={study}", *overrides, *search])
         content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: has no default here; add {error.full_key}=...") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"study {study}: a file is not YAML: {_on_one_line(error)}") from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_plain(error, overrides)) from None
+        raise ConfigError(_plain(error, study, overrides, config_dir)) from None
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 
 
-def _plain(error: Exception, overrides: list[str]) -> str:
+def _plain(error: Exception, study: str, overrides: list[str], config_dir: Path | None) -> str:
     message = str(error).splitlines()[0]
-    bad = re.search(r"Could not override '([^']+)'", message)
-    if bad is None:
-        return f"{message} (overrides: {' '.join(overrides) or 'none'})"
-    key = bad.group(1)
-    fields = [*StudySpec.model_fields, *GROUPS]
-    owner = StudySpec.model_fields.get(key.split(".")[0])
-    if (
-        "." in key
-        and owner is not None
-        and isinstance(owner.annotation, type)
-        and issubclass(owner.annotation, BaseModel)
-    ):
-        fields = [f"{key.split('.')[0]}.{name}" for name in owner.annotation.model_fields]
-    return f"{key}: is not a known field{_did_you_mean(key, fields)}"
+    if choice := re.search(r"Could not find '(\w+)/([^']+)'", message):
+        return f"study {study}: {_unknown_choice(choice[1], choice[2], _choices(choice[1], config_dir))}"
+    if message.startswith("Ambiguous value"):
+        message = message.replace("'++", "'") + "; write a list as key=[a,b]"
+    return f"study {study}: {message} (overrides: {' '.join(text.lstrip('+') for text in overrides) or 'none'})"
 
 
 def _choices(group: str, config_dir: Path | None) -> dict[str, Path]:
@@ -143,27 +165,55 @@ def _choices(group: str, config_dir: Path | None) -> dict[str, Path]:
 def _check_choice(group: str, name: str, config_dir: Path | None) -> None:
     choices = _choices(group, config_dir)
     if name not in choices:
-        raise ConfigError(
-            f"{group}: {name!r} is not known{_did_you_mean(name, list(choices))}; there are: {', '.join(choices)}"
-        )
+        raise ConfigError(_unknown_choice(group, name, choices))
+
+
+def _unknown_choice(group: str, name: str, choices: Mapping[str, Path]) -> str:
+    return f"{group}: {name!r} is not known{_did_you_mean(name, list(choices))}; there are: {', '.join(choices)}"
+
+
+def _without_other_forms(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Where a field is a number or a mapping, keeps what is wrong with the form that was given."""
+    given_as_number = {problem["loc"][:-1] for problem in problems if problem["type"] == "dict_type"}
+    kept = []
+    for problem in problems:
+        at = next((i for i, part in enumerate(problem["loc"]) if _is_form(part)), None)
+        if at is not None:
+            about_number = problem["loc"][at] in NUMBER_FORMS
+            if about_number != (problem["loc"][:at] in given_as_number):
+                continue
+        kept.append(problem)
+    return kept
+
+
+def _is_form(part: int | str) -> bool:
+    return isinstance(part, str) and (part in NUMBER_FORMS or part.startswith("dict["))
 
 
 def _location(parts: tuple[int | str, ...]) -> str:
-    # A discriminated union puts its tag (dial, hub, ...) behind the field; people do not write it.
-    shown = [part for i, part in enumerate(parts) if not (i == 1 and parts[0] == "data")]
+    # The forms of a union (dial, hub, ...; a number, a mapping) stand behind their field; people do not write them.
+    shown = [part for i, part in enumerate(parts) if not (i == 1 and parts[0] == "data") and not _is_form(part)]
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown)
     return text.removeprefix(".")
 
 
 def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    fields = model.model_fields
+    """Fields that could stand in the place of the last part of `location`."""
+    models = [model]
     for part in location[:-1]:
-        field = fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        fields = annotation.model_fields
-    return list(fields)
+        kinds = [each for each in models if "kind" in each.model_fields and each.model_fields["kind"].default == part]
+        if kinds:
+            models = kinds
+            continue
+        annotations = [each.model_fields[str(part)].annotation for each in models if str(part) in each.model_fields]
+        nested = [type_ for annotation in annotations for type_ in (annotation, *get_args(annotation))]
+        models = [type_ for type_ in nested if isinstance(type_, type) and issubclass(type_, BaseModel)]
+    known = [name for each in models for name in each.model_fields]
+    return [*known, *GROUPS] if len(location) == 1 and model is StudySpec else known
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

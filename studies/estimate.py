@@ -123,7 +123,7 @@ def _measured_rate(plan: Plan, arm: Arm) -> float:
 def describe_bytes(count: float) -> str:
     """`1.2 MB` for people."""
     for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:  # what rounds to 1000 is written in the next unit
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
@@ -143,7 +143,7 @@ def describe_seconds(seconds: float) -> str:
 def describe_flops(flops: float) -> str:
     """`1.5 TFLOP` for people."""
     for unit in ("", "K", "M", "G", "T", "P", "E"):
-        if abs(flops) < 1000 or unit == "E":
+        if abs(flops) < 999.95 or unit == "E":  # what rounds to 1000 is written in the next unit
             return f"{flops:.4g} {unit}FLOP"
         flops /= 1000
     raise AssertionError

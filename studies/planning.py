@@ -23,7 +23,7 @@ from .budget import (
     train_flops,
 )
 from .errors import PlanError
-from .spec import PROTOCOL_VERSION, StudySpec
+from .spec import PROTOCOL_VERSION, Permutation, StudySpec
 
 MATCHED = 0.02
 """Largest relative difference of forward FLOPs between the arms of a study (PROTOCOL 2)."""
@@ -78,7 +78,7 @@ class Cell(BaseModel):
     num_train: int
     num_validation: int
     num_test: int
-    permutation: str
+    permutation: Permutation
     augmentation: tuple[str, ...]
     replicate: int
     seeds: Seeds
@@ -94,7 +94,7 @@ class Cell(BaseModel):
     forward_flops: int
     first_layer_flops: int
 
-    @cached_property
+    @property
     def id(self) -> str:
         """Sixteen hexadecimal digits; names that label without changing the result do not enter."""
         return _digest(self.model_dump(mode="json", exclude={"data", "replicate"}))[:16]
@@ -109,7 +109,7 @@ class Cell(BaseModel):
         """Steps of linear warm-up."""
         return int(self.warmup_fraction * self.steps)
 
-    @cached_property
+    @property
     def branch_plans(self) -> tuple[BranchPlan, ...]:
         """The cooldowns, cheapest first."""
         return branch_plans(self.steps, self.branches, self.cooldown_fraction)

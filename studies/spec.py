@@ -158,6 +158,8 @@ class StudySpec(_Strict):
             unknown = set(self.replicates) - arms - {"default"}
             if unknown:
                 raise ValueError(f"replicates names {sorted(unknown)}, expected some of families {list(self.families)}")
+        if not self.vary and max(map(self.num_replicates, self.families)) > 1:
+            raise ValueError("vary is empty, so that all replicates are the same run: name a seed or set replicates=1")
         return self
 
     def num_replicates(self, arm: str) -> int:

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from .errors import ConfigError, PlanError, StoreError
+from .errors import ConfigError, NotInStoreError, PlanError, StoreError
 from .files import leftovers, sha256_of, write_atomically, write_text
 from .planning import Plan
 from .records import Record
@@ -172,7 +172,8 @@ class Store:
         """The locked plan of a study, by its id or by its name (then the one planned last).
 
         Raises:
-            StoreError: there is none, or it was altered.
+            NotInStoreError: there is none.
+            StoreError: it was altered.
         """
         path = self._plan_path(study)
         try:
@@ -215,13 +216,13 @@ class Store:
         """The id of the one cell that begins with `prefix`.
 
         Raises:
-            StoreError: none or several do.
+            NotInStoreError: none or several do.
         """
         cells = self.root / "cells"
         ids = sorted(p.name for p in cells.iterdir() if p.name.startswith(prefix)) if prefix and cells.is_dir() else []
         if len(ids) != 1:
             what = "no cell" if not ids else f"{len(ids)} cells ({', '.join(ids[:3])}, ...)"
-            raise StoreError(f"{what} in {self.root} begin with {prefix!r}; `study status` lists the ids")
+            raise NotInStoreError(f"{what} in {self.root} begin with {prefix!r}; `study status` lists the ids")
         return ids[0]
 
     def finish_cell(self, cell_id: str) -> None:
@@ -251,7 +252,9 @@ class Store:
         matching = [study] if study in ids else [one for one in ids if one.rpartition(".")[0] == study]
         if not matching:
             known = ", ".join(ids) or "none"
-            raise StoreError(f"no study {study!r} in {self.root}; there are: {known}. Run it first: study run {study}")
+            raise NotInStoreError(
+                f"no study {study!r} in {self.root}; there are: {known}. Run it first: study run {study}"
+            )
         return self.study_folder(matching[-1]) / "plan.json"
 
 
