@@ -165,11 +165,12 @@ class SubsetDataModule(pl.LightningDataModule):
 
 
 class StepSampler(BatchSampler):
-    """Yields the numbers of the training batches of one Lightning epoch, from where the trainer stands to its end.
+    """Yields the numbers of training batches from where the trainer stands, one epoch's worth.
 
-    Lightning does not rewind a loader on resume; it expects the loader of a resumed epoch to start where the epoch was
-    left. This one asks the trainer's progress, which checkpoints carry. Its length is nevertheless the whole epoch's:
-    Lightning takes the end of an epoch from it, and with the remaining length would end a resumed epoch early.
+    Lightning does not rewind a loader on resume; it takes what the loader yields next and ends the epoch when it has
+    counted `len(loader)` batches, those before the interruption included. So this sampler starts at the trainer's
+    progress, which checkpoints carry, and its length is always the whole epoch's: with the remaining length a resumed
+    epoch would end early.
 
     It must be a `BatchSampler` with these first three arguments, because under distributed strategies Lightning
     rebuilds it with a sampler of its own; that one is ignored, and the data set hands each process its share of every
@@ -200,21 +201,17 @@ class StepSampler(BatchSampler):
         return self.num_steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        done, done_in_epoch = self._progress()
-        for step in range(done, done + self.num_steps - done_in_epoch):
+        done = self._batches_done()
+        for step in range(done, done + self.num_steps):
             yield [step]
 
-    def _progress(self) -> tuple[int, int]:
-        """Batches trained in all, and in the epoch that begins: 0 unless it is resumed in its middle.
+    def _batches_done(self) -> int:
+        """Batches the trainer has trained on, in all epochs and before a resume too.
 
-        Without gradient accumulation the first number is `trainer.global_step`; with it a step spans several batches,
-        so the loop's count of batches is asked.
+        Without gradient accumulation this is `trainer.global_step`; with it a step spans several batches, so the loop's
+        count of batches is asked.
         """
-        if self.trainer is None:
-            return 0, 0
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress  # typed by Lightning as a narrower base
-        # `processed` is right wherever a checkpoint was saved; `completed` lags by one in `on_train_batch_end`.
-        return progress.total.processed, progress.current.processed
+        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
 
 
 class StepLoader(DataLoader[Batch]):
