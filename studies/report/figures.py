@@ -24,6 +24,10 @@ from .palette import CHANCE, FLOOR, INK, MUTED, Look, arm_looks, size_label
 
 RULE_NAMES: dict[Rule, str] = {"selected": "branch chosen on validation", "full_budget": "branch at the full budget C"}
 
+BAND_REPLICATES = (
+    3  # two replicates give an interval of 12.7 standard errors: the table states it, a band would hide all
+)
+
 
 def looks_of(frame: pd.DataFrame) -> dict[str, Look]:
     """The look of every arm in the table, in listing order."""
@@ -35,7 +39,8 @@ def plot_curves(
 ) -> Figure:
     """Test error against training images, both logarithmic.
 
-    Lines are geometric means over replicates, bands their 95% t-intervals, faint dots the replicates themselves.
+    Lines are geometric means over replicates, bands their 95% t-intervals from three replicates up, faint dots the
+    replicates themselves.
 
     Args:
         frame: the table of records; not empty after `rule`.
@@ -56,7 +61,8 @@ def plot_curves(
             if curve.empty:
                 continue
             x, y = curve["num_train"].to_numpy(float), curve["geometric_mean"].to_numpy(float)
-            axes.fill_between(x, curve["low"], curve["high"], color=look.colour, alpha=0.14, linewidth=0, zorder=2)
+            banded = curve[["low", "high"]].where(curve["num_replicates"] >= BAND_REPLICATES)
+            axes.fill_between(x, banded["low"], banded["high"], color=look.colour, alpha=0.14, linewidth=0, zorder=2)
             dots = cells["num_train"].to_numpy(float) * math.exp(shift), np.exp(cells["log_error"].to_numpy(float))
             axes.scatter(*dots, s=9, color=look.colour, alpha=0.38, linewidth=0, zorder=3)
             axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.8, zorder=4)

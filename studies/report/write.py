@@ -139,13 +139,13 @@ def _draw(
         drawn["validation_against_test"] = lambda: figures.plot_validation_against_test(frame)
     if any(entry.branch == 0 and np.isfinite(entry.loss) for record in records for entry in record.train_losses):
         drawn["training_loss"] = lambda: figures.plot_training_loss(records)
-    bands = "Lines: geometric means over replicates; bands: 95% t-intervals; dots: single runs."
+    bands = "Lines: geometric means; bands: 95% t-intervals, from three replicates up; dots: single runs."
     captions = {
         "data_curves": f"Test error against training images, each run at the branch chosen on validation. {bands}",
         "data_curves_full_budget": f"Test error against training images, each run at the full budget C. {bands}",
         "error_against_flops": "Mean test error of every branch against its training FLOPs, a panel per training size.",
-        "validation_against_test": "Validation error, which chose the branch, against test error; a dot per run. Runs "
-        "far from the diagonal were chosen by luck.",
+        "validation_against_test": "Validation error, which chose the branch, against test error; a dot per run. Far "
+        "from the diagonal, validation was a poor judge.",
         "training_loss": "Training loss of the trunk, before any cooldown; mean over replicates.",
         "cost": "What equal nominal FLOPs leave unequal. Seconds are of packed runs, not a measurement of speed.",
     }

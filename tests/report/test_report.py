@@ -71,14 +71,6 @@ def test_same_records_give_the_same_bytes(records: list[Record], report: Path, t
         assert (report / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
 
-def test_another_error_gives_other_bytes(records: list[Record], report: Path, tmp_path: Path) -> None:
-    changed = [make_record("vit", num_train=512, replicate=0, error=0.4), *records]
-    cells = {record.cell_id: record for record in reversed(changed)}
-    write_report(list(cells.values()), CARD, tmp_path)
-    for file in ("figures/data_curves.svg", "figures/data_curves.png", "tables/test_error_selected.md", "index.html"):
-        assert (report / file).read_bytes() != (tmp_path / file).read_bytes(), file
-
-
 def test_page_is_self_contained(report: Path) -> None:
     text = (report / "index.html").read_text()
     links = _Links()
@@ -100,7 +92,7 @@ def test_complete_study_answers_first_and_mentions_no_gap(report: Path) -> None:
     assert "0011aabb" * 8 in text
 
 
-def test_partial_study_says_what_is_missing(records: list[Record], tmp_path: Path) -> None:
+def test_partial_study_says_what_is_missing(records: list[Record], report: Path, tmp_path: Path) -> None:
     kept = [r for r in records if not (r.cell["family"] == "mlp" and r.cell["num_train"] == 8192)]
     kept.append(failed_record("mlp", num_train=8192, replicate=0, reason="out of memory <at step 3>"))
     paths = write_report(kept, CARD, tmp_path)
@@ -111,6 +103,8 @@ def test_partial_study_says_what_is_missing(records: list[Record], tmp_path: Pat
     assert "| mlp | 8,192 | 0 | failed: out of memory <at step 3> |" in table
     assert "| mlp | 8,192 | 2 | not trained yet |" in table
     assert "out of memory &lt;at step 3&gt;" in (tmp_path / "index.html").read_text()
+    for file in ("figures/data_curves.svg", "figures/data_curves.png", "tables/test_error_selected.md", "index.html"):
+        assert (report / file).read_bytes() != (tmp_path / file).read_bytes(), file
 
 
 def test_one_replicate_has_no_interval(tmp_path: Path) -> None:
@@ -243,6 +237,13 @@ def test_curve_figure_draws_every_arm_and_reference(records: list[Record]) -> No
     assert {FAMILY_LOOKS[family].label for family in CURVES} <= texts
     assert "λ = 8.2%, floor of translation invariance" in texts
     assert [label.get_text() for label in axes.get_xticklabels()] == ["128", "512", "2k", "8k"]
+
+
+def test_two_replicates_have_no_band(records: list[Record]) -> None:
+    two = [record for record in records if record.cell["replicate"] < 2]
+    for rows, drawn in ((records, True), (two, False)):
+        bands = plot_curves(records_frame(rows)).axes[0].collections[::3]
+        assert all(bool(len(band.get_paths())) == drawn for band in bands)
 
 
 def test_report_loads_nothing_that_trains() -> None:
