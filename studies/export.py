@@ -69,6 +69,9 @@ leaves a folder `cells/<cell id>/` in the store:
 get one row per cell, take the rows where `selected` is true (the branch chosen on validation, the primary number) or
 those where `branch` is 1 (the full budget).
 
+`study bundle` packs plan, records, predictions and report of a study into one file with a checksum for each part, and
+`study verify` checks such a file; unpacked it is a store again.
+
 Columns marked *may differ* depend on where and when the cell was trained. All others are functions of the cell alone:
 train it twice on one machine and they are equal bit for bit.
 

@@ -46,6 +46,11 @@ STYLE: dict[Any, Any] = {
 }
 
 _ERROR_TICKS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+_FINE_ERROR_TICKS = tuple(
+    round(mantissa * 10.0**exponent, 6)
+    for exponent in (-4, -3, -2, -1, 0)
+    for mantissa in (1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
+)
 
 
 @contextmanager
@@ -86,6 +91,8 @@ def error_axis(axes: Axes, errors: Iterable[float], *, which: str = "y", ceiling
     low, high = (known.min() / 1.25, min(known.max() * 1.2, 1.05 * ceiling)) if len(known) else (0.01, ceiling)
     low = min(low, high / 1.6)
     ticks = [tick for tick in _ERROR_TICKS if low <= tick <= high * 1.001]
+    if len(ticks) < 3:
+        ticks = [tick for tick in _FINE_ERROR_TICKS if low <= tick <= high * 1.001]
     axis = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     (axes.set_ylim if which == "y" else axes.set_xlim)(low, high)

@@ -131,6 +131,7 @@ def cost_table(frame: pd.DataFrame) -> Table:
         branches = frame[(frame["arm"] == arm) & frame["cell_id"].isin(cells["cell_id"])]
         ratio = branches["train_flops"] / branches["planned_train_flops"]
         below = 1 - float(exact[arm]) / float(exact.max())
+        flagged = below > EXACT_FLOPS_TOLERANCE
         where = sorted(set(cells["device"].dropna()))
         rows.append(
             (
@@ -139,7 +140,7 @@ def cost_table(frame: pd.DataFrame) -> Table:
                 _span(cells["forward_flops"] / 1e6, "{:.2f} M"),
                 _span(cells["train_flops"], "{:.3g}"),
                 f"{ratio.min():.4f} – {ratio.max():.4f}",
-                f"−{100 * below:.1f}%" + (" (differs)" if below > EXACT_FLOPS_TOLERANCE else ""),
+                (f"−{100 * below:.1f}%" if below >= 0.0005 else "the same") + (" (differs)" if flagged else ""),
                 _span(cells["train_seconds"], "{:.0f}") + (f" on {', '.join(where)}" if where else ""),
             )
         )

@@ -16,7 +16,7 @@ from report.synthetic import CURVES, failed_record, make_record, power_error, pr
 from studies.curves import observed_crossing
 from studies.records import Record, records_frame
 from studies.report import StudyCard, write_report
-from studies.report.axes import spread_apart
+from studies.report.axes import error_axis, new_figure, print_style, spread_apart
 from studies.report.figures import looks_of, plot_curves
 from studies.report.palette import FAMILY_LOOKS, arm_looks, size_label, size_labels
 from studies.report.statements import crossing_statement, reservation_statements
@@ -224,6 +224,18 @@ def test_labels_are_moved_apart_and_keep_their_order() -> None:
     assert placed == sorted(placed)
     assert min(b - a for a, b in itertools.pairwise(placed)) == pytest.approx(0.1)
     assert (placed[0], placed[-1]) == (0.1, 0.9)
+
+
+@pytest.mark.parametrize("errors", [(0.11, 0.18), (0.3, 0.31), (0.5, 0.9), (0.0002, 0.4), (0.001, 0.0011)])
+def test_error_axes_always_have_ticks_within_their_limits(errors: tuple[float, float]) -> None:
+    with print_style():
+        axes = new_figure(3, 3).add_subplot()
+        error_axis(axes, errors)
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high * 1.001]
+    assert 3 <= len(ticks) <= 16
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(set(labels)) == len(labels)
 
 
 def test_percent() -> None:
