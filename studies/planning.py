@@ -285,7 +285,7 @@ def _check_data(spec: StudySpec, data: DataInfo) -> None:
 def _check_matched(spec: StudySpec, arms: tuple[Arm, ...]) -> tuple[str, ...]:
     """Refuses an unfair comparison; returns what must be said about a fair one."""
     low, high = (extreme(arms, key=lambda arm: arm.forward_flops) for extreme in (min, max))
-    spread = high.forward_flops / low.forward_flops - 1
+    spread = (high.forward_flops - low.forward_flops) / low.forward_flops
     difference = (
         f"forward FLOPs per image differ by {spread:.1%}: "
         f"{low.name} {low.forward_flops:,}, {high.name} {high.forward_flops:,}"
@@ -296,9 +296,9 @@ def _check_matched(spec: StudySpec, arms: tuple[Arm, ...]) -> tuple[str, ...]:
         )
     if spread > MATCHED_FOR_A_REASON:
         raise PlanError(
-            f"families: {difference}. At equal steps that is not a matched comparison (at most {MATCHED:.0%}): choose "
-            "arms of one tier, or declare allow_unequal_flops=true to give each arm its own number of steps at the "
-            "same budget"
+            f"families: {difference}. At equal steps that is not a matched comparison (at most "
+            f"{MATCHED_FOR_A_REASON:.0%}): choose arms of one tier, or declare allow_unequal_flops=true to give each "
+            "arm its own number of steps at the same budget"
         )
     notes = [f"{difference[0].upper()}{difference[1:]}."] if spread > MATCHED else []
     ratios = {arm.name: (3 * arm.forward_flops - arm.first_layer_flops) / arm.forward_flops for arm in arms}
