@@ -127,12 +127,14 @@ def run(
     """Train every cell that has no record yet, then write the report. The same command continues a killed run."""
     from . import workflow
     from .compose import compose_study
+    from .engines.local import warm_up
     from .planning import Plan
     from .progress import StudyProgress
     from .store import Store
     from .terminal import result_tables
 
     composed = compose_study(study, overrides or [], config_dir)
+    warm_up()
     planned: Plan = workflow.plan(composed.spec)
     found = Store(store)
     progress = StudyProgress(planned, found, out)

@@ -1,7 +1,7 @@
 """The local engine: a forkserver and as many workers as the machine has cores or GPUs.
 
-On CPU every cell gets a process of its own with one thread; measured, one single-thread process per core trains more images
-per second than one process with as many threads. On GPUs one long-lived worker per device avoids paying for CUDA again.
+On CPU every cell gets a process of its own with one thread; measured, one single-thread process per core trains more
+images per second than one process with as many threads. On GPUs one long-lived worker per device pays for CUDA once.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class LocalEngine:
         self._context = multiprocessing.get_context("forkserver")
 
     def run(self, cell_ids: Sequence[str]) -> Outcome:
-        """Trains the cells and returns when each is recorded or given up; on any exception the workers are killed first."""
+        """Trains the cells; returns when each is recorded or given up. On any exception the workers are killed."""
         outcome = Outcome()
         queue = deque(cell_ids)
         attempts = dict.fromkeys(cell_ids, 0)
         not_before: dict[str, float] = {}
         idle = deque(self._devices)
         workers: list[_Worker] = []
-        self._start_forkserver()
+        warm_up()
         try:
             while queue or any(worker.cell_id for worker in workers):
                 self._dispatch(queue, not_before, idle, workers)
@@ -177,20 +177,25 @@ class LocalEngine:
         workers.remove(worker)
         idle.append(worker.device)
 
-    def _start_forkserver(self) -> None:
-        """Starts the server with one thread per numerical library: its children inherit the libraries' settings."""
-        self._context.set_forkserver_preload([PRELOADED])
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        saved = {name: os.environ.get(name) for name in names}
-        os.environ.update(dict.fromkeys(names, "1"))
-        try:
-            forkserver.ensure_running()
-        finally:
-            for name, value in saved.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+
+def warm_up() -> None:
+    """Starts the forkserver, which imports torch while the caller plans; a second call does nothing.
+
+    One thread per numerical library: its children inherit the libraries' settings.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOADED])
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    saved = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def devices(settings: EngineSpec) -> list[str]:
@@ -206,7 +211,10 @@ def devices(settings: EngineSpec) -> list[str]:
 
 
 def _num_gpus() -> int:
+    """GPUs torch can use; torch is asked only where the system shows one, and asks NVML, so no context is created."""
+    shown = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("dxg"), *Path("/dev").glob("kfd")]
+    if not shown:
+        return 0
     import torch
 
-    # NVML, so that the launcher never creates a CUDA context
     return torch.cuda.device_count()

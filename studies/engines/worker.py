@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import multiprocessing
 import os
 import signal
@@ -13,12 +14,17 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Literal
 
+from datamodules import DataError
 from studies.errors import StudyError
+from studies.planning import Cell, Plan
 from studies.spec import EngineSpec
 from studies.store import Store
 
 PRELOADED = "studies.train"
 """What the forkserver imports once, so that a worker starts in a third of a second instead of ten."""
+
+MACHINE_FAULTS = (OSError, MemoryError, StudyError, DataError)
+"""What is no fault of the cell: nothing is recorded, and the cell can be continued."""
 
 JobOutcome = Literal["recorded", "busy", "machine fault", "died"]
 
@@ -56,8 +62,8 @@ def work(connection: Connection, assignment: Assignment) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     connection.send(preloaded)
     store = Store(assignment.store)
-    cells = {cell.id: cell for cell in store.plan(assignment.study_id).cells}
-    plan_hash = store.plan(assignment.study_id).hash
+    plan = store.plan(assignment.study_id)
+    cells = {cell.id: cell for cell in plan.cells}
     for cell_id in iter(connection.recv, None):
         with store.lock(cell_id) as mine:
             if not mine:
@@ -66,28 +72,24 @@ def work(connection: Connection, assignment: Assignment) -> None:
                 connection.send(JobResult(cell_id, "recorded"))
             else:
                 _log_to(store.cell_folder(cell_id) / "log.txt")
-                connection.send(_train(store, cells[cell_id], plan_hash, assignment))
+                connection.send(_train(store, plan, cells[cell_id], assignment))
+    sys.stdout.flush()
+    os._exit(0)  # nothing is left to tidy up, and torch would take its time
 
 
-def _train(store: Store, cell: object, plan_hash: str, assignment: Assignment) -> JobResult:
-    from studies.planning import Cell
+def _train(store: Store, plan: Plan, cell: Cell, assignment: Assignment) -> JobResult:
     from studies.train import failed_record, train_cell
 
-    assert isinstance(cell, Cell)
-    plan = store.plan(assignment.study_id)
+    print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} process {os.getpid()} takes up {cell.title}")
     try:
-        train_cell(cell, plan.spec.data, store, assignment.study_id, plan_hash, assignment.settings, assignment.device)
-    except (
-        OSError,
-        MemoryError,
-        StudyError,
-    ) as error:  # a fault of the machine: the row stays incomplete until retried
+        train_cell(cell, plan.spec.data, store, plan.study_id, plan.hash, assignment.settings, assignment.device)
+    except MACHINE_FAULTS as error:  # the row stays incomplete until retried
         traceback.print_exc()
         return JobResult(cell.id, "machine fault", f"{type(error).__name__}: {error}")
     except Exception as error:  # a fault of the cell: recorded, so that it is seen and costs no other cell
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
-        store.write_record(failed_record(cell, assignment.study_id, plan_hash, reason))
+        store.write_record(failed_record(cell, plan.study_id, plan.hash, reason))
         store.finish_cell(cell.id)
         return JobResult(cell.id, "recorded", reason)
     return JobResult(cell.id, "recorded")

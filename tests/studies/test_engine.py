@@ -1,0 +1,138 @@
+"""The local engine, with real processes that are really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from studies.records import DETERMINISTIC_COLUMNS, records_frame
+from studies.store import Store
+
+STUDY = (
+    "data_scaling",
+    "name=killed",
+    "data.num_train=1200",
+    "data.num_test=500",
+    "families=[mlp,resnet]",
+    "num_train=[64,256]",
+    "num_validation=100",
+    "replicates=1",
+    "primary_pair=null",
+    "budget.steps=240",
+    "budget.batch_size=64",
+    "tracking=off",
+    "engine.checkpoint_seconds=0",
+    "engine.chunk_steps=5",
+)
+
+
+def start(store: Path) -> subprocess.Popen[bytes]:
+    """`study run` in a process group of its own, as a shell starts it."""
+    command = [sys.executable, "-c", "from studies.cli import main; main()", "run", *STUDY, "--store", str(store)]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen[bytes]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        assert process.poll() is None, f"the study ended first: {process.communicate()[0].decode()}"
+        time.sleep(0.005)
+
+
+def records(store: Path) -> list[Path]:
+    return sorted(store.glob("cells/*/record.json"))
+
+
+def has_begun_another(store: Path) -> bool:
+    """One cell is finished and another has a checkpoint."""
+    return bool(records(store)) and bool(list(store.glob("cells/*/checkpoint.pt.sha256")))
+
+
+def members(group: int) -> list[int]:
+    """Processes of a group that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def deterministic(store: Path) -> list[dict[str, object]]:
+    found = Store(store)
+    frame = records_frame(found.records(found.plan("killed")))
+    return frame[list(DETERMINISTIC_COLUMNS)].to_dict("records")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("undisturbed")
+    output = finish(start(store))
+    assert "4 finished" in output
+    assert "index.html" in output
+    return store
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads process groups from /proc")
+def test_killed_launcher_and_killed_tree_leave_no_trace(tmp_path: Path, undisturbed: Path) -> None:
+    # Only the launcher dies: its workers end by themselves and their locks are free.
+    first = start(tmp_path)
+    wait_until(lambda: has_begun_another(tmp_path), first)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    deadline = time.monotonic() + 10
+    while members(first.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not members(first.pid), "a worker outlived its launcher"
+    store = Store(tmp_path)
+    assert not any(store.is_locked(cell_id) for cell_id in store.cell_ids())
+    kept = {path: path.stat().st_mtime_ns for path in records(tmp_path)}
+    assert kept
+
+    # The same command goes on; now everything dies at once.
+    second = start(tmp_path)
+    before = len(kept)
+    wait_until(lambda: len(records(tmp_path)) > before or has_begun_another(tmp_path), second)
+    time.sleep(0.2)
+    os.killpg(second.pid, signal.SIGKILL)
+    second.communicate()
+
+    finish(start(tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "a finished cell was trained again"
+    resumes = [record.resumes for record in store.records(store.plan("killed"))]
+    assert max(resumes) >= 1, "the interrupted cell began anew"
+    assert deterministic(tmp_path) == deterministic(undisturbed)
+
+
+def test_two_launchers_never_train_a_cell_twice(tmp_path: Path, undisturbed: Path) -> None:
+    launchers = [start(tmp_path), start(tmp_path)]
+    for launcher in launchers:
+        finish(launcher)
+    for log in tmp_path.glob("cells/*/log.txt"):
+        assert log.read_text().count("takes up") == 1, f"trained twice: {log.read_text()}"
+    assert len(records(tmp_path)) == 4
+    assert deterministic(tmp_path) == deterministic(undisturbed)
+
+
+def test_a_finished_study_trains_nothing(undisturbed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in records(undisturbed)}
+    output = finish(start(undisturbed))
+    assert "4 finished" in output
+    assert {path: path.stat().st_mtime_ns for path in records(undisturbed)} == before
