@@ -120,13 +120,15 @@ def _opened(override: str) -> str:
 
 def _compose(study: str, overrides: list[str], config_dir: Path | None) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     search = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
+    outer = GlobalHydra.instance().hydra  # of a Hydra application around us, which must not notice
+    GlobalHydra.instance().clear()
     try:
-        # As a context manager this saves and restores the state of a Hydra application around us.
         with initialize_config_module("configs", version_base="1.3", job_name="study"):
             config = compose("base", overrides=[f"study={study}", *overrides, *search])
         content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -136,6 +138,8 @@ def _compose(study: str, overrides: list[str], config_dir: Path | None) -> dict[
         raise ConfigError(f"study {study}: a file is not YAML: {_on_one_line(error)}") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_plain(error, study, overrides, config_dir)) from None
+    finally:
+        GlobalHydra.instance().hydra = outer
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 

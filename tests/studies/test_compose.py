@@ -1,0 +1,319 @@
+"""From files and overrides to a question: what is shipped composes, a mistake is one message by field and value."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from models import forward_flops
+from models.tiers import TIERS
+from studies import workflow
+from studies.arms import split_arm
+from studies.compose import GROUPS, compose_study, list_studies
+from studies.errors import ConfigError
+from studies.planning import Arm, make_plan
+from studies.spec import Budget, EngineSpec, Recipe
+from studies.tracking import TrackingSpec
+
+CONFIGS = Path(str(importlib.resources.files("configs")))
+STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
+DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+NEEDS_A_FOLDER = "folder"  # the user's own images: nothing can be declared for them
+
+
+def refusal(study: str, *overrides: str, config_dir: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        compose_study(study, overrides, config_dir)
+    return str(caught.value)
+
+
+def planning_refusal(*overrides: str) -> str:
+    spec = compose_study("data_scaling", overrides).spec
+    with pytest.raises(ConfigError) as caught:
+        workflow.plan(spec)
+    return str(caught.value)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's own configuration folder, its name with a blank, holding the study `mine`."""
+    folder = tmp_path / "my configs"
+    write(folder, "study/mine", "name: mine\nquestion: why?\nfamilies: [vit]\nnum_train: [64]\n")
+    return folder
+
+
+def write(folder: Path, name: str, text: str, header: str = "# @package _global_\n") -> None:
+    path = folder / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(header + text)
+
+
+# --- what is shipped -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("data", DATA)
+def test_every_study_composes_with_every_data_set(study: str, data: str, tmp_path: Path) -> None:
+    overrides = [f"data={data}"]
+    if data == NEEDS_A_FOLDER:
+        assert "data.root: has no default here; add data.root=" in refusal(study, *overrides)
+        overrides.append(f"data.root={tmp_path}")
+    spec = compose_study(study, overrides).spec
+    assert spec.name == study
+    assert spec.question.endswith("?")
+    if data == NEEDS_A_FOLDER:
+        return
+    info = spec.data.describe()
+    tier = next(tier for tier in TIERS.values() if info.image_size in tier.patch_sizes)
+    sizes = [10 * info.num_classes, 20 * info.num_classes]
+    spec = compose_study(study, [*overrides, f"tier={tier.name}", f"num_train={sizes}", "num_validation=1000"]).spec
+    plan = make_plan(spec, info, {name: arithmetic_arm(name, tier.name, info) for name in spec.families})
+    assert {cell.num_train for cell in plan.cells} == set(sizes)
+    assert {cell.data_fingerprint for cell in plan.cells} == {info.fingerprint}
+
+
+def arithmetic_arm(name: str, tier: str, info: Any) -> Arm:  # noqa: ANN401  # DataInfo
+    family, variant = split_arm(name, tier)
+    images = {"image_size": info.image_size, "in_channels": info.in_channels, "num_classes": info.num_classes}
+    try:
+        flops = forward_flops(family, variant, **images)
+    except ValueError as error:
+        if "has no variant" not in str(error):  # fully connected exists in the small tiers only
+            raise
+        flops = forward_flops("vit", tier, **images)
+    return Arm(name, family, variant, flops.total, flops.first_layer, 1)
+
+
+@pytest.mark.parametrize("budget", ["flops budget.train_flops=1e13", "epochs budget.epochs=100", "short"])
+def test_every_budget_composes(budget: str) -> None:
+    spec = compose_study("data_scaling", f"budget={budget}".split()).spec
+    assert compose_study("data_scaling").spec.budget == compose_study("data_scaling", ["budget=short"]).spec.budget
+    length = budget.split("=")[-1]
+    assert length == "short" or float(length) in (spec.budget.train_flops, spec.budget.epochs)
+
+
+@pytest.mark.parametrize("group", ["budget", "recipe", "engine", "tracking"])
+def test_every_shipped_choice_is_in_a_group_the_command_line_knows(group: str) -> None:
+    assert {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(GROUPS)
+    owner = {"budget": Budget, "recipe": Recipe, "engine": EngineSpec, "tracking": TrackingSpec}[group]
+    for path in (CONFIGS / group).glob("*.yaml"):
+        keys = {line.partition(":")[0] for line in path.read_text().splitlines() if line[:1].isalpha()}
+        assert keys <= set(owner.model_fields), path  # type: ignore[attr-defined]
+
+
+def test_the_defaults_of_the_files_are_the_defaults_of_the_code() -> None:
+    composed = compose_study("data_scaling")
+    assert composed.engine == EngineSpec()
+    fields = ("branches", "warmup_fraction", "cooldown_fraction", "batch_size")
+    assert [getattr(composed.spec.budget, f) for f in fields] == [Budget.model_fields[f].default for f in fields]
+    assert [composed.spec.recipe.value("learning_rate", "vit", "vit"), composed.spec.recipe.precision] == [1e-3, "fp32"]
+
+
+def test_studies_are_listed_with_their_question(own: Path) -> None:
+    studies = list_studies(own)
+    assert list(studies) == [*STUDIES, "mine"]
+    assert studies["mine"]["question"] == "why?"
+    write(own, "study/empty", "", header="")
+    assert list_studies(own)["empty"] == {}
+    write(own, "study/broken", "name: [")
+    with pytest.raises(ConfigError, match=r"broken\.yaml is not YAML"):
+        list_studies(own)
+
+
+# --- overrides -------------------------------------------------------------------------------------------------
+
+
+def test_overrides_reach_every_part() -> None:
+    composed = compose_study(
+        "data_scaling",
+        [
+            "data.seed=3",
+            "num_train=[50,100]",
+            "budget.steps=80",
+            "engine.workers=1",
+            "tracking.mode=online",
+            "tier=tiny",
+        ],
+    )
+    spec = composed.spec
+    assert (spec.data.seed, spec.num_train, spec.budget.steps, spec.tier) == (3, (50, 100), 80, "tiny")  # type: ignore[union-attr]
+    assert (composed.engine.workers, composed.tracking.mode) == (1, "online")
+
+
+def test_an_override_may_set_what_the_files_do_not_mention() -> None:
+    spec = compose_study(
+        "data_scaling", ["recipe.learning_rate.vit=3e-3", "replicates.mlp=7", "data.grey_levels=9"]
+    ).spec
+    assert spec.recipe.value("learning_rate", "vit", "vit") == 3e-3
+    assert spec.recipe.value("learning_rate", "mlp", "mlp") == 1e-3
+    assert (spec.num_replicates("mlp"), spec.num_replicates("vit"), spec.num_replicates("mixer")) == (7, 5, 3)
+    assert spec.data.grey_levels == 9  # type: ignore[union-attr]
+    assert compose_study("data_scaling", ["replicates=2"]).spec.replicates == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("num_trian=[1]", "num_trian: is not a known field; did you mean 'num_train'? (given: [1])"),
+        ("dta=cifar10", "dta: is not a known field; did you mean 'data'? (given: 'cifar10')"),
+        ("budget.stepz=80", "budget.stepz: is not a known field; did you mean 'steps'? (given: 80)"),
+        ("data.amplitud=5", "data.amplitud: is not a known field; did you mean 'amplitude'? (given: 5)"),
+        ("engine.workerz=1", "engine.workerz: is not a known field; did you mean 'workers'? (given: 1)"),
+        ("+tracking.projekt=x", "tracking.projekt: is not a known field; did you mean 'project'? (given: 'x')"),
+        ("num_train=[64,many]", "num_train[1]: Input should be a valid integer"),
+        ("num_train=[64,many]", "(given: 'many')"),
+        ("replicates=x", "replicates: Input should be a valid integer"),
+        ("replicates.vit=0", "replicates.vit: Input should be greater than 0 (given: 0)"),
+        ("recipe.learning_rate.vit=fast", "recipe.learning_rate.vit: Input should be a valid number"),
+        ("recipe.learning_rate=fast", "recipe.learning_rate: Input should be a valid number"),
+        ("tier=huge", "tier: Input should be 'nano', 'tiny', 'small' or 'base' (given: 'huge')"),
+        (
+            "budget.steps=470",
+            "budget.steps: must be a multiple of 40 so that every branch is whole: 440 or 480 (given: 470)",
+        ),
+        ("engine.device=tpu", "engine.device: Input should be 'auto', 'cpu' or 'cuda' (given: 'tpu')"),
+        ("data=cifar11", "data: 'cifar11' is not known; did you mean 'cifar10'?; there are: cifar10, "),
+        ("budget=long", "budget: 'long' is not known; there are: epochs, flops, short"),
+        ("study=other", "study: 'other' is not known"),
+        ("budget=flops", "budget.train_flops: has no default here; add budget.train_flops="),
+        ("num_train=100,200", "Ambiguous value for argument 'num_train=100,200'; write a list as key=[a,b]"),
+        ("num_train=[64", "(overrides: num_train=[64)"),
+        ("data.kind=tape", "data: Input tag 'tape'"),
+        ("vary=[]", "vary is empty, so that all replicates are the same run"),
+    ],
+)
+def test_a_wrong_override_is_told_by_field_and_value(override: str, says: str) -> None:
+    message = refusal("data_scaling", override)
+    assert says in message
+    assert len(message.splitlines()) <= 2, message  # one heading, one mistake
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    message = refusal("data_scaling", "tier=huge", "num_validation=0", "budget.steps=41")
+    assert len(message.splitlines()) == 4
+    assert all(field in message for field in ("tier:", "num_validation:", "budget.steps:"))
+
+
+def test_an_unknown_study_is_told_with_the_closest() -> None:
+    assert refusal("data_scalin").startswith("study: 'data_scalin' is not known; did you mean 'data_scaling'?")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["families=[vitt,mlp]", "primary_pair=null", "replicates=1"],
+            "families[0]: unknown family 'vitt' (did you mean 'vit'?)",
+        ),
+        (["data=fashion_mnist", "data.name=/no/such"], "data: data.name: there is no folder /no/such"),
+        (["data=folder", "data.root=/no/such"], "data: data.root: there is no folder /no/such/train"),
+        (["data=imagenet_1k", "data.num_train=null"], "data.num_train declared"),
+        (
+            ["data=imagenet_1k", "tier=small", "families=[vit,mlp]", "primary_pair=null", "replicates=1"],
+            "families[1]: family 'mlp' has no variant 'small'",
+        ),
+        (["data=cifar10", "tier=tiny", "data.image_size=31"], "image size 31 px does not suit the tier 'tiny'"),
+        (["num_train=[64,99999]"], "num_train: 99999 images were asked for, but dial"),
+        (["recipe.learning_rate.vitt=1"], "recipe.learning_rate.vitt: no such family"),
+    ],
+)
+def test_what_does_not_exist_is_told_when_planning(overrides: list[str], says: str) -> None:
+    assert says in planning_refusal(*overrides)
+
+
+def test_a_missing_label_column_is_told_with_those_there_are(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Image, Value
+    from PIL import Image as Picture
+
+    rows = {"image": [Picture.new("RGB", (32, 32), (i, 0, 0)) for i in range(4)], "klass": [0, 1, 0, 1]}
+    table = Dataset.from_dict(rows, features=Features({"image": Image(), "klass": Value("int64")}))
+    for split in ("train", "test"):
+        table.to_parquet(str(tmp_path / f"{split}.parquet"))
+    message = planning_refusal("data=cifar10", f"data.name={tmp_path}", "data.image_column=image")
+    assert "data.label_column" in message
+    assert "'label'" in message
+    assert "klass" in message
+
+
+# --- the user's own files --------------------------------------------------------------------------------------
+
+
+def test_a_study_of_ones_own_takes_the_packaged_defaults(own: Path) -> None:
+    write(own, "data/tiny_dial", "kind: dial\nnum_train: 500\nnum_test: 100\n", header="")
+    spec = compose_study("mine", ["data=tiny_dial", "num_validation=50"], own).spec
+    assert (spec.name, spec.families, spec.data.describe().num_train) == ("mine", ("vit",), 500)
+    assert spec.budget == compose_study("data_scaling").spec.budget
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_file_that_a_packaged_one_would_hide_is_refused(own: Path, group: str) -> None:
+    packaged = sorted((CONFIGS / group).glob("*.yaml"))[0].stem
+    write(own, f"{group}/{packaged}", "", header="")
+    message = refusal("mine", config_dir=own)
+    assert f"{own / group / packaged}.yaml: a packaged {group} is named {packaged!r} too and would win" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "header", "says"),
+    [
+        (
+            "familys: [vit]\nname: m\nquestion: q\nnum_train: [64]\n",
+            None,
+            "familys: is not a known field; did you mean 'families'?",
+        ),
+        ("familys: [vit]\nname: m\nquestion: q\nnum_train: [64]\n", None, "families: Field required"),
+        (
+            "name: m\nquestion: q\nnum_train: [64]\nfamilies: [vit]\n",
+            "",
+            "the first line of its file must be `# @package _global_`",
+        ),
+        ("name: [m\nquestion: q: q\n", None, "a file is not YAML"),
+        (
+            "defaults:\n  - override /data: cifar\nname: m\n",
+            None,
+            "data: 'cifar' is not known; did you mean 'cifar10'?",
+        ),
+        (
+            "name: m\nquestion: q\nnum_train: 64\nfamilies: [vit]\n",
+            None,
+            "num_train: Input should be a valid tuple (given: 64)",
+        ),
+    ],
+)
+def test_a_wrong_study_file_is_told_by_field(own: Path, text: str, header: str | None, says: str) -> None:
+    write(own, "study/wrong", text, **({} if header is None else {"header": header}))
+    message = refusal("wrong", config_dir=own)
+    assert message.startswith("study wrong:")
+    assert says in message
+
+
+def test_a_configuration_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert refusal("data_scaling", config_dir=tmp_path / "no") == f"--config-dir: {tmp_path / 'no'} is not a folder"
+
+
+# --- inside another Hydra application --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("override", ["tier=nano", "tier=[", "tier=huge"])
+def test_a_hydra_application_around_us_is_left_as_it_was(tmp_path: Path, override: str) -> None:
+    (tmp_path / "app.yaml").write_text("answer: 42\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3", job_name="app"):
+        before = GlobalHydra.instance().hydra
+        assert before is not None
+        try:
+            compose_study("data_scaling", [override])
+        except ConfigError:
+            assert override != "tier=nano"
+        assert GlobalHydra.instance().hydra is before
+        assert compose("app").answer == 42
+
+
+def test_no_hydra_application_is_left_behind() -> None:
+    GlobalHydra.instance().clear()
+    compose_study("data_scaling")
+    assert not GlobalHydra.instance().is_initialized()
