@@ -282,7 +282,7 @@ def sync(
     planned = found.plan(study)
     folder = found.study_folder(planned.study_id)
     settings = TrackingSpec(kind="wandb", mode="offline", project=project, entity=entity)
-    mirror_study(found.records(planned), workflow.study_card(planned, found), folder, settings)
+    mirror_study(found.records(planned), workflow.study_card(planned), folder, settings)
     result = sync_study(folder, settings, timeout=timeout)
     out.print(result.message, markup=False)
     if not result.ok:

@@ -139,10 +139,27 @@ class Plan:
     cells: tuple[Cell, ...]
     notes: tuple[str, ...]
 
+    @property
+    def protocol_version(self) -> str:
+        """Version of the protocol the plan was made under."""
+        return self.cells[0].protocol_version
+
     @cached_property
     def hash(self) -> str:
-        """Hash of the grid and of what was declared about it, so that neither can change after the fact."""
-        return plan_hash(self.spec.name, [cell.id for cell in self.cells], self.spec.primary_pair)
+        """Hash of all that was declared, so that none of it can change after the fact.
+
+        Where the data lie and what the study is said to cost are left out: neither changes the study.
+        """
+        return _digest(
+            {
+                "spec": self.spec.model_dump(mode="json", exclude={"data", "cost"}),
+                "data": _data_json(self.data),
+                "arms": [vars(arm) for arm in self.arms],
+                "cells": [cell.id for cell in self.cells],
+                "notes": self.notes,
+                "protocol_version": self.protocol_version,
+            }
+        )
 
     @property
     def study_id(self) -> str:
@@ -163,9 +180,9 @@ class Plan:
         return {
             "study_id": self.study_id,
             "plan_hash": self.hash,
-            "protocol_version": PROTOCOL_VERSION,
+            "protocol_version": self.protocol_version,
             "spec": self.spec.model_dump(mode="json"),
-            "data": vars(self.data) | {"class_names": list(self.data.class_names)},
+            "data": _data_json(self.data),
             "arms": [vars(arm) for arm in self.arms],
             "cells": [{"id": cell.id} | cell.model_dump(mode="json") for cell in self.cells],
             "notes": list(self.notes),
@@ -193,11 +210,6 @@ class Plan:
                 f"plan.json of {content['study_id']} was altered: its content no longer has the hash it was locked with"
             )
         return plan
-
-
-def plan_hash(name: str, cell_ids: list[str], primary_pair: tuple[str, str] | None) -> str:
-    """Hash of a locked plan."""
-    return _digest({"name": name, "cells": cell_ids, "primary_pair": primary_pair, "protocol": PROTOCOL_VERSION})
 
 
 def make_plan(spec: StudySpec, data: DataInfo, arms: Mapping[str, Arm]) -> Plan:
@@ -361,6 +373,10 @@ def _coverage_notes(spec: StudySpec, data: DataInfo, cells: list[Cell]) -> list[
         listed = ", ".join(f"{fraction:g} C at N={size}" for fraction, size in unseen)
         notes.append(f"Branches that see fewer images than N once: {listed}.")
     return notes
+
+
+def _data_json(data: DataInfo) -> dict[str, Any]:
+    return vars(data) | {"class_names": list(data.class_names)}
 
 
 def _digest(content: object) -> str:

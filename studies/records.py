@@ -106,6 +106,7 @@ class Record(_Frozen):
     started_at: str = ""
     finished_at: str = ""
     predictions_sha256: str = ""
+    wandb_url: str = ""
     environment: Environment | None = None
 
 
@@ -171,6 +172,7 @@ COLUMNS: dict[str, str] = {
     "torch": "version of torch",
     "code_version": "version of this package",
     "protocol_version": "version of the protocol",
+    "wandb_url": "address of the live W&B run if there was one",
 }
 
 # Columns that may differ between two runs of one cell on one machine; all others are bit-for-bit functions of the cell.
@@ -187,6 +189,7 @@ INCIDENTAL_COLUMNS: frozenset[str] = frozenset(
         "device",
         "torch",
         "code_version",
+        "wandb_url",
     }
 )
 DETERMINISTIC_COLUMNS: tuple[str, ...] = tuple(column for column in COLUMNS if column not in INCIDENTAL_COLUMNS)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from datamodules import DataConfig, PixelPermutation, StepBatches, carve_validation, nested_subset
 
-from .budget import BranchPlan
+from .budget import BranchPlan, train_flops
 from .checkpoint import load_latest, save_checkpoint
 from .chunked import ChunkedClassifier
 from .environment import environment
@@ -36,25 +36,38 @@ from .planning import Cell
 from .records import Record
 from .spec import EngineSpec
 from .store import Store
+from .tracking.live import LiveMirror
+from .tracking.runs import train_row, validation_row
 
 PROGRESS_SECONDS = 0.5  # least time between two notes of a running cell's progress
 PERMUTATION_SEED = 0  # the control permutes every image of every replicate in the same way
 
 
 def train_cell(
-    cell: Cell, data: DataConfig, store: Store, study_id: str, plan_hash: str, settings: EngineSpec, device: str = "cpu"
+    cell: Cell,
+    data: DataConfig,
+    store: Store,
+    study_id: str,
+    plan_hash: str,
+    settings: EngineSpec,
+    device: str = "cpu",
+    live: LiveMirror | None = None,
 ) -> Record:
     """Trains a cell, continuing from its checkpoint if there is one, and writes its record. The caller holds the lock.
+
+    Args:
+        live: shows losses and validations while they come; never waits for them to be seen.
 
     Raises:
         StudyError: the data are not the ones planned, or the disk is full.
         OSError: another fault of the machine.
     """
-    training = _CellTraining(cell, data, store, settings, device)
-    trained = training.run()
+    trained = _CellTraining(cell, data, store, settings, device, live).run()
     # Validation has had its say; only now is the test split read, once, for all branches together.
     test = data.load("test", seed=cell.seeds.subset)
     record, predictions = assess(trained, test, study_id, plan_hash, environment(device), _now())
+    if live is not None:
+        record = record.model_copy(update={"wandb_url": live.close().url or ""})
     if settings.keep_checkpoints:
         for branch in trained.branches:
             if branch["weights"] is not None:
@@ -109,10 +122,18 @@ class _Diverged(Exception):  # noqa: N818  # a signal from chunk to cell, not an
 class _CellTraining:
     """The trunk and the cooldowns of one cell, up to the last validation."""
 
-    def __init__(self, cell: Cell, data: DataConfig, store: Store, settings: EngineSpec, device: str) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        data: DataConfig,
+        store: Store,
+        settings: EngineSpec,
+        device: str,
+        live: LiveMirror | None = None,
+    ) -> None:
         if device == "cpu":
             torch.set_num_threads(1)
-        self.cell, self.store, self.settings, self.device = cell, store, settings, device
+        self.cell, self.store, self.settings, self.device, self.live = cell, store, settings, device, live
         self.train_split = data.load("train", seed=cell.seeds.subset)
         labels = self.train_split.labels
         pool, self.validation = carve_validation(labels, cell.num_validation, seed=cell.seeds.subset)
@@ -143,6 +164,7 @@ class _CellTraining:
         }
         self._resume()
         self._clock = self._last_save = self._last_progress = time.monotonic()
+        self._shown = self.classifier.executed
 
     def run(self) -> TrainedCell:
         """Every segment that is still to do, in order."""
@@ -210,6 +232,7 @@ class _CellTraining:
         if now - self._last_progress > PROGRESS_SECONDS:
             self._last_progress = now
             self.store.write_progress(self.cell.id, self.classifier.executed, self.cell.executed_steps)
+            self._show_loss()
 
     def _end_branch(self, branch: BranchPlan, *, diverged: bool) -> None:
         """Validates the present weights and keeps them as those of `branch`."""
@@ -228,6 +251,22 @@ class _CellTraining:
             "validation_loss": loss,
         }
         self.state["branches"].append(kept)
+        if self.live is not None:
+            self.live.log(validation_row(branch.fraction, *self._cost(branch.steps), error, loss))
+
+    def _show_loss(self) -> None:
+        """The mean loss since the last look, under the name it has in the run of the finished cell."""
+        if self.live is not None and self.classifier.executed > self._shown:
+            segment = self.segments[self.state["segment"]]
+            loss = float(self.classifier.losses[self._shown : self.classifier.executed].mean())
+            branch = segment.branch.fraction if segment.is_cooldown else 0.0
+            self.live.log(train_row(branch, *self._cost(self.state["step"]), loss))
+        self._shown = self.classifier.executed
+
+    def _cost(self, step: int) -> tuple[int, int]:
+        """Training FLOPs and images up to a step of the schedule."""
+        examples = step * self.cell.batch_size
+        return train_flops(self.cell.forward_flops, examples), examples
 
     def _snapshot(self) -> dict[str, Any]:
         return {

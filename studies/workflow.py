@@ -5,7 +5,6 @@ These functions are the Python way in; the command line calls nothing else.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,12 +99,11 @@ def run(
     store.lock_plan(locked)
     on_start(locked)
     missing = _missing(locked, store, retry_failed, on_message)
-    engine = LocalEngine(store, locked.study_id, study.engine, on_poll)
+    engine = LocalEngine(store, locked.study_id, study.engine, study.tracking, on_poll)
     outcome = engine.run(missing) if missing else Outcome()
-    report = report_study(locked, store)
-    mirror = mirror_study(
-        store.records(locked), study_card(locked, store), store.study_folder(locked.study_id), study.tracking
-    )
+    card = study_card(locked)
+    report = report_study(locked, store, card)
+    mirror = mirror_study(store.records(locked), card, store.study_folder(locked.study_id), study.tracking)
     return RunResult(locked, outcome, store.states(locked), report, mirror)
 
 
@@ -125,26 +123,24 @@ def prepare_data(planned: Plan) -> None:
             raise ConfigError(f"data: the {split} split has {len(images)} images where the plan counted {expected}")
 
 
-def report_study(planned: Plan, store: Store) -> ReportPaths:
+def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> ReportPaths:
     """Writes the report of a study from its records alone."""
     folder = store.study_folder(planned.study_id) / "report"
     records = store.records(planned)
     predictions = {record.cell_id: store.predictions_path(record.cell_id) for record in records if record.branches}
-    return write_report(records, study_card(planned, store), folder, predictions)
+    return write_report(records, card or study_card(planned), folder, predictions)
 
 
-def study_card(planned: Plan, store: Store) -> StudyCard:
+def study_card(planned: Plan) -> StudyCard:
     """What the report and the mirror say of the study besides its records."""
     spec = planned.spec
     bayes = getattr(spec.data, "bayes_error", None)
-    counts = Counter(store.states(planned).values())
-    unfinished = [f"{count} cells {state}" for state, count in counts.items() if state not in ("finished", "diverged")]
     return StudyCard(
         name=spec.name,
         study_id=planned.study_id,
         question=spec.question,
         plan_hash=planned.hash,
-        protocol_version=planned.cells[0].protocol_version,
+        protocol_version=planned.protocol_version,
         num_cells=len(planned.cells),
         primary_pair=spec.primary_pair,
         chance_error=1 - 1 / planned.data.num_classes,
@@ -152,7 +148,7 @@ def study_card(planned: Plan, store: Store) -> StudyCard:
         bayes_error=bayes().error if bayes else None,
         floor=getattr(spec.data, "position_dependence", None),
         num_validation=spec.num_validation,
-        notes=(*planned.notes, *([f"The grid is not complete: {', '.join(unfinished)}."] if unfinished else [])),
+        notes=planned.notes,
     )
 
 

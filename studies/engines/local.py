@@ -21,6 +21,7 @@ from pathlib import Path
 
 from studies.spec import EngineSpec
 from studies.store import Store
+from studies.tracking import TrackingSpec
 
 from .worker import PRELOADED, Assignment, JobResult, work
 
@@ -65,11 +66,13 @@ class LocalEngine:
         store: Store,
         study_id: str,
         settings: EngineSpec,
+        tracking: TrackingSpec,
         on_poll: Callable[[Sequence[str]], None] = lambda running: None,
     ) -> None:
         self._store = store
         self._study_id = study_id
         self._settings = settings
+        self._tracking = tracking
         self._on_poll = on_poll
         self._devices = devices(settings)
         self._context = multiprocessing.get_context("forkserver")
@@ -166,7 +169,9 @@ class LocalEngine:
 
     def _start_worker(self, device: str) -> _Worker:
         ours, theirs = self._context.Pipe()
-        assignment = Assignment(Path(self._store.root).resolve(), self._study_id, self._settings, device)
+        assignment = Assignment(
+            Path(self._store.root).resolve(), self._study_id, self._settings, self._tracking, device
+        )
         process = self._context.Process(target=work, args=(theirs, assignment), daemon=True)
         process.start()
         theirs.close()

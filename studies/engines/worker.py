@@ -19,6 +19,7 @@ from studies.errors import StudyError
 from studies.planning import Cell, Plan
 from studies.spec import EngineSpec
 from studies.store import Store
+from studies.tracking import LiveMirror, TrackingSpec
 
 PRELOADED = "studies.train"
 """What the forkserver imports once, so that a worker starts in a third of a second instead of ten."""
@@ -51,6 +52,7 @@ class Assignment:
     store: Path
     study_id: str
     settings: EngineSpec
+    tracking: TrackingSpec
     device: str
 
 
@@ -81,8 +83,13 @@ def _train(store: Store, plan: Plan, cell: Cell, assignment: Assignment) -> JobR
     from studies.train import failed_record, train_cell
 
     print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} process {os.getpid()} takes up {cell.title}")
+    live = None
+    if assignment.tracking.mode == "online":
+        content, folder = cell.model_dump(mode="json"), store.study_folder(plan.study_id)
+        live = LiveMirror(content, cell.id, plan.study_id, folder, assignment.tracking)
+    data, settings, device = plan.spec.data, assignment.settings, assignment.device
     try:
-        train_cell(cell, plan.spec.data, store, plan.study_id, plan.hash, assignment.settings, assignment.device)
+        train_cell(cell, data, store, plan.study_id, plan.hash, settings, device, live)
     except MACHINE_FAULTS as error:  # the row stays incomplete until retried
         traceback.print_exc()
         return JobResult(cell.id, "machine fault", f"{type(error).__name__}: {error}")
