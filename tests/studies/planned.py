@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,19 @@ from studies.store import Store
 
 FORWARD_FLOPS = {"vit": 1_000_000, "resnet": 1_010_000, "mlp": 995_000}
 FIRST_LAYER_FLOPS = 30_000
+OWN_STUDY = """# @package _global_
+defaults:
+  - override /data: dial_position
+  - override /budget: short
+  - override /recipe: plain
+name: mine
+question: why?
+families: [vit, resnet, mixer, mlp]
+num_train: [128, 512]
+num_validation: 1000
+replicates: {default: 3, vit: 5, resnet: 5}
+primary_pair: [resnet, vit]
+"""
 DIAL = {"kind": "dial", "num_train": 2_000, "num_test": 500}
 
 
@@ -35,6 +49,13 @@ def make_spec(**changes: Any) -> StudySpec:  # noqa: ANN401  # any field of a st
         "primary_pair": ("resnet", "vit"),
     }
     return StudySpec.model_validate(content | changes)
+
+
+def own_configs(folder: Path) -> Path:
+    """A user's configuration folder, its name with a blank, holding the study `mine`."""
+    (folder / "my configs" / "study").mkdir(parents=True)
+    (folder / "my configs" / "study" / "mine.yaml").write_text(OWN_STUDY)
+    return folder / "my configs"
 
 
 def make_arms(spec: StudySpec, forward: Mapping[str, int] = FORWARD_FLOPS) -> dict[str, Arm]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from planned import own_configs
 
 from models import forward_flops
 from models.tiers import TIERS
@@ -32,19 +33,9 @@ def refusal(study: str, *overrides: str, config_dir: Path | None = None) -> str:
     return str(caught.value)
 
 
-def planning_refusal(*overrides: str) -> str:
-    spec = compose_study("data_scaling", overrides).spec
-    with pytest.raises(ConfigError) as caught:
-        workflow.plan(spec)
-    return str(caught.value)
-
-
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A user's own configuration folder, its name with a blank, holding the study `mine`."""
-    folder = tmp_path / "my configs"
-    write(folder, "study/mine", "name: mine\nquestion: why?\nfamilies: [vit]\nnum_train: [64]\n")
-    return folder
+    return own_configs(tmp_path)
 
 
 def write(folder: Path, name: str, text: str, header: str = "# @package _global_\n") -> None:
@@ -65,7 +56,6 @@ def test_every_study_composes_with_every_data_set(study: str, data: str, tmp_pat
         overrides.append(f"data.root={tmp_path}")
     spec = compose_study(study, overrides).spec
     assert spec.name == study
-    assert spec.question.endswith("?")
     if data == NEEDS_A_FOLDER:
         return
     info = spec.data.describe()
@@ -75,6 +65,14 @@ def test_every_study_composes_with_every_data_set(study: str, data: str, tmp_pat
     plan = make_plan(spec, info, {name: arithmetic_arm(name, tier.name, info) for name in spec.families})
     assert {cell.num_train for cell in plan.cells} == set(sizes)
     assert {cell.data_fingerprint for cell in plan.cells} == {info.fingerprint}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_says_what_it_asks_and_what_it_costs(study: str) -> None:
+    content = list_studies()[study]
+    assert content["name"] == study
+    assert content["question"].endswith("?")
+    assert content["cost"] not in ("", "TODO")
 
 
 def arithmetic_arm(name: str, tier: str, info: Any) -> Arm:  # noqa: ANN401  # DataInfo
@@ -89,12 +87,14 @@ def arithmetic_arm(name: str, tier: str, info: Any) -> Arm:  # noqa: ANN401  # D
     return Arm(name, family, variant, flops.total, flops.first_layer, 1)
 
 
-@pytest.mark.parametrize("budget", ["flops budget.train_flops=1e13", "epochs budget.epochs=100", "short"])
-def test_every_budget_composes(budget: str) -> None:
-    spec = compose_study("data_scaling", f"budget={budget}".split()).spec
-    assert compose_study("data_scaling").spec.budget == compose_study("data_scaling", ["budget=short"]).spec.budget
-    length = budget.split("=")[-1]
-    assert length == "short" or float(length) in (spec.budget.train_flops, spec.budget.epochs)
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [("budget=flops budget.train_flops=1e13", "train_flops", 1e13), ("budget=epochs budget.epochs=9", "epochs", 9),
+     ("budget=short", "steps", 480)],
+)  # fmt: skip
+def test_every_budget_composes(own: Path, override: str, field: str, value: float) -> None:
+    budget = compose_study("mine", override.split(), own).spec.budget
+    assert getattr(budget, field) == value
 
 
 @pytest.mark.parametrize("group", ["budget", "recipe", "engine", "tracking"])
@@ -106,8 +106,8 @@ def test_every_shipped_choice_is_in_a_group_the_command_line_knows(group: str) -
         assert keys <= set(owner.model_fields), path  # type: ignore[attr-defined]
 
 
-def test_the_defaults_of_the_files_are_the_defaults_of_the_code() -> None:
-    composed = compose_study("data_scaling")
+def test_the_defaults_of_the_files_are_the_defaults_of_the_code(own: Path) -> None:
+    composed = compose_study("mine", config_dir=own)
     assert composed.engine == EngineSpec()
     fields = ("branches", "warmup_fraction", "cooldown_fraction", "batch_size")
     assert [getattr(composed.spec.budget, f) for f in fields] == [Budget.model_fields[f].default for f in fields]
@@ -128,9 +128,9 @@ def test_studies_are_listed_with_their_question(own: Path) -> None:
 # --- overrides -------------------------------------------------------------------------------------------------
 
 
-def test_overrides_reach_every_part() -> None:
+def test_overrides_reach_every_part(own: Path) -> None:
     composed = compose_study(
-        "data_scaling",
+        "mine",
         [
             "data.seed=3",
             "num_train=[50,100]",
@@ -139,21 +139,20 @@ def test_overrides_reach_every_part() -> None:
             "tracking.mode=online",
             "tier=tiny",
         ],
+        own,
     )
     spec = composed.spec
     assert (spec.data.seed, spec.num_train, spec.budget.steps, spec.tier) == (3, (50, 100), 80, "tiny")  # type: ignore[union-attr]
     assert (composed.engine.workers, composed.tracking.mode) == (1, "online")
 
 
-def test_an_override_may_set_what_the_files_do_not_mention() -> None:
-    spec = compose_study(
-        "data_scaling", ["recipe.learning_rate.vit=3e-3", "replicates.mlp=7", "data.grey_levels=9"]
-    ).spec
+def test_an_override_may_set_what_the_files_do_not_mention(own: Path) -> None:
+    spec = compose_study("mine", ["recipe.learning_rate.vit=3e-3", "replicates.mlp=7", "data.grey_levels=9"], own).spec
     assert spec.recipe.value("learning_rate", "vit", "vit") == 3e-3
     assert spec.recipe.value("learning_rate", "mlp", "mlp") == 1e-3
     assert (spec.num_replicates("mlp"), spec.num_replicates("vit"), spec.num_replicates("mixer")) == (7, 5, 3)
     assert spec.data.grey_levels == 9  # type: ignore[union-attr]
-    assert compose_study("data_scaling", ["replicates=2"]).spec.replicates == 2
+    assert compose_study("mine", ["replicates=2"], own).spec.replicates == 2
 
 
 @pytest.mark.parametrize(
@@ -187,14 +186,14 @@ def test_an_override_may_set_what_the_files_do_not_mention() -> None:
         ("vary=[]", "vary is empty, so that all replicates are the same run"),
     ],
 )
-def test_a_wrong_override_is_told_by_field_and_value(override: str, says: str) -> None:
-    message = refusal("data_scaling", override)
+def test_a_wrong_override_is_told_by_field_and_value(own: Path, override: str, says: str) -> None:
+    message = refusal("mine", override, config_dir=own)
     assert says in message
     assert len(message.splitlines()) <= 2, message  # one heading, one mistake
 
 
-def test_several_mistakes_are_told_at_once() -> None:
-    message = refusal("data_scaling", "tier=huge", "num_validation=0", "budget.steps=41")
+def test_several_mistakes_are_told_at_once(own: Path) -> None:
+    message = refusal("mine", "tier=huge", "num_validation=0", "budget.steps=41", config_dir=own)
     assert len(message.splitlines()) == 4
     assert all(field in message for field in ("tier:", "num_validation:", "budget.steps:"))
 
@@ -222,11 +221,18 @@ def test_an_unknown_study_is_told_with_the_closest() -> None:
         (["recipe.learning_rate.vitt=1"], "recipe.learning_rate.vitt: no such family"),
     ],
 )
-def test_what_does_not_exist_is_told_when_planning(overrides: list[str], says: str) -> None:
-    assert says in planning_refusal(*overrides)
+def test_what_does_not_exist_is_told_when_planning(own: Path, overrides: list[str], says: str) -> None:
+    assert says in planning_refusal(own, *overrides)
 
 
-def test_a_missing_label_column_is_told_with_those_there_are(tmp_path: Path) -> None:
+def planning_refusal(config_dir: Path, *overrides: str) -> str:
+    spec = compose_study("mine", overrides, config_dir).spec
+    with pytest.raises(ConfigError) as caught:
+        workflow.plan(spec)
+    return str(caught.value)
+
+
+def test_a_missing_label_column_is_told_with_those_there_are(own: Path, tmp_path: Path) -> None:
     from datasets import Dataset, Features, Image, Value
     from PIL import Image as Picture
 
@@ -234,7 +240,7 @@ def test_a_missing_label_column_is_told_with_those_there_are(tmp_path: Path) -> 
     table = Dataset.from_dict(rows, features=Features({"image": Image(), "klass": Value("int64")}))
     for split in ("train", "test"):
         table.to_parquet(str(tmp_path / f"{split}.parquet"))
-    message = planning_refusal("data=cifar10", f"data.name={tmp_path}", "data.image_column=image")
+    message = planning_refusal(own, "data=cifar10", f"data.name={tmp_path}", "data.image_column=image")
     assert "data.label_column" in message
     assert "'label'" in message
     assert "klass" in message
@@ -246,8 +252,8 @@ def test_a_missing_label_column_is_told_with_those_there_are(tmp_path: Path) -> 
 def test_a_study_of_ones_own_takes_the_packaged_defaults(own: Path) -> None:
     write(own, "data/tiny_dial", "kind: dial\nnum_train: 500\nnum_test: 100\n", header="")
     spec = compose_study("mine", ["data=tiny_dial", "num_validation=50"], own).spec
-    assert (spec.name, spec.families, spec.data.describe().num_train) == ("mine", ("vit",), 500)
-    assert spec.budget == compose_study("data_scaling").spec.budget
+    assert (spec.name, spec.families[0], spec.data.describe().num_train) == ("mine", "vit", 500)
+    assert (spec.budget.steps, spec.budget.batch_size) == (480, 128)
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -293,27 +299,27 @@ def test_a_wrong_study_file_is_told_by_field(own: Path, text: str, header: str |
 
 
 def test_a_configuration_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    assert refusal("data_scaling", config_dir=tmp_path / "no") == f"--config-dir: {tmp_path / 'no'} is not a folder"
+    assert refusal("mine", config_dir=tmp_path / "no") == f"--config-dir: {tmp_path / 'no'} is not a folder"
 
 
 # --- inside another Hydra application --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("override", ["tier=nano", "tier=[", "tier=huge"])
-def test_a_hydra_application_around_us_is_left_as_it_was(tmp_path: Path, override: str) -> None:
+def test_a_hydra_application_around_us_is_left_as_it_was(own: Path, tmp_path: Path, override: str) -> None:
     (tmp_path / "app.yaml").write_text("answer: 42\n")
     with initialize_config_dir(str(tmp_path), version_base="1.3", job_name="app"):
         before = GlobalHydra.instance().hydra
         assert before is not None
         try:
-            compose_study("data_scaling", [override])
+            compose_study("mine", [override], own)
         except ConfigError:
             assert override != "tier=nano"
         assert GlobalHydra.instance().hydra is before
         assert compose("app").answer == 42
 
 
-def test_no_hydra_application_is_left_behind() -> None:
+def test_no_hydra_application_is_left_behind(own: Path) -> None:
     GlobalHydra.instance().clear()
-    compose_study("data_scaling")
+    compose_study("mine", config_dir=own)
     assert not GlobalHydra.instance().is_initialized()

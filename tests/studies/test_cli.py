@@ -1,0 +1,305 @@
+"""The command line: a mistake is one message and exit code 2, and every verb says what is true of the store."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from planned import finish, make_arms, own_configs, planned, record_of
+
+from studies import cli, compose, workflow
+from studies.engines import Outcome
+from studies.errors import ExitCode, StoreError
+from studies.planning import Plan
+from studies.report import write_report
+from studies.store import Store
+from studies.tracking import MirrorResult
+
+Call = Callable[..., tuple[int, str, str]]
+STUDY = Path(sys.executable).parent / "study"
+FAST = ["families=[vit,resnet]", "num_train=[64]", "replicates=1"]
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return planned()
+
+
+@pytest.fixture
+def store(tmp_path: Path, plan: Plan) -> Store:
+    """Every cell finished but the first, which failed, and the second, which waits."""
+    store = Store(tmp_path / "results")
+    finish(store, plan, plan.cells[2:])
+    store.write_record(record_of(plan, plan.cells[0], status="failed", reason="out of memory"))
+    return store
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder; `main` appends it to the import path."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("INDUCTIVE_BIAS_STORE", raising=False)
+    return folder
+
+
+@pytest.fixture
+def study(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Calls `study ARGS` in this process, `mine` being known -> exit code, standard output, standard error."""
+
+    configs = str(own_configs(tmp_path))
+
+    def call(*args: str) -> tuple[int, str, str]:
+        own = ["--config-dir", configs] if args[0] in ("run", "plan", "list") and "--config-dir" not in args else []
+        monkeypatch.setattr(sys, "argv", ["study", *args, *own])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans without torch: parameters are not counted."""
+    monkeypatch.setattr(workflow, "survey_arms", lambda spec, data: make_arms(spec))
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "unknown study": (["run", "data_scalin"], r"study: 'data_scalin' .* did you mean 'data_scaling'"),
+    "unknown choice": (["run", "mine", "data=cifar11"], r"data: 'cifar11' .* did you mean 'cifar10'"),
+    "misspelt key": (
+        ["run", "mine", "num_trian=[64]"],
+        r"num_trian: is not a known field; did you mean 'num_t",
+    ),
+    "wrong type": (["run", "mine", "num_train=[64,x]"], r"num_train\[1\]: .*valid integer.*'x'"),
+    "too many images": (["run", "mine", "num_train=[99999]"], r"num_train: 99999 images .* at most 39000"),
+    "too few images": (["run", "mine", "num_train=[19]"], r"num_train: 19 is below 20"),
+    "small budget": (
+        ["run", "mine", "budget=flops", "budget.train_flops=1e3"],
+        r"budget.train_flops: 1e\+03 does not pay .* needs at least [\d,]+",
+    ),
+    "no such folder": (["run", "mine", "data=cifar10", "data.name=/no/such"], r"data.name: .* /no/such"),
+    "label-changing crops": (["run", "mine", "recipe.augmentation=[crop]"], r"recipe.augmentation: \['crop'\]"),
+    "no configuration folder": (["plan", "mine", "--config-dir", "no"], r"--config-dir: no is not a folder"),
+    "study not in the store": (["status", "nothing"], r"no study 'nothing' in results; there are: none"),
+    "cell not in the store": (["show", "abc"], r"no cell in results begin with 'abc'"),
+}
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("name", sorted(MISTAKES))
+def test_a_mistake_is_one_message_and_exit_code_2(study: Call, here: Path, name: str) -> None:
+    args, says = MISTAKES[name]
+    code, out, err = study(*args)
+    assert (code, out) == (2, "")
+    assert re.match(f"error: (study mine:\n)? *.*{says}", err), err
+    assert err.count("error:") == 1
+    assert "Traceback" not in err
+    assert list(here.iterdir()) == []  # nothing was trained, nothing was written
+
+
+def test_an_unknown_family_names_the_closest(study: Call, here: Path) -> None:
+    code, out, err = study("run", "mine", "families=[vitt,mlp]", "primary_pair=null", "replicates=1")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: families[0]: unknown family 'vitt' (did you mean 'vit'?)")
+    assert list(here.iterdir()) == []
+
+
+def test_a_wrong_command_is_exit_code_2(study: Call) -> None:
+    assert study("rnu")[0] == 2
+    assert study("plan", "mine", "--fast")[0] == 2
+
+
+def test_the_installed_command_does_the_same(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    command = [STUDY, "run", "mine", "budget.stepz=3", "--config-dir", own_configs(tmp_path_factory.mktemp("own"))]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    assert outcome.stderr == (
+        "error: study mine:\n  budget.stepz: is not a known field; did you mean 'steps'? (given: 3)\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_a_bug_shows_its_traceback(study: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(workflow, "plan", broken)
+    with pytest.raises(ZeroDivisionError):  # the interpreter prints it and exits with 1
+        study("run", "mine")
+
+
+# --- running ---------------------------------------------------------------------------------------------------
+
+
+def test_an_incomplete_study_is_exit_code_3_and_says_what_is_missing_and_why(
+    study: Call, store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = write_report([], workflow.study_card(plan, store), store.root / "report", {})
+    mirror = MirrorResult("off", "off", 0, 0, (), "tracking is off")
+    outcome = Outcome(incomplete={plan.cells[1].id: "its worker was killed"})
+
+    def end(*args: object, **options: object) -> workflow.RunResult:
+        return workflow.RunResult(plan, outcome, store.states(plan), report, mirror)
+
+    monkeypatch.setattr(workflow, "plan", lambda spec: plan)
+    monkeypatch.setattr(workflow, "run", end)
+    code, out, _ = study("run", "mine", *FAST, "--store", str(store.root))
+    assert code == ExitCode.INCOMPLETE
+    assert "12 cells: 10 finished, 1 failed, 1 waiting" in out
+    for cell, why in zip(plan.cells, ("out of memory", "its worker was killed"), strict=False):
+        assert f"{cell.title} ({cell.id}): {why}; study logs {cell.id}" in out
+    assert f"report: {report.page}" in out
+    finish(store, plan, plan.cells[:2])
+    assert study("run", "mine", *FAST, "--store", str(store.root))[0] == ExitCode.OK
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize(
+    ("outcome", "code", "says"),
+    [
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED, "continue with the same command"),
+        (StoreError("disk: no space left"), ExitCode.INCOMPLETE, "error: disk: no space left"),
+    ],
+)
+def test_an_ended_run_says_how_it_ended(
+    study: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: BaseException,
+    code: int,
+    says: str,
+) -> None:
+    def end(*args: object, **options: object) -> None:
+        raise outcome
+
+    monkeypatch.setattr(workflow, "run", end)
+    found, _, err = study("run", "mine", *FAST)
+    assert (found, says in err) == (code, True)
+
+
+# --- looking ---------------------------------------------------------------------------------------------------
+
+
+def test_list_shows_what_is_shipped_and_what_is_done(study: Call, store: Store) -> None:
+    code, out, _ = study("list", "--store", str(store.root), "--json")
+    rows = {row["study"]: row for row in json.loads(out)}
+    assert code == 0
+    assert set(rows) == {*compose.list_studies(), "mine"}
+    assert rows["mine"]["question"] == "why?"
+    assert rows["mine"]["runs"] == {}
+    own = planned(name="mine")
+    finish(store, own, own.cells[:5])
+    _, out, _ = study("list", "--store", str(store.root), "--json")
+    (row,) = (row for row in json.loads(out) if row["study"] == "mine")
+    # Its cells are those of `small`: ten were finished, and now so are the failed and the waiting one.
+    assert row["runs"] == {own.study_id: "12/12"}
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_plan_prints_the_locked_form_and_what_is_done(study: Call, tmp_path: Path) -> None:
+    args = ["mine", *FAST, "--store", str(tmp_path / "r"), "--no-timing"]
+    code, out, _ = study("plan", *args, "--json")
+    content = json.loads(out)
+    plan = Plan.from_json(content)
+    assert (code, len(plan.cells), content["done"], content["estimate"]) == (0, 2, [], None)
+    finish(Store(tmp_path / "r"), plan, plan.cells[:1])
+    assert json.loads(study("plan", *args, "--json")[1])["done"] == [plan.cells[0].id]
+    _, table, _ = study("plan", *args)
+    assert f"{plan.study_id}: {plan.spec.question}" in table
+    assert "2 cells, 1 done; " in table
+    assert all(f"note: {note}" in table for note in plan.notes)
+
+
+def test_status_tells_the_state_of_every_cell(study: Call, store: Store, plan: Plan) -> None:
+    with store.lock(plan.cells[1].id):
+        store.write_progress(plan.cells[1].id, 47, 94)
+        code, out, _ = study("status", "small", "--store", str(store.root), "--json")
+        _, table, _ = study("status", plan.study_id, "--store", str(store.root))
+    content = json.loads(out)
+    states = {cell["id"]: cell["state"] for cell in content["cells"]}
+    assert code == 0
+    assert list(states) == [cell.id for cell in plan.cells]
+    assert states == {plan.cells[0].id: "failed", plan.cells[1].id: "running"} | {
+        c.id: "finished" for c in plan.cells[2:]
+    }
+    assert content["counts"] == {"failed": 1, "running": 1, "finished": 10}
+    assert "12 cells: 10 finished, 1 running, 1 failed" in table
+    assert "step 47 of 94" in table
+    assert "out of memory" in table
+
+
+def test_show_prints_the_record_of_a_cell(study: Call, store: Store, plan: Plan) -> None:
+    cell = plan.cells[3]
+    code, out, _ = study("show", cell.id[:8], "--store", str(store.root))
+    record = store.record(cell.id)
+    assert record is not None
+    assert (code, json.loads(out)) == (0, record.model_dump(mode="json"))
+    with store.lock(plan.cells[1].id):
+        code, out, _ = study("show", plan.cells[1].id, "--store", str(store.root))
+    assert (code, out) == (3, f"cell {plan.cells[1].id} is running; it has no record yet\n")
+
+
+def test_show_of_a_damaged_record_says_so(study: Call, store: Store, plan: Plan) -> None:
+    (store.cell_folder(plan.cells[3].id) / "record.json").write_text("{")
+    code, _, err = study("show", plan.cells[3].id, "--store", str(store.root))
+    assert (code, "record.json is damaged" in err) == (3, True)
+
+
+def test_logs_prints_what_a_worker_printed(study: Call, store: Store, plan: Plan) -> None:
+    text = "[red]not markup[/red] and a line that is longer than any terminal is wide " + "x" * 300 + "\nlast\n"
+    (store.cell_folder(plan.cells[3].id) / "log.txt").write_text(text)
+    assert study("logs", plan.cells[3].id, "--store", str(store.root)) == (0, text, "")
+    assert study("logs", plan.cells[4].id, "--store", str(store.root)) == (0, "", "")
+
+
+def test_export_writes_the_table(study: Call, store: Store, plan: Plan, tmp_path: Path) -> None:
+    code, out, _ = study("export", "small", "--store", str(store.root), "--output", str(tmp_path / "tables"))
+    paths = [Path(line) for line in out.splitlines()]
+    assert (code, [path.name for path in paths]) == (0, [f"{plan.study_id}.parquet", f"{plan.study_id}.csv"])
+    assert len(pd.read_csv(paths[1])) == 4 * 10 + 1
+    assert len(pd.read_parquet(paths[0])) == 4 * 10 + 1
+
+
+def test_clean_says_and_then_does(study: Call, store: Store, plan: Plan) -> None:
+    failed = plan.cells[0].id
+    code, out, _ = study("clean", "--failed", "--store", str(store.root))
+    assert (code, "would remove cell" in out, "add --yes" in out) == (0, True, True)
+    assert failed in store.cell_ids()
+    code, out, _ = study("clean", "--failed", "--yes", "--store", str(store.root))
+    assert (code, out.startswith(f"removed cell {failed} (failed; "), "add --yes" in out) == (0, True, False)
+    assert store.state(failed) == "waiting"
+
+
+def test_the_store_may_be_named_by_the_environment(
+    study: Call,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("INDUCTIVE_BIAS_STORE", str(store.root))
+    assert json.loads(study("status", "small", "--json")[1])["counts"]["finished"] == 10
+
+
+def test_a_bundle_that_was_altered_is_exit_code_4(study: Call, store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "small.tar.gz"
+    assert study("bundle", "small", "--store", str(store.root), "--output", str(file))[0] == 0
+    code, out, _ = study("verify", str(file))
+    assert (code, "is whole" in out) == (0, True)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    code, out, err = study("verify", str(file))
+    assert (code, out) == (4, "")
+    assert err
