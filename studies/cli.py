@@ -27,7 +27,8 @@ app = typer.Typer(
     "3 the study ended with cells failed or not finished; 4 a bundle is not what it claims; 130 interrupted, "
     "the same command continues.",
 )
-out = Console(soft_wrap=True, highlight=False)
+# Tables are as wide as the terminal; in a file or a pipe, wide enough for all of their columns.
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study file, see `study list`.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import RenderableType
@@ -14,7 +15,9 @@ from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds
 from .planning import Cell, Plan
 from .records import arm_name, records_frame, selected_rows
 from .store import CellState, Store
-from .workflow import RunResult
+
+if TYPE_CHECKING:  # printing a status needs nothing that runs a study
+    from .workflow import RunResult
 
 STATE_STYLES: Mapping[CellState, str] = {
     "finished": "green",
@@ -36,14 +39,13 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
         f"data {data.name}: {data.image_size} px, {data.in_channels} channels, {data.num_classes} classes; "
         f"{data.num_train:,} training images of which {spec.num_validation:,} validate, {data.num_test:,} test"
     )
-    arms = Table("arm", "variant", "forward FLOPs / image", "exact / forward", "parameters", "peak lr", "weight decay",
-                 "replicates", "FLOPs in all")  # fmt: skip
+    arms = Table("arm", "variant", "forward / image", "exact / forward", "parameters", "peak lr", "decay", "R", "in all")
     flops = shares(plan)
     for arm in plan.arms:
         arms.add_row(
             arm.name,
             arm.variant,
-            f"{arm.forward_flops:,}",
+            describe_flops(arm.forward_flops),
             f"{(3 * arm.forward_flops - arm.first_layer_flops) / arm.forward_flops:.3f}",
             f"{arm.num_parameters:,}",
             f"{spec.recipe.value('learning_rate', arm.name, arm.family):g}",
@@ -52,18 +54,17 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             describe_flops(flops[arm.name]),
         )
     yield arms
-    sizes = Table("train size", "steps", "epochs at C", "budget C", "executed with all branches", "branches (steps)")
+    sizes = Table("train size", "steps", "epochs", "budget C", "spent with branches")
     for cell in _one_per_size(plan):
-        ends = ", ".join(f"{branch.fraction:g} C ({branch.steps})" for branch in cell.branch_plans)
         sizes.add_row(
             f"{cell.num_train:,}",
-            f"{cell.steps:,}",
+            f"{cell.steps:,} x {cell.batch_size}",
             f"{cell.steps * cell.batch_size / cell.num_train:.3g}",
             describe_flops(3 * cell.forward_flops * cell.batch_size * cell.steps),
             f"{cell.executed_steps / cell.steps:.4g} C",
-            ends,
         )
     yield sizes
+    yield Text(f"branches end at {', '.join(f'{fraction:g} C' for fraction in spec.budget.branches)}")
     yield Text(f"{len(plan.cells)} cells, {num_done} done; {describe_flops(plan.executed_flops)} of training in all")
     if cost is not None:
         how = f"{', '.join(cost.measured_arms)} timed now" if cost.measured_arms else "from finished records"

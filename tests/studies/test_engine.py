@@ -136,3 +136,46 @@ def test_a_finished_study_trains_nothing(undisturbed: Path) -> None:
     output = finish(start(undisturbed))
     assert "4 finished" in output
     assert {path: path.stat().st_mtime_ns for path in records(undisturbed)} == before
+
+
+BROKEN = """
+import os
+from torch import nn
+
+class Fails(nn.Module):
+    def __init__(self, fail, features, num_classes):
+        super().__init__()
+        self.fail, self.layer = fail, nn.Linear(features, num_classes)
+
+    def forward(self, images):
+        if images.device.type != "meta":
+            self.fail()
+        return self.layer(images.flatten(1))
+
+def give_up():
+    raise ArithmeticError("the layer gave up")
+
+def build_raising(variant, image_size, in_channels, num_classes):
+    return Fails(give_up, image_size**2 * in_channels, num_classes)
+
+def build_dying(variant, image_size, in_channels, num_classes):
+    return Fails(lambda: os._exit(9), image_size**2 * in_channels, num_classes)
+"""
+
+
+def test_a_fault_in_one_run_never_costs_another(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    arguments = [argument for argument in STUDY if not argument.startswith(("families", "num_train=", "budget.steps"))]
+    arms = ["families=[mlp,broken:build_raising,broken:build_dying]", "num_train=[64]", "budget.steps=40"]
+    run = [sys.executable, "-c", "from studies.cli import main; main()", "run", *arguments, *arms]
+    command = [*run, "allow_unequal_flops=true", "--store", "results"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert process.returncode == 3, process.stdout + process.stderr
+    assert "the layer gave up" in process.stdout
+    assert "exit code 9" in process.stdout
+    store = Store(tmp_path / "results")
+    plan = store.plan("killed")
+    states = {cell.family: store.state(cell.id) for cell in plan.cells}
+    assert states == {"mlp": "finished", "broken:build_raising": "failed", "broken:build_dying": "waiting"}
+    failed = next(cell.id for cell in plan.cells if cell.family == "broken:build_raising")
+    assert "ArithmeticError" in (store.cell_folder(failed) / "log.txt").read_text()
