@@ -1,7 +1,7 @@
 """Checkpoints that are whole or refused: written atomically, with a SHA-256 beside them, the previous one kept.
 
-`torch.load` accepts most single-byte corruptions of a file and Lightning writes checkpoints in place; hence a checksum that is
-verified before anything is unpickled, and `weights_only=True`, which refuses code.
+`torch.load` accepts most single-byte corruptions of a file and Lightning writes checkpoints in place; hence a checksum
+that is verified before anything is unpickled, and `weights_only=True`, which refuses code.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from .errors import StoreError
 from .files import sha256_of, write_atomically, write_text
 
+MapLocation = str | torch.device
+
 
 class CheckpointError(StoreError):
-    """A checkpoint whose bytes are not the ones that were written, or that holds more than tensors and numbers."""
+    """A checkpoint whose bytes are not those that were written, or that holds more than tensors and numbers."""
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Writes `state` to `path`; what stood there becomes `<stem>.previous<suffix>`.
 
-    A process killed at any moment leaves one whole pair of file and digest: the old one is linked to its new name before it
-    is replaced.
+    A process killed at any moment leaves one whole pair of file and digest: the old one is linked to its new name
+    before it is replaced.
     """
     if path.exists():
         _keep_as_previous(path)
@@ -37,7 +39,7 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     write_text(_digest_path(path), hashlib.sha256(content).hexdigest())
 
 
-def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, map_location: MapLocation = "cpu") -> dict[str, Any]:
     """Reads a checkpoint after checking its digest.
 
     Raises:
@@ -71,15 +73,17 @@ def load_latest(path: Path) -> dict[str, Any] | None:
 class AtomicCheckpointIO(CheckpointIO):
     """The same for an ordinary `pl.Trainer(plugins=[AtomicCheckpointIO()])`."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         """Writes a Lightning checkpoint atomically, with its digest."""
         save_checkpoint(checkpoint, Path(path))
 
-    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> Any:
+    def load_checkpoint(
+        self, path: str | Path, map_location: MapLocation | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Reads a Lightning checkpoint after checking its digest."""
         return load_checkpoint(Path(path), map_location or "cpu")
 
-    def remove_checkpoint(self, path: Any) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint, its predecessor and their digests."""
         for candidate in (Path(path), _previous(Path(path))):
             candidate.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Many optimiser steps per Lightning `training_step`: the loop of a study.
 
-A Lightning step costs about half a millisecond before any work; at the smallest tier that is as much as the work. A chunk
-pays it once. The batches, the schedule and the step counter are the study's own, so the size of a chunk changes nothing.
+A Lightning step costs up to a millisecond before any work, which counts at the smallest tier; a chunk
+pays it once. Batches, schedule and step counter are the study's own, so the size of a chunk changes nothing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ class ChunkedClassifier(ImageClassifier):
         on_chunk: called after every chunk; may save.
 
     Attributes:
-        examples: images the present weights were trained on, counted from the batches executed; goes back with the trunk.
+        examples: images the present weights were trained on, counted from the batches; goes back with the trunk.
         total_examples: images trained on in all, trunk and every cooldown.
         executed: optimiser steps taken in all.
-        losses: loss of every executed step, float32 [executed steps], in the order of execution; NaN where not yet executed.
+        losses: loss of every executed step, float32 [executed steps], in the order of execution; NaN where still to
+            come.
     """
 
     def __init__(self, cell: Cell, batches: StepBatches, on_chunk: Callable[[int], None]) -> None:

@@ -39,7 +39,9 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
         f"data {data.name}: {data.image_size} px, {data.in_channels} channels, {data.num_classes} classes; "
         f"{data.num_train:,} training images of which {spec.num_validation:,} validate, {data.num_test:,} test"
     )
-    arms = Table("arm", "variant", "forward / image", "exact / forward", "parameters", "peak lr", "decay", "R", "in all")
+    arms = Table(
+        "arm", "variant", "forward / image", "exact / forward", "parameters", "peak lr", "decay", "replicates", "in all"
+    )
     flops = shares(plan)
     for arm in plan.arms:
         arms.add_row(

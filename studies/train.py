@@ -1,7 +1,7 @@
 """One cell trained: trunk, cooldowns, validation, then the record; the only module that builds a Trainer.
 
-The state of a cell is one dictionary of tensors and numbers. It is saved between chunks, and a cell that continues from it
-ends with the same bits as one that was never interrupted: batches, crops and learning rates are functions of the step.
+The state of a cell is one dictionary of tensors and numbers. It is saved between chunks, and a cell that continues from
+it ends with the same bits as one that was never interrupted: batches, crops and rates are functions of the step.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def test_hybrid_map_may_shrink_to_a_single_token() -> None:
 
 
 def test_solved_sizes_stay_what_published_results_were_trained_with() -> None:
-    def sizes(family: str, form: str = "", image_size: int = 16, tier: str = "nano", in_channels: int = 1) -> Any:  # noqa: ANN401
+    def sizes(family: str, form: str = "", image_size: int = 16, tier: str = "nano", in_channels: int = 1) -> Any:
         return FAMILIES[family].layout(TIERS[tier], form, image_size, in_channels)
 
     assert (sizes("resnet").stages.stem_width, sizes("resnet").stages.widths) == (8, (7, 13, 32))

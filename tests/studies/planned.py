@@ -35,7 +35,7 @@ primary_pair: [resnet, vit]
 DIAL = {"kind": "dial", "num_train": 2_000, "num_test": 500}
 
 
-def make_spec(**changes: Any) -> StudySpec:  # noqa: ANN401  # any field of a study
+def make_spec(**changes: Any) -> StudySpec:  # any field of a study
     """Two sizes, three arms and two replicates; `changes` replace fields."""
     content: dict[str, Any] = {
         "name": "small",
@@ -66,7 +66,7 @@ def make_arms(spec: StudySpec, forward: Mapping[str, int] = FORWARD_FLOPS) -> di
     return arms
 
 
-def planned(forward: Mapping[str, int] = FORWARD_FLOPS, **changes: Any) -> Plan:  # noqa: ANN401
+def planned(forward: Mapping[str, int] = FORWARD_FLOPS, **changes: Any) -> Plan:
     spec = make_spec(**changes)
     return make_plan(spec, spec.data.describe(), make_arms(spec, forward))
 

@@ -17,7 +17,7 @@ from studies import cli, compose, workflow
 from studies.engines import Outcome
 from studies.errors import ExitCode, StoreError
 from studies.planning import Plan
-from studies.report import write_report
+from studies.report import ReportPaths
 from studies.store import Store
 from studies.tracking import MirrorResult
 
@@ -148,7 +148,7 @@ def test_a_bug_shows_its_traceback(study: Call, monkeypatch: pytest.MonkeyPatch)
 def test_an_incomplete_study_is_exit_code_3_and_says_what_is_missing_and_why(
     study: Call, store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = write_report([], workflow.study_card(plan, store), store.root / "report", {})
+    report = ReportPaths(store.root / "report" / "index.html", figures=(), tables=(), statements=())
     mirror = MirrorResult("off", "off", 0, 0, (), "tracking is off")
     outcome = Outcome(incomplete={plan.cells[1].id: "its worker was killed"})
 

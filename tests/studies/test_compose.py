@@ -75,7 +75,7 @@ def test_every_study_says_what_it_asks_and_what_it_costs(study: str) -> None:
     assert content["cost"] not in ("", "TODO")
 
 
-def arithmetic_arm(name: str, tier: str, info: Any) -> Arm:  # noqa: ANN401  # DataInfo
+def arithmetic_arm(name: str, tier: str, info: Any) -> Arm:  # DataInfo
     family, variant = split_arm(name, tier)
     images = {"image_size": info.image_size, "in_channels": info.in_channels, "num_classes": info.num_classes}
     try:

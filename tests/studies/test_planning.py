@@ -25,7 +25,7 @@ def plan() -> Plan:
     return planned()
 
 
-def only_cell(**changes: Any) -> Cell:  # noqa: ANN401  # any field of a study
+def only_cell(**changes: Any) -> Cell:  # any field of a study
     return planned(
         **({"families": ("vit",), "num_train": (64,), "replicates": 1, "primary_pair": None} | changes)
     ).cells[0]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from studies.spec import Budget, EngineSpec, Recipe, StudySpec
 
 
-def refusal(**changes: Any) -> str:  # noqa: ANN401  # any field of a study
+def refusal(**changes: Any) -> str:  # any field of a study
     with pytest.raises(ValidationError) as caught:
         make_spec(**changes)
     return str(caught.value)

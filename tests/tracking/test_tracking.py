@@ -241,7 +241,7 @@ class FakeWandb:
         self.runs: list[SimpleNamespace] = []
         self.finished_badly = 0
 
-    def init(self, **options: Any) -> SimpleNamespace:  # noqa: ANN401
+    def init(self, **options: Any) -> SimpleNamespace:
         if options["name"] in self.broken:
             raise RuntimeError("the client raised")
         rows: list[dict[str, Any]] = []
@@ -256,7 +256,7 @@ class FakeWandb:
     def finish(self, exit_code: int) -> None:
         self.finished_badly += exit_code
 
-    def Settings(self, **options: Any) -> dict[str, Any]:  # noqa: ANN401, N802
+    def Settings(self, **options: Any) -> dict[str, Any]:  # noqa: N802
         return options
 
 
