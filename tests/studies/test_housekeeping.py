@@ -88,7 +88,8 @@ def test_a_study_goes_without_its_cells(store: Store, plan: Plan) -> None:
 
 def test_a_running_cell_is_never_touched(store: Store, plan: Plan) -> None:
     with store.lock(plan.cells[2].id), store.lock("orphan"):
-        assert clean(store, interrupted=True, orphans=True) == []
+        for really in (False, True):
+            assert clean(store, really=really, interrupted=True, orphans=True) == []
     assert {plan.cells[2].id, "orphan"} <= set(store.cell_ids())
 
 

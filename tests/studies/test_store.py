@@ -197,6 +197,7 @@ def test_a_lock_excludes_another_process_and_is_free_when_its_holder_is_killed(s
         assert store.is_locked(cell_id)
         assert store.state(cell_id) == "running"
         assert not store.discard_cell(cell_id)
+        assert store.cell_folder(cell_id).exists()
         with store.lock(other_id) as mine:
             assert mine
         os.kill(process.pid, signal.SIGKILL)
