@@ -66,7 +66,7 @@ def test_the_wheel_plans_the_default_study_from_an_empty_folder(wheel: Path, tmp
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     # PYTHONPATH stands before the editable install of this checkout, and the code asserts that it won.
-    environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "HOME": str(empty)}
+    environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path / "home")}
     outcome = subprocess.run(
         [sys.executable, "-P", "-c", PLAN, str(site)],
         cwd=empty,

@@ -121,6 +121,7 @@ def test_only_where_and_when_may_differ_between_two_runs_of_a_cell(plan: Plan) -
             "resumes": 2,
             "started_at": "2026-01-01",
             "finished_at": "2026-01-02",
+            "wandb_url": "https://example.org/run",
         }
     )
     first, second = records_frame([record]), records_frame([other])
