@@ -224,6 +224,7 @@ def test_what_was_declared_cannot_change_without_the_hash(plan: Plan, changes: d
 
 def test_planning_twice_gives_the_same_plan(plan: Plan) -> None:
     assert planned() == plan
+    assert planned(cost="less than feared").hash == plan.hash
     assert planned().hash == plan.hash
 
 
@@ -244,6 +245,11 @@ def test_a_plan_survives_json(plan: Plan) -> None:
         (("cells", 5, "id"), "0" * 16),
         (("spec", "name"), "renamed"),
         (("spec", "primary_pair"), ["vit", "resnet"]),
+        (("spec", "question"), "something else?"),
+        (("spec", "replicates"), 1),
+        (("data", "num_test"), 499),
+        (("arms", 0, "num_parameters"), 1),
+        (("notes",), ["all is fair"]),
         (("plan_hash",), "0" * 64),
     ],
 )
