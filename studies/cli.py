@@ -6,7 +6,6 @@ Heavy imports wait until a verb needs them: looking at a study starts in a fract
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -54,9 +53,6 @@ def main() -> None:
     except StudyError as error:
         err.print(f"error: {error}", style="red", markup=False)
         raise SystemExit(error.exit_code) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(ExitCode.OK) from None
 
 
 @app.command("list")

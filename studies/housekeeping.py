@@ -27,7 +27,8 @@ def clean_store(
         yield (
             f"{verb} plan and report of {study_id} ({size}); its cells are kept, --orphans removes those no plan names"
         )
-    planned = {cell.id for one in store.study_ids() if one != study_id for cell in store.plan(one).cells}
+    others = [one for one in store.study_ids() if one != study_id] if orphans else []
+    planned = {cell.id for one in others for cell in store.plan(one).cells}
     for cell_id in store.cell_ids():
         state = store.state(cell_id)
         reasons = [

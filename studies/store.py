@@ -72,6 +72,8 @@ class Store:
                 raise ValueError(f"it belongs to cell {record.cell_id}")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise StoreError(
                 f"{path} is damaged ({_first_line(error)}): run the study again to set it aside and train the cell anew"

@@ -117,7 +117,7 @@ def prepare_data(planned: Plan) -> None:
     try:
         train, test = data.load("train"), data.load("test")
     except DataError as error:
-        raise ConfigError(f"data: {error}") from None
+        raise ConfigError(_of_data(error)) from None
     for split, images, expected in (("train", train, planned.data.num_train), ("test", test, planned.data.num_test)):
         if len(images) != expected:
             raise ConfigError(f"data: the {split} split has {len(images)} images where the plan counted {expected}")
@@ -166,7 +166,12 @@ def _describe(spec: StudySpec) -> DataInfo:
     try:
         return spec.data.describe()
     except DataError as error:
-        raise ConfigError(f"data: {error}") from None
+        raise ConfigError(_of_data(error)) from None
+
+
+def _of_data(error: DataError) -> str:
+    text = str(error)
+    return text if text.startswith("data.") else f"data: {text}"
 
 
 def _check_recipe_names(spec: StudySpec, known: set[str]) -> None:
