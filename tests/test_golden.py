@@ -1,8 +1,8 @@
 """Numbers that define the protocol. If one moves, results before and after are not comparable.
 
-They depend on no kernel and no machine: images of the dial, subsets, orders, crops, permutations, identities. A change that
-moves one of them is a new protocol version: raise `studies.spec.PROTOCOL_VERSION`, say so in the CHANGELOG, write the new
-numbers here.
+They depend on no kernel and no machine: images of the dial, subsets, orders, crops, permutations, identities. A change
+that moves one of them is a new protocol version: raise `studies.spec.PROTOCOL_VERSION`, say so in the CHANGELOG, write
+the new numbers here.
 """
 
 from __future__ import annotations
