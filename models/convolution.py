@@ -185,7 +185,7 @@ def _initialize_stages(stages: nn.Sequential, *, circular: bool) -> None:
     for module in stages.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if circular:
+            if circular and any(module.padding):
                 module.padding_mode = "circular"
         if isinstance(module, BasicBlock | Bottleneck):
             module.zero_init_last()

@@ -199,7 +199,7 @@ def test_larger_subsets_contain_smaller_ones_and_never_validation() -> None:
 def test_data_may_be_a_name_a_mapping_or_a_folder(tmp_path: Path, pixels: np.ndarray) -> None:
     from written_files import encoded
 
-    assert SubsetDataModule("dial_position", 100).info.num_train == 40_000
+    assert SubsetDataModule("dial_position", 100).info.num_train == 20_000
     assert SubsetDataModule({"kind": "dial", "num_train": 50}).num_train == 45
     for row, image in enumerate(pixels):
         path = tmp_path / "mine" / ("train" if row < 20 else "test") / ("cat" if row % 2 else "dog") / f"{row}.png"
