@@ -33,7 +33,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 notebook: $(STAMP)
-	$(BIN)/python -m nbclient.cli notebooks/curves.ipynb
+	$(BIN)/jupyter-execute notebooks/curves.ipynb
 
 lock: | .uv/bin/uv
 	.uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --generate-hashes \
