@@ -23,7 +23,7 @@ from .report import ReportPaths, write_report
 from .report.card import StudyCard
 from .spec import StudySpec
 from .store import CellState, Store
-from .tracking import MirrorResult, mirror_study
+from .tracking import MirrorResult, TrackingSpec, decide, mirror_study
 
 REPEATED: frozenset[CellState] = frozenset({"waiting", "interrupted", "running", "damaged"})
 """States whose cells a run takes up; a running one belongs to another launcher until it turns out otherwise."""
@@ -99,7 +99,7 @@ def run(
     store.lock_plan(locked)
     on_start(locked)
     missing = _missing(locked, store, retry_failed, on_message)
-    engine = LocalEngine(store, locked.study_id, study.engine, study.tracking, on_poll)
+    engine = LocalEngine(store, locked.study_id, study.engine, _live_tracking(study.tracking), on_poll)
     outcome = engine.run(missing) if missing else Outcome()
     card = study_card(locked)
     report = report_study(locked, store, card)
@@ -160,6 +160,12 @@ def load_records(study: str = "data_scaling", store: Path | str = "results") -> 
     """
     found = Store(store)
     return found.records(found.plan(study))
+
+
+def _live_tracking(settings: TrackingSpec) -> TrackingSpec:
+    """The settings for running cells: online only if that works, found out once and not by every cell."""
+    online = settings.mode == "online" and decide(settings).mode == "online"
+    return settings if online else settings.model_copy(update={"mode": "offline"})
 
 
 def _describe(spec: StudySpec) -> DataInfo:

@@ -27,6 +27,7 @@ from .worker import PRELOADED, Assignment, JobResult, work
 
 MAX_ATTEMPTS = 3
 """Times a cell whose worker died, or met a fault of the machine, is tried in one call before it is left incomplete."""
+RECORDED = ("finished", "diverged", "invalid", "failed")
 POLL_SECONDS = 0.25
 BUSY_SECONDS = 1.0  # between two looks at a cell that another launcher trains
 
@@ -88,7 +89,7 @@ class LocalEngine:
         warm_up()
         try:
             while queue or any(worker.cell_id for worker in workers):
-                self._dispatch(queue, not_before, idle, workers)
+                self._dispatch(queue, not_before, idle, workers, outcome)
                 for result in self._results(workers, idle, outcome):
                     self._settle(result, queue, attempts, not_before, outcome)
                 self._on_poll([worker.cell_id for worker in workers if worker.cell_id])
@@ -100,7 +101,12 @@ class LocalEngine:
         return outcome
 
     def _dispatch(
-        self, queue: deque[str], not_before: dict[str, float], idle: deque[str], workers: list[_Worker]
+        self,
+        queue: deque[str],
+        not_before: dict[str, float],
+        idle: deque[str],
+        workers: list[_Worker],
+        outcome: Outcome,
     ) -> None:
         for _ in range(len(queue)):
             free = next((worker for worker in workers if worker.cell_id is None), None)
@@ -109,6 +115,14 @@ class LocalEngine:
             cell_id = queue.popleft()
             if time.monotonic() < not_before.get(cell_id, 0.0):
                 queue.append(cell_id)
+                continue
+            state = self._store.state(cell_id)
+            if state == "running":  # another launcher has it
+                not_before[cell_id] = time.monotonic() + BUSY_SECONDS
+                queue.append(cell_id)
+                continue
+            if state in RECORDED:
+                outcome.recorded.append(cell_id)
                 continue
             if free is None:
                 free = self._start_worker(idle.popleft())
@@ -155,7 +169,7 @@ class LocalEngine:
         outcome: Outcome,
     ) -> None:
         cell_id = result.cell_id
-        if result.outcome == "recorded" or (result.outcome == "died" and self._store.state(cell_id) == "finished"):
+        if result.outcome == "recorded" or (result.outcome == "died" and self._store.state(cell_id) in RECORDED):
             outcome.recorded.append(cell_id)
         elif result.outcome == "busy":
             not_before[cell_id] = time.monotonic() + BUSY_SECONDS
