@@ -56,7 +56,7 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             describe_flops(flops[arm.name]),
         )
     yield arms
-    sizes = Table("train size", "steps", "epochs", "budget C", "spent with branches")
+    sizes = Table("train size", "steps x batch", "epochs", "budget C", "spent with all branches")
     for cell in _one_per_size(plan):
         sizes.add_row(
             f"{cell.num_train:,}",

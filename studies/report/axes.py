@@ -93,6 +93,8 @@ def error_axis(axes: Axes, errors: Iterable[float], *, which: str = "y", ceiling
     ticks = [tick for tick in _ERROR_TICKS if low <= tick <= high * 1.001]
     if len(ticks) < 3:
         ticks = [tick for tick in _FINE_ERROR_TICKS if low <= tick <= high * 1.001]
+    if which == "x" and high / low > 100:  # labels side by side need more room than labels one above the other
+        ticks = [tick for tick in ticks if f"{tick:.0e}"[0] in "15"]
     axis = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     (axes.set_ylim if which == "y" else axes.set_xlim)(low, high)
