@@ -51,16 +51,22 @@ def estimate(plan: Plan, records: list[Record], num_workers: int, *, done: froze
         if arm.name in measured:
             rates[arm.family, arm.variant] = _measured_rate(plan, arm)
     waiting = [cell for cell in plan.cells if cell.id not in done]
+    kept, running = disk_needed(plan, num_workers)
     seconds = sum(rates[cell.family, cell.variant] * (cell.executed_flops + evaluation_flops(cell)) for cell in waiting)
-    arms = {(arm.family, arm.variant): arm for arm in plan.arms}
-    largest = max((_running_bytes(arms[cell.family, cell.variant], cell) for cell in plan.cells), default=0)
     return Estimate(
         seconds=seconds / max(1, min(num_workers, len(waiting))),
         num_workers=num_workers,
-        bytes_kept=sum(_kept_bytes(cell) for cell in plan.cells),
-        bytes_while_running=num_workers * largest,
+        bytes_kept=kept,
+        bytes_while_running=running,
         measured_arms=measured,
     )
+
+
+def disk_needed(plan: Plan, num_workers: int) -> tuple[int, int]:
+    """Bytes kept of all records and predictions, and bytes of the checkpoints of the cells that run at once."""
+    arms = {(arm.family, arm.variant): arm for arm in plan.arms}
+    largest = max((_running_bytes(arms[cell.family, cell.variant], cell) for cell in plan.cells), default=0)
+    return sum(_kept_bytes(cell) for cell in plan.cells), num_workers * largest
 
 
 def evaluation_flops(cell: Cell) -> int:

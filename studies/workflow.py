@@ -5,6 +5,7 @@ These functions are the Python way in; the command line calls nothing else.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from .arms import survey_arms
 from .compose import Composed, compose_study
 from .engines import LocalEngine, Outcome
 from .engines.local import devices
-from .errors import ConfigError, ExitCode
+from .errors import ConfigError, ExitCode, StoreError
+from .estimate import describe_bytes, disk_needed
 from .planning import Arm, Plan, make_plan
 from .precision import check_precision
 from .records import Record
@@ -95,6 +97,7 @@ def run(
     """
     locked = planned or plan(study.spec)
     check_precision(study.spec.recipe.precision, devices(study.engine)[0])
+    check_disk(locked, store, len(devices(study.engine)))
     prepare_data(locked)
     store.lock_plan(locked)
     on_start(locked)
@@ -121,6 +124,24 @@ def prepare_data(planned: Plan) -> None:
     for split, images, expected in (("train", train, planned.data.num_train), ("test", test, planned.data.num_test)):
         if len(images) != expected:
             raise ConfigError(f"data: the {split} split has {len(images)} images where the plan counted {expected}")
+
+
+def check_disk(planned: Plan, store: Store, num_workers: int) -> None:
+    """Refuses a study that cannot fit on the disk.
+
+    Raises:
+        StoreError: says how much it needs and how much there is.
+    """
+    kept, running = disk_needed(planned, num_workers)
+    folder = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    done = sum(state in ("finished", "diverged") for state in store.states(planned).values())
+    needed = round(kept * (1 - done / len(planned.cells))) + (running if done < len(planned.cells) else 0)
+    if needed > free:
+        raise StoreError(
+            f"{folder}: the study needs about {describe_bytes(needed)}, {describe_bytes(running)} of it while it runs, "
+            f"but {describe_bytes(free)} are free; choose another folder with --store, or lower engine.workers"
+        )
 
 
 def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> ReportPaths:

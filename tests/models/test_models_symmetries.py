@@ -163,3 +163,12 @@ def test_circular_max_pooling_stem_rolls_too() -> None:
     images = torch.randn(2, 1, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(network(images.roll((4, 8), (2, 3))), network(images), rtol=0, atol=1e-12)
+
+
+def test_resizing_a_position_embedding_to_its_own_grid_is_the_identity() -> None:
+    network = new_network("vit")
+    embedding = network.pos_embed.detach().clone()
+    network.set_input_size(img_size=IMAGE_SIZE)
+    assert torch.equal(network.pos_embed, embedding)
+    network.set_input_size(img_size=2 * IMAGE_SIZE)
+    assert network.pos_embed.shape[1] == 4 * embedding.shape[1]
