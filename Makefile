@@ -1,6 +1,6 @@
 # Two commands matter: `make study` and `make test`. Both set everything up first; a second call installs nothing.
 #   make study                      train the embedded default study and write its report (overrides: ARGS="replicates=2")
-#   make test                       the test suite: CPU, no network
+#   make test                       the test suite: CPU, no network; one thread, which small networks like best
 #   make check                      lint, format and strict types
 #   make notebook                   execute the notebook on the records of `make study`
 #   make lock                       resolve requirements.lock anew
@@ -21,7 +21,7 @@ study: $(STAMP)
 	$(BIN)/study run data_scaling $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
