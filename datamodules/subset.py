@@ -28,7 +28,7 @@ def carve_validation(labels: npt.ArrayLike, num_validation: int, *, seed: int) -
     Args:
         labels: Training labels `[n]`.
         num_validation: Images to set aside; 0 is allowed.
-        seed: The validation seed, the same for all sizes, families and replicates of a study.
+        seed: The validation seed, the same for all sizes and families. A study gives each replicate its own.
 
     Returns:
         Indices into `labels` of the pool and of the validation set, each sorted.

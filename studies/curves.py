@@ -109,7 +109,7 @@ def data_curves(frame: pd.DataFrame, rule: Rule = "selected", *, confidence: flo
                 "log_std": log_std,
                 "min": float(error.min()),
                 "max": float(error.max()),
-                "num_diverged": int((cells["status"] == "diverged").sum()),
+                "num_diverged": int(cells["diverged"].astype(bool).sum()),
             }
         )
     return pd.DataFrame(rows, columns=CURVE_COLUMNS)
@@ -202,13 +202,16 @@ def observed_crossing(
     shared = _test_set_is_shared(points)
     used = blocks if shared and blocks is not None and set(points["cell_id"]) <= set(blocks) else None
     differences = paired_differences(points, arm_a, arm_b, confidence=confidence, blocks=used)
+    decision = decide(differences, confidence=confidence)
+    if decision == "none below N_max" and set(frame["num_train"]) > set(differences["num_train"]):
+        decision = "not resolved"  # a size where the two were not compared may hide a crossing
     return Crossing(
         arm_a=arm_a,
         arm_b=arm_b,
         rule=rule,
         differences=differences,
         sign_changes=sign_changes(differences, arm_a, arm_b),
-        decision=decide(differences, confidence=confidence),
+        decision=decision,
         shared_test=shared,
         test_variance=used is not None,
     )

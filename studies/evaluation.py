@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
@@ -105,13 +104,3 @@ def error_and_loss(log_probabilities: Tensor, labels: Tensor) -> tuple[float, fl
 def chance(num_classes: int) -> tuple[float, float]:
     """Error and loss of the uniform classifier."""
     return 1 - 1 / num_classes, math.log(num_classes)
-
-
-def weights_sha256(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of a state dict, in the order of names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -128,7 +128,7 @@ COLUMNS: dict[str, str] = {
     "permutation": "pixel permutation control: none | within_patch | patches | pixels",
     "augmentation": "augmentations joined by +, none if empty",
     "replicate": "index of the setting of seeds",
-    "subset_seed": "chooses the nested subset, and the fresh images of the dial",
+    "subset_seed": "chooses validation and the nested subset, and the fresh images of the dial",
     "order_seed": "order of the training images",
     "initialization_seed": "initial weights",
     "augmentation_seed": "random crops and flips",

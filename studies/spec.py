@@ -81,6 +81,11 @@ class Recipe(_Strict):
     augmentation: tuple[Augmentation, ...] = ()
     precision: Literal["fp32", "bf16"] = "fp32"
 
+    @field_validator("augmentation")
+    @classmethod
+    def _in_one_order(cls, augmentation: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        return tuple(sorted(set(augmentation)))  # the order is not a choice: crop comes before flip
+
     @field_validator("learning_rate", "weight_decay")
     @classmethod
     def _sane(cls, value: float | dict[str, float]) -> float | dict[str, float]:
@@ -150,6 +155,8 @@ class StudySpec(_Strict):
     @model_validator(mode="after")
     def _names_known_arms(self) -> StudySpec:
         arms = set(self.families)
+        if self.primary_pair is not None and self.primary_pair[0] == self.primary_pair[1]:
+            raise ValueError(f"primary_pair {list(self.primary_pair)} must name two different arms")
         if self.primary_pair is not None and not set(self.primary_pair) <= arms:
             raise ValueError(f"primary_pair {list(self.primary_pair)} must name two of families {list(self.families)}")
         if isinstance(self.replicates, dict):

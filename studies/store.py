@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -80,11 +80,17 @@ class Store:
             ) from None
         return record
 
-    def set_aside_record(self, cell_id: str) -> Path:
-        """Renames a damaged record, so that the cell is trained again; nothing is deleted."""
+    def set_aside_record(self, cell_id: str) -> Path | None:
+        """Renames a damaged record, so that the cell is trained again; nothing is deleted.
+
+        Returns:
+            The new name, or None where another process has the cell or has seen to it already.
+        """
         path = self.cell_folder(cell_id) / "record.json"
-        aside = path.with_name(f"record.damaged-{time.time_ns()}.json")
-        return path.rename(aside)
+        with self.lock(cell_id) as mine:
+            if not mine or self.state(cell_id) != "damaged":
+                return None
+            return path.rename(path.with_name(f"record.damaged-{time.time_ns()}.json"))
 
     def write_record(self, record: Record, predictions: dict[str, npt.NDArray[Any]] | None = None) -> Record:
         """Writes predictions, then the record that names their hash, each whole or not at all."""
@@ -119,7 +125,8 @@ class Store:
         except OSError as error:
             raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
         with file:
-            yield _try_lock(file, folder)
+            # A lock file that was removed meanwhile locks nothing: whoever comes next makes another.
+            yield _try_lock(file, folder) and _is_still_there(file, folder / "lock")
 
     def is_locked(self, cell_id: str) -> bool:
         """Whether some process is training the cell at this moment."""
@@ -189,13 +196,18 @@ class Store:
         return [path.parent.name for path in sorted(plans, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
 
     def records(self, plan: Plan) -> list[Record]:
-        """The readable records of a plan's cells, in the order of the plan; `states` tells what the others are."""
+        """The readable records of a plan's cells, in the order of the plan; `states` tells what the others are.
+
+        A cell may have been trained by another study, which gave its replicate another number and its data another
+        name: such labels are the plan's here.
+        """
         records = []
         for cell in plan.cells:
             with contextlib.suppress(StoreError):
                 record = self.record(cell.id)
                 if record is not None:
-                    records.append(record)
+                    labels = {"replicate": cell.replicate, "data": cell.data}
+                    records.append(record.model_copy(update={"cell": record.cell | labels}))
         return records
 
     def all_records(self) -> list[Record]:
@@ -233,12 +245,13 @@ class Store:
         for path in (*folder.glob("checkpoint*"), *leftovers(folder), folder / "progress.json"):
             path.unlink(missing_ok=True)
 
-    def discard_cell(self, cell_id: str) -> bool:
-        """Removes a cell that nobody is training; False where somebody is."""
+    def discard_cell(self, cell_id: str, states: Collection[CellState] | None = None) -> bool:
+        """Removes a cell that nobody is training; False where somebody is, or where it is in none of `states` by now."""
         with self.lock(cell_id) as mine:
-            if mine:
-                shutil.rmtree(self.cell_folder(cell_id))
-            return mine
+            if not mine or (states is not None and self.state(cell_id) not in states):
+                return False
+            shutil.rmtree(self.cell_folder(cell_id))
+            return True
 
     def discard_study(self, study_id: str) -> None:
         """Removes a study's plan and report; its cells stay, since other studies may share them."""
@@ -277,6 +290,13 @@ def _try_lock(file: IO[bytes], folder: Path, *, shared: bool = False) -> bool:
             ) from error
         raise
     return True
+
+
+def _is_still_there(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.fstat(file.fileno()).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _digest(payload: object) -> str:

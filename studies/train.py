@@ -134,6 +134,11 @@ class _CellTraining:
         if device == "cpu":
             torch.set_num_threads(1)
         self.cell, self.store, self.settings, self.device, self.live = cell, store, settings, device, live
+        if (found := data.describe().fingerprint) != cell.data_fingerprint:
+            raise StudyError(
+                f"the data of {cell.data} have changed since the study was planned (fingerprint {found[:12]}, planned "
+                f"{cell.data_fingerprint[:12]}); plan it anew"
+            )
         self.train_split = data.load("train", seed=cell.seeds.subset)
         labels = self.train_split.labels
         pool, self.validation = carve_validation(labels, cell.num_validation, seed=cell.seeds.subset)
@@ -206,9 +211,10 @@ class _CellTraining:
         classifier = self.classifier
         classifier.schedule_steps = (segment.stop, segment.stop - segment.start if segment.is_cooldown else 0)
         first, size = max(self.state["step"], segment.start), self.settings.chunk_steps
-        starts = [start for start in range(segment.start, segment.stop, size) if start >= first]
+        starts = range(first, segment.stop, size)
         chunks = _Chunks(tuple((start, min(start + size, segment.stop)) for start in starts))
-        expected = classifier.executed + segment.stop - first
+        done = self.segments[: self.state["segment"] + 1]
+        planned = sum(one.stop - one.start for one in done)  # from the plan, never from a checkpoint
         trainer = _trainer(self.device)
         try:
             with _without_advice():
@@ -217,9 +223,8 @@ class _CellTraining:
             return False
         finally:
             classifier.to(self.device)  # the Trainer leaves everything on the CPU
-        if classifier.executed != expected:
-            missing = expected - classifier.executed
-            raise StudyError(f"cell {self.cell.id}: {missing} of the planned steps up to {segment.stop} were not taken")
+        if classifier.executed != planned:
+            raise RuntimeError(f"{classifier.executed} steps were taken where {planned} were planned")
         return True
 
     def _after_chunk(self, step: int) -> None:

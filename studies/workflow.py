@@ -102,7 +102,7 @@ def run(
     store.lock_plan(locked)
     on_start(locked)
     missing = _missing(locked, store, retry_failed, on_message)
-    engine = LocalEngine(store, locked.study_id, study.engine, _live_tracking(study.tracking), on_poll)
+    engine = LocalEngine(store, locked, study.engine, _live_tracking(study.tracking), on_poll)
     outcome = engine.run(missing) if missing else Outcome()
     card = study_card(locked)
     report = report_study(locked, store, card)
@@ -118,9 +118,12 @@ def prepare_data(planned: Plan) -> None:
     """
     data = planned.spec.data
     try:
+        fingerprint = data.describe().fingerprint
         train, test = data.load("train"), data.load("test")
     except DataError as error:
         raise ConfigError(_of_data(error)) from None
+    if fingerprint != planned.data.fingerprint:
+        raise ConfigError("data: the files have changed since the study was planned; plan it anew")
     for split, images, expected in (("train", train, planned.data.num_train), ("test", test, planned.data.num_test)):
         if len(images) != expected:
             raise ConfigError(f"data: the {split} split has {len(images)} images where the plan counted {expected}")
@@ -220,12 +223,9 @@ def _missing(planned: Plan, store: Store, retry_failed: bool, on_message: Callab
     states = store.states(planned)
     for cell_id, state in states.items():
         if state == "damaged":
-            aside = store.set_aside_record(cell_id)
-            on_message(
-                f"the record of cell {cell_id} is damaged; it was set aside as {aside.name} "
-                "and the cell is trained again"
-            )
+            if aside := store.set_aside_record(cell_id):
+                on_message(f"the record of cell {cell_id} is damaged: kept as {aside.name}, the cell is trained again")
         elif retry_failed and state in ("failed", "invalid"):
-            store.discard_cell(cell_id)
+            store.discard_cell(cell_id, ("failed", "invalid"))
     wanted = REPEATED | ({"failed", "invalid"} if retry_failed else set())
     return [cell_id for cell_id, state in states.items() if state in wanted]

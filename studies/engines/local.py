@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from studies.planning import Plan
 from studies.spec import EngineSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
@@ -65,13 +66,13 @@ class LocalEngine:
     def __init__(
         self,
         store: Store,
-        study_id: str,
+        plan: Plan,
         settings: EngineSpec,
         tracking: TrackingSpec,
         on_poll: Callable[[Sequence[str]], None] = lambda running: None,
     ) -> None:
         self._store = store
-        self._study_id = study_id
+        self._plan = plan
         self._settings = settings
         self._tracking = tracking
         self._on_poll = on_poll
@@ -184,7 +185,12 @@ class LocalEngine:
     def _start_worker(self, device: str) -> _Worker:
         ours, theirs = self._context.Pipe()
         assignment = Assignment(
-            Path(self._store.root).resolve(), self._study_id, self._settings, self._tracking, device
+            store=Path(self._store.root).resolve(),
+            study_id=self._plan.study_id,
+            data=self._plan.spec.data,
+            settings=self._settings,
+            tracking=self._tracking,
+            device=device,
         )
         process = self._context.Process(target=work, args=(theirs, assignment), daemon=True)
         process.start()

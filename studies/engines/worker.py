@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Literal
 
-from datamodules import DataError
+from datamodules import DataConfig, DataError
 from studies.errors import StudyError
 from studies.planning import Cell, Plan
 from studies.spec import EngineSpec
@@ -51,6 +51,7 @@ class Assignment:
 
     store: Path
     study_id: str
+    data: DataConfig  # where the launcher found the data, which may have moved since the plan was locked
     settings: EngineSpec
     tracking: TrackingSpec
     device: str
@@ -87,7 +88,7 @@ def _train(store: Store, plan: Plan, cell: Cell, assignment: Assignment) -> JobR
     if assignment.tracking.mode == "online":
         content, folder = cell.model_dump(mode="json"), store.study_folder(plan.study_id)
         live = LiveMirror(content, cell.id, plan.study_id, folder, assignment.tracking)
-    data, settings, device = plan.spec.data, assignment.settings, assignment.device
+    data, settings, device = assignment.data, assignment.settings, assignment.device
     try:
         train_cell(cell, data, store, plan.study_id, plan.hash, settings, device, live)
     except MACHINE_FAULTS as error:  # the row stays incomplete until retried

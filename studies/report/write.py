@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +24,9 @@ from .page import Picture, Section, render_page
 from .tables import Table
 
 METHODS = (
-    "Every run of a tier is given the same batch size and number of steps, and architectures of a tier have equal "
-    "forward FLOPs per image within a few per cent, so that all runs spend the same nominal training FLOPs C = 3 "
-    "× forward × batch × steps (a multiply-add counts as two). The learning rate warms up linearly, stays "
+    "A run spends C = 3 × forward × batch × steps nominal training FLOPs (a multiply-add counts as two). Unless a note "
+    "below says otherwise, all runs have the same batch size and number of steps, and forward FLOPs per image are equal "
+    "within 2%, so that C is the same for all. The learning rate warms up linearly, stays "
     "constant and falls by 1 − √ over the last part of every branch; branches at fractions of C start from one "
     "trunk. The optimiser is AdamW for all.",
     "The primary number is the test error of the branch with the smallest validation error, the same rule for "
@@ -101,11 +104,13 @@ def _crossings(frame: pd.DataFrame, card: StudyCard, predictions: Mapping[str, P
 
 
 def _blocks(points: pd.DataFrame, predictions: Mapping[str, Path]) -> dict[str, np.ndarray]:
-    return {
-        cell_id: block_counts(read_predictions(predictions[cell_id]), branch)
-        for cell_id, branch in zip(points["cell_id"], points["branch"], strict=True)
-        if cell_id in predictions and predictions[cell_id].is_file()
-    }
+    """Errors per block of test images. Cells whose predictions are missing or damaged are absent, and the report says
+    that the variance of the test set was not counted."""
+    blocks = {}
+    for cell_id, branch in zip(points["cell_id"], points["branch"], strict=True):
+        with contextlib.suppress(KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error):
+            blocks[cell_id] = block_counts(read_predictions(predictions[cell_id]), branch)
+    return blocks
 
 
 def _answers(frame: pd.DataFrame, card: StudyCard, crossings: Sequence[Crossing]) -> list[str]:
