@@ -1,6 +1,7 @@
 """Sources whose images lie compressed somewhere: each image is checked and decoded once, then cached."""
 
 import io
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ class DecodedSource(DataSource):
         try:
             image.load()
         except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{where}: the image cannot be decoded ({error}); repair or remove it") from error
+            raise DataError(f"{where}: the image cannot be decoded ({_reason(error)}); repair or remove it") from error
         if _CHANNELS_OF_MODE.get(image.mode) != info.in_channels:
             if self.in_channels is None:
                 raise DataError(
@@ -113,7 +114,7 @@ def open_image(encoded: bytes | Image.Image, where: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(encoded))
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{where}: the image cannot be decoded ({error}); repair or remove it") from error
+        raise DataError(f"{where}: the image cannot be decoded ({_reason(error)}); repair or remove it") from error
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
@@ -122,3 +123,8 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says, without the address of the buffer it was given."""
+    return re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error))

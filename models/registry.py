@@ -83,7 +83,23 @@ def build_network(family: str, variant: str, *, image_size: int, in_channels: in
     found = _find(family)
     if isinstance(found, Family):
         return found.build(_layout(found, variant, image_size, in_channels), num_classes)
-    return found(variant=variant, **images)
+    return _built_outside(family, found, variant, images)
+
+
+def _built_outside(family: str, builder: NetworkBuilder, variant: str, images: dict[str, int]) -> nn.Module:
+    """The network of a user's function, whose mistakes are told as such."""
+    from torch import nn
+
+    try:
+        network = builder(variant=variant, **images)
+    except Exception as error:
+        raise ValueError(
+            f"family {family!r} cannot be built: {type(error).__name__}: {error}; expected a function "
+            "build(variant, image_size, in_channels, num_classes)"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"family {family!r} gave a {type(network).__name__}, expected a torch.nn.Module")
+    return network
 
 
 def forward_flops(family: str, variant: str, *, image_size: int, in_channels: int, num_classes: int) -> ForwardFlops:

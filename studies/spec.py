@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -152,13 +153,29 @@ class StudySpec(_Strict):
             raise ValueError(f"names {', '.join(repeated)} twice")
         return values
 
+    @field_validator("families")
+    @classmethod
+    def _known_families(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        from models import family_names
+
+        for name in families:
+            family = name.partition("-")[0]
+            if ":" not in name and family not in family_names():
+                close = difflib.get_close_matches(family, family_names(), n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                choices = f"{', '.join(family_names())}, timm:NAME, or package.module:build"
+                raise ValueError(f"unknown family {name!r}{hint}; expected one of {choices}")
+        return families
+
     @model_validator(mode="after")
     def _names_known_arms(self) -> StudySpec:
         arms = set(self.families)
         if self.primary_pair is not None and self.primary_pair[0] == self.primary_pair[1]:
             raise ValueError(f"primary_pair {list(self.primary_pair)} must name two different arms")
         if self.primary_pair is not None and not set(self.primary_pair) <= arms:
-            raise ValueError(f"primary_pair {list(self.primary_pair)} must name two of families {list(self.families)}")
+            raise ValueError(
+                f"primary_pair {list(self.primary_pair)} must name two of families {list(self.families)}, or be null"
+            )
         if isinstance(self.replicates, dict):
             if "default" not in self.replicates:
                 raise ValueError("replicates needs the key `default`, used for every arm not named")

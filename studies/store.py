@@ -246,7 +246,7 @@ class Store:
             path.unlink(missing_ok=True)
 
     def discard_cell(self, cell_id: str, states: Collection[CellState] | None = None) -> bool:
-        """Removes a cell that nobody is training; False where somebody is, or where it is in none of `states` by now."""
+        """Removes a cell; False where somebody trains it, or where it is in none of `states` by now."""
         with self.lock(cell_id) as mine:
             if not mine or (states is not None and self.state(cell_id) not in states):
                 return False

@@ -36,7 +36,8 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
     spec, data = plan.spec, plan.data
     yield Text(f"{plan.study_id}: {spec.question}", style="bold")
     yield Text(
-        f"data {data.name}: {data.image_size} px, {data.in_channels} channels, {data.num_classes} classes; "
+        f"data {data.name}: {data.image_size} px, {'colour' if data.in_channels == 3 else 'greyscale'}, "
+        f"{data.num_classes} classes; "
         f"{data.num_train:,} training images of which {spec.num_validation:,} validate, {data.num_test:,} test"
     )
     arms = Table(
@@ -61,7 +62,7 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
         sizes.add_row(
             f"{cell.num_train:,}",
             f"{cell.steps:,} x {cell.batch_size}",
-            f"{cell.steps * cell.batch_size / cell.num_train:.3g}",
+            f"{cell.steps * cell.batch_size / cell.num_train:,.1f}",
             describe_flops(3 * cell.forward_flops * cell.batch_size * cell.steps),
             f"{cell.executed_steps / cell.steps:.4g} C",
         )

@@ -25,7 +25,7 @@ def test_no_output_is_committed() -> None:
 def test_it_runs_and_ends_in_the_curve_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nbclient import NotebookClient
 
-    write_study(tmp_path / "store", plan_of(replicates=3))
+    write_study(tmp_path / "store", plan_of(replicates=3, rival="resnet-circular"))
     monkeypatch.setenv("INDUCTIVE_BIAS_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("JUPYTER_PATH", str(kernel_folder(tmp_path)))
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -25,8 +25,8 @@ from .tables import Table
 
 METHODS = (
     "A run spends C = 3 × forward × batch × steps nominal training FLOPs (a multiply-add counts as two). Unless a note "
-    "below says otherwise, all runs have the same batch size and number of steps, and forward FLOPs per image are equal "
-    "within 2%, so that C is the same for all. The learning rate warms up linearly, stays "
+    "says otherwise, all runs have the same batch size and number of steps, and forward FLOPs per image are equal within "
+    "2%, so that C is the same for all. The learning rate warms up linearly, stays "
     "constant and falls by 1 − √ over the last part of every branch; branches at fractions of C start from one "
     "trunk. The optimiser is AdamW for all.",
     "The primary number is the test error of the branch with the smallest validation error, the same rule for "
@@ -104,8 +104,11 @@ def _crossings(frame: pd.DataFrame, card: StudyCard, predictions: Mapping[str, P
 
 
 def _blocks(points: pd.DataFrame, predictions: Mapping[str, Path]) -> dict[str, np.ndarray]:
-    """Errors per block of test images. Cells whose predictions are missing or damaged are absent, and the report says
-    that the variance of the test set was not counted."""
+    """Errors per block of test images, per cell id.
+
+    Cells whose predictions are missing or damaged are absent, and the report says that the variance of the test set was
+    not counted.
+    """
     blocks = {}
     for cell_id, branch in zip(points["cell_id"], points["branch"], strict=True):
         with contextlib.suppress(KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from studies.arms import split_arm
 from studies.planning import Arm, Plan, make_plan
 from studies.records import Branch, Environment, Record, TrainLoss, Validation, arm_name
 from studies.spec import StudySpec
@@ -108,7 +109,7 @@ def make_record(
                 train_flops_exact=flops - first * BATCH * steps,
                 epochs=BATCH * steps / num_train,
                 sees_every_image=BATCH * steps >= num_train,
-                diverged=False,
+                diverged=changes.get("status") == "diverged",
                 validation_error=value,
                 validation_loss=2 * value,
                 test_error=value,
@@ -191,23 +192,25 @@ def study_records(
     return records
 
 
-def plan_of(name: str = "data_scaling", *, sizes: Sequence[int] = (128, 512), replicates: int = 2) -> Plan:
-    """A real plan on the dial for ViT and ResNet; nothing is generated or trained."""
+def plan_of(
+    name: str = "data_scaling", *, sizes: Sequence[int] = (128, 512), replicates: int = 2, rival: str = "resnet"
+) -> Plan:
+    """A real plan on the dial for ViT and a ResNet; nothing is generated or trained."""
     spec = StudySpec(
         name=name,
         question="Does a ViT overtake a ResNet?",
         data={"kind": "dial"},
-        families=("vit", "resnet"),
+        families=("vit", rival),
         num_train=tuple(sizes),
         num_validation=100,
         replicates=replicates,
         budget={"steps": STEPS, "batch_size": BATCH},
-        primary_pair=("resnet", "vit"),
+        primary_pair=(rival, "vit"),
     )
-    arms = {
-        family: Arm(family, family, "nano", FORWARD_FLOPS[family], FIRST_LAYER_FLOPS[family], 250_000)
-        for family in spec.families
-    }
+    arms = {}
+    for name in spec.families:
+        family, variant = split_arm(name, "nano")
+        arms[name] = Arm(name, family, variant, FORWARD_FLOPS[family], FIRST_LAYER_FLOPS[family], 250_000)
     return make_plan(spec, spec.data.describe(), arms)
 
 

@@ -215,3 +215,41 @@ def test_sizes_without_a_pair_are_not_compared() -> None:
     points = records_frame(records).assign(log_error=-1.0)
     assert paired_differences(points[points["selected"]], "vit", "resnet").empty
     assert observed_crossing(records_frame(records), "vit", "resnet").decision == "not resolved"
+
+
+def test_a_paired_difference_is_the_paired_t_test() -> None:
+    ours, theirs = [0.2, 0.25, 0.24, 0.31], [0.26, 0.27, 0.30, 0.33]
+    frame = records_frame(
+        make_record(family, replicate=index, error=error)
+        for family, errors in (("resnet", ours), ("vit", theirs))
+        for index, error in enumerate(errors)
+    )
+    row = observed_crossing(frame, "resnet", "vit").differences.iloc[0]
+    expected = stats.ttest_rel(np.log(ours), np.log(theirs)).confidence_interval(0.95)
+    assert (row["low"], row["high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+@pytest.mark.parametrize(("factor", "decision"), [(1.01, "none below N_max"), (0.99, "not resolved")])
+def test_none_below_needs_one_sided_evidence_at_every_size(factor: float, decision: str) -> None:
+    error, pairs = 0.1, 5
+    bound = float(stats.t.ppf(0.95, pairs - 1)) * error
+    two_sided = float(stats.t.ppf(0.975, pairs - 1)) * error
+    table = pd.DataFrame(
+        {
+            "num_train": [100, 200],
+            "num_pairs": pairs,
+            "difference": [-9.0, -factor * bound],
+            "standard_error": error,
+            "low": [-9 - two_sided, -factor * bound - two_sided],
+            "high": [-9 + two_sided, -factor * bound + two_sided],
+        }
+    )
+    assert decide(table) == decision
+
+
+def test_a_size_without_a_pair_may_hide_a_crossing() -> None:
+    """PROTOCOL 7's curves meet at 177: without the sizes below, only the flexible arm's lead is seen."""
+    records = study_records(PAIR, sizes=(80, 100, 250, 400, 800), replicates=5)
+    kept = [one for one in records if one.cell["family"] == "resnet" or one.cell["num_train"] >= 250]
+    assert observed_crossing(records_frame(records), "resnet", "vit").decision == "crosses"
+    assert observed_crossing(records_frame(kept), "resnet", "vit").decision == "not resolved"

@@ -12,9 +12,18 @@ import torch
 from torch.nn import functional as F
 from training import IMMEDIATE, tiny_plan, train
 
-from datamodules import DialData, ImageSplit, StepBatches, carve_validation, nested_subset
+from datamodules import (
+    DialData,
+    ImageSplit,
+    PixelPermutation,
+    StepBatches,
+    carve_validation,
+    nested_subset,
+    parse_data,
+)
 from models import build_network
 from studies.chunked import ChunkedClassifier
+from studies.errors import StudyError
 from studies.outcome import TrainedBranch, _status, select, weights_sha256
 from studies.planning import Cell, Plan
 from studies.records import DETERMINISTIC_COLUMNS, Record, read_predictions, records_frame
@@ -99,35 +108,12 @@ def test_a_cell_whose_batches_shrink_is_invalid(plan: Plan, tmp_path: Path, monk
 def test_a_branch_equals_a_plain_training_loop(plan: Plan, record: Record, tmp_path: Path) -> None:
     """Trunk, snapshots and chunks leave no trace: the branch at C/2 is 20 ordinary AdamW steps."""
     cell = plan.cells[0]
-    train_split = plan.spec.data.load("train", seed=0)
-    pool, _ = carve_validation(train_split.labels, 60, seed=0)
-    rows = pool[nested_subset(train_split.labels[pool], 50, seed=0)]
-    batches = StepBatches(train_split, rows, batch_size=16, order_seed=0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = build_network("mlp", "nano", image_size=16, in_channels=1, num_classes=2)
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": others, "weight_decay": 0.0}, {"params": matrices, "weight_decay": 0.05}], betas=(0.9, 0.999)
-    )
-    warmup, steps, cooldown = 1, 20, 4
-    for step in range(steps):
-        rate = min(1.0, (step + 1) / warmup)
-        if step > steps - cooldown:
-            rate = 1 - ((step - (steps - cooldown)) / cooldown) ** 0.5
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * rate
-        images, labels = batches.batch_at(step)
-        optimizer.zero_grad()
-        F.cross_entropy(network(images), labels).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+    expected = plain_branch(cell, plan, steps=20, warmup=1, cooldown=4)
     settings = EngineSpec(keep_checkpoints=True)
     train(cell, plan, tmp_path, settings)
     kept = torch.load(Store(tmp_path).weights_path(cell.id, 0.5), weights_only=True)
     assert weights_sha256(kept) == record.branches[2].weights_sha256
-    for name, value in network.state_dict().items():
+    for name, value in expected.items():
         torch.testing.assert_close(kept[name], value, rtol=1e-5, atol=1e-7)
 
 
@@ -136,6 +122,95 @@ def test_the_size_of_a_chunk_changes_nothing(plan: Plan, record: Record, tmp_pat
     other = train(plan.cells[0], plan, tmp_path, EngineSpec(chunk_steps=chunk_steps))
     assert deterministic(other) == deterministic(record)
     assert other.train_losses == record.train_losses
+
+
+def plain_branch(cell: Cell, plan: Plan, *, steps: int, warmup: int, cooldown: int) -> dict[str, torch.Tensor]:
+    """A branch as an ordinary loop over `StepBatches`, with everything the cell declares."""
+    train_split = plan.spec.data.load("train", seed=cell.seeds.subset)
+    pool, _ = carve_validation(train_split.labels, cell.num_validation, seed=cell.seeds.subset)
+    rows = pool[nested_subset(train_split.labels[pool], cell.num_train, seed=cell.seeds.subset)]
+    batches = StepBatches(
+        train_split,
+        rows,
+        batch_size=cell.batch_size,
+        order_seed=cell.seeds.order,
+        augmentation_seed=cell.seeds.augmentation,
+        augmentation=cell.augmentation,
+        permutation=PixelPermutation(cell.permutation, cell.image_size, seed=0),
+    )
+    size = {"image_size": cell.image_size, "in_channels": cell.in_channels, "num_classes": cell.num_classes}
+    with torch.random.fork_rng():
+        torch.manual_seed(cell.seeds.initialization)
+        network = build_network(cell.family, cell.variant, **size)
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": others, "weight_decay": 0.0}, {"params": matrices, "weight_decay": cell.weight_decay}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+    for step in range(steps):
+        rate = min(1.0, (step + 1) / warmup)
+        if step > steps - cooldown:
+            rate = 1 - ((step - (steps - cooldown)) / cooldown) ** 0.5
+        for group in optimizer.param_groups:
+            group["lr"] = cell.learning_rate * rate
+        images, labels = batches.batch_at(step)
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), labels, label_smoothing=cell.label_smoothing).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    return network.state_dict()
+
+
+def unequal_images(folder: Path) -> dict[str, Any]:
+    """Arrays whose images do not depend on any seed, so that only the subset can; crops and flips keep the labels."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (400, 16, 16, 1), dtype=np.uint8)
+    labels = generator.permutation(np.arange(400) % 2)
+    write_archive(folder, images, labels)
+    return {"kind": "arrays", "archive": str(folder / "images.npz"), "label_preserving": ["crop", "flip"]}
+
+
+def write_archive(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    np.savez(
+        folder / "images.npz",
+        train_images=images,
+        train_labels=labels,
+        test_images=images[:100],
+        test_labels=labels[:100],
+    )
+
+
+def test_a_long_warm_up_smoothing_crops_and_permuted_pixels_reach_the_weights(tmp_path: Path) -> None:
+    """Each of them ignored by the cell, the weights would be others."""
+    plan = tiny_plan(
+        data=parse_data(unequal_images(tmp_path)),
+        permutation="pixels",
+        recipe={"label_smoothing": 0.1, "augmentation": ["crop", "flip"], "learning_rate": 0.003},
+        budget={"steps": 240, "batch_size": 8, "branches": [0.125, 1.0]},
+    )
+    cell = plan.cells[0]
+    train(cell, plan, tmp_path / "store", EngineSpec(keep_checkpoints=True))
+    kept = torch.load(Store(tmp_path / "store").weights_path(cell.id, 0.125), weights_only=True)
+    expected = plain_branch(cell, plan, steps=30, warmup=7, cooldown=6)
+    for name, value in expected.items():
+        torch.testing.assert_close(kept[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_subset_seed_chooses_subset_and_validation_where_images_do_not_change(tmp_path: Path) -> None:
+    plan = tiny_plan(data=parse_data(unequal_images(tmp_path)))
+    first = training(plan.cells[0], plan, tmp_path / "store")
+    other = training(variant(plan.cells[0], subset=99), plan, tmp_path / "store")
+    assert set(first.subset.tolist()) != set(other.subset.tolist())
+    assert set(first.validation.tolist()) != set(other.validation.tolist())
+    assert set(first.batches.indices_at(0).tolist()) <= set(first.subset.tolist())
+    assert set(other.batches.indices_at(0).tolist()) <= set(other.subset.tolist())
+
+
+def test_data_that_changed_since_the_plan_are_not_trained_on(tmp_path: Path) -> None:
+    plan = tiny_plan(data=parse_data(unequal_images(tmp_path)))
+    changed = np.random.default_rng(1).integers(0, 256, (400, 16, 16, 1), dtype=np.uint8)
+    write_archive(tmp_path, changed, np.arange(400) % 2)
+    with pytest.raises(StudyError, match="have changed since the study was planned"):
+        train(plan.cells[0], plan, tmp_path / "store")
 
 
 class _Killed(BaseException):
@@ -163,9 +238,8 @@ def test_resume_is_bitwise(family: str, killed_at: int, tmp_path: Path, monkeypa
         patch.setattr(_CellTraining, "_after_chunk", kill)
         with pytest.raises(_Killed):
             train(plan.cells[0], plan, tmp_path / "b", settings)
-    resumed = train(plan.cells[0], plan, tmp_path / "b", settings)
+    resumed = train(plan.cells[0], plan, tmp_path / "b", EngineSpec(chunk_steps=4, checkpoint_seconds=0))
     assert resumed.resumes == 1
-    assert chunks == killed_at
     assert deterministic(resumed) == deterministic(undisturbed)
     assert resumed.train_losses == undisturbed.train_losses
     assert not list((tmp_path / "b").rglob("checkpoint*")), "checkpoints are not kept beyond the record"
