@@ -42,7 +42,7 @@ class Budget(_Strict):
     train_flops: Annotated[float, Field(gt=0)] | None = None
     steps: PositiveInt | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: Annotated[int, Field(ge=2)] = 96
     branches: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.125, 0.25, 0.5, 1.0)
     warmup_fraction: Annotated[float, Field(ge=0, le=0.03)] = 0.03
     cooldown_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2

@@ -25,8 +25,8 @@ from .tables import Table
 
 METHODS = (
     "A run spends C = 3 × forward × batch × steps nominal training FLOPs (a multiply-add counts as two). Unless a note "
-    "says otherwise, all runs have the same batch size and number of steps, and forward FLOPs per image are equal within "
-    "2%, so that C is the same for all. The learning rate warms up linearly, stays "
+    "says otherwise, all runs have the same batch size and number of steps, and forward FLOPs per image are equal "
+    "within 2%, so that C is the same for all. The learning rate warms up linearly, stays "
     "constant and falls by 1 − √ over the last part of every branch; branches at fractions of C start from one "
     "trunk. The optimiser is AdamW for all.",
     "The primary number is the test error of the branch with the smallest validation error, the same rule for "
