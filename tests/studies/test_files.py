@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     def read_only(*args: object, **options: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(Path, "open", read_only)
     with pytest.raises(StoreError, match="record: cannot be written: Read-only file system"):
         write_text(tmp_path / "record", "")
 
