@@ -12,7 +12,6 @@ from typing import IO
 
 import pytest
 
-from studies import files
 from studies.errors import StoreError
 from studies.files import leftovers, sha256_of, write_atomically, write_text
 
