@@ -200,6 +200,9 @@ def test_the_subset_seed_chooses_subset_and_validation_where_images_do_not_chang
     first = training(plan.cells[0], plan, tmp_path / "store")
     other = training(variant(plan.cells[0], subset=99), plan, tmp_path / "store")
     assert set(first.subset.tolist()) != set(other.subset.tolist())
+    labels = plan.spec.data.load("train").labels
+    pool, _ = carve_validation(labels, 60, seed=99)
+    np.testing.assert_array_equal(other.subset, pool[nested_subset(labels[pool], 50, seed=99)])
     assert set(first.validation.tolist()) != set(other.validation.tolist())
     assert set(first.batches.indices_at(0).tolist()) <= set(first.subset.tolist())
     assert set(other.batches.indices_at(0).tolist()) <= set(other.subset.tolist())
