@@ -5,6 +5,7 @@ Shapes: R replicates, n values of x, B blocks of test images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -83,23 +84,32 @@ class Curve:
         )
 
 
-def interpolate(log_x: Array, log_error: Array, at: Array, kind: Interpolation) -> Array:
+def interpolant(log_x: Array, log_error: Array, kind: Interpolation) -> Callable[[Array], Array]:
     """Curves between their points, in ln x and ln error.
 
     Args:
         log_x: ascending [n].
         log_error: [..., n].
-        at: ln x to evaluate at [m], inside the range of `log_x`.
         kind: `linear`, or `monotone`: the piecewise cubic of Fritsch and Carlson (1980), which has no extremum of its
             own between two points.
 
     Returns:
-        [..., m].
+        A function from ln x [m], inside the range of `log_x`, to ln error [..., m].
     """
+    if kind == "monotone" and len(log_x) > 2:
+        cubic = PchipInterpolator(log_x, log_error, axis=-1)
+        return lambda at: np.asarray(cubic(at))
+    return lambda at: _linear(log_x, log_error, at)
+
+
+def interpolate(log_x: Array, log_error: Array, at: Array, kind: Interpolation) -> Array:
+    """The values of `interpolant` at ln x = `at` [m]: [..., m]."""
+    return interpolant(log_x, log_error, kind)(at)
+
+
+def _linear(log_x: Array, log_error: Array, at: Array) -> Array:
     if len(log_x) == 1:
         return np.repeat(log_error, len(at), axis=-1)
-    if kind == "monotone" and len(log_x) > 2:
-        return np.asarray(PchipInterpolator(log_x, log_error, axis=-1)(at))
     left = np.clip(np.searchsorted(log_x, at, side="right") - 1, 0, len(log_x) - 2)
     weight = (at - log_x[left]) / (log_x[left + 1] - log_x[left])
     return np.asarray((1 - weight) * log_error[..., left] + weight * log_error[..., left + 1])

@@ -1,0 +1,173 @@
+"""What a prior is worth: how many times more of x the other family needs for the same error.
+
+k(e) = x_flexible(e) / x_prior(e); over training images this is the data multiplier of PROTOCOL 1, over training FLOPs
+the compute multiplier. k(x) is k at the error that the prior reaches at x.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .curve import Array, Curve, Interpolation, Pair, interpolate, pair_up
+from .finding import Finding, LeftOut, Names, name_of
+from .jackknife import spread, t_quantile
+from .paired import describe
+from .quantity import quantity
+
+NUM_ERRORS = 25
+COLUMNS = ["x_prior", "x_flexible", "error", "multiplier", "low", "high"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiplier(Finding):
+    """How many times more x the flexible family needs than the prior one.
+
+    Attributes:
+        prior: the family with the stronger assumption.
+        flexible: the other.
+        column: name of x.
+        confidence: nominal coverage of the jackknife-t intervals on ln k.
+        by_error: k(e) over the errors that both mean curves reach: `x_prior`, `x_flexible`, `error`, `multiplier`,
+            `low`, `high` (NaN where a deletion does not reach the error, or without replicates).
+        by_x: the same at the measured x of the prior family, k(x).
+        falls_back: families whose mean curve rises again after having reached some error of the table: x(e) is then
+            where it is reached first.
+    """
+
+    prior: str
+    flexible: str
+    column: str
+    confidence: float
+    by_error: pd.DataFrame
+    by_x: pd.DataFrame
+    falls_back: tuple[str, ...]
+
+    def sentence(self, names: Names | None = None) -> str:
+        """What the prior is worth at the places with the surest and the farthest statements."""
+        of, prior, flexible = quantity(self.column), name_of(self.prior, names), name_of(self.flexible, names)
+        known = self.by_x[self.by_x["multiplier"].notna()]
+        if known.empty:
+            return (
+                f"The {of.of} multiplier of {prior} over {flexible} cannot be measured: no error that {prior} has at a "
+                f"measured {of.axis} is reached by both."
+            )
+        parts = []
+        for row in known.to_dict("records"):
+            interval = "" if math.isnan(row["low"]) else f" ({row['low']:.2f} to {row['high']:.2f})"
+            parts.append(f"{row['multiplier']:.2f}x{interval} at {of.number(row['x_prior'])}")
+        percent = f", {100 * self.confidence:g}% intervals" if known["low"].notna().any() else ""
+        return f"The prior of {prior} is worth, in {of.unit} that {flexible} needs for the same error{percent}: " + (
+            f"{', '.join(parts)}."
+        )
+
+
+def multiplier(
+    prior: Curve, flexible: Curve, *, confidence: float = 0.95, interpolation: Interpolation = "linear"
+) -> Multiplier:
+    """Measures k(e) and k(x) on interpolated mean curves, with jackknife-t intervals on ln k."""
+    pair = pair_up(prior, flexible)
+    by_error, by_x = pd.DataFrame(columns=COLUMNS, dtype=float), pd.DataFrame(columns=COLUMNS, dtype=float)
+    left_out: list[LeftOut] = []
+    if pair is not None:
+        left_out += pair.left_out
+        levels = _shared_levels(pair)
+        by_error = _table(pair, levels, None, confidence, interpolation)
+        by_x = _table(pair, None, pair.first.log_x, confidence, interpolation)
+        unreached = by_x.loc[by_x["multiplier"].isna(), "x_prior"]
+        reason = f"{flexible.family} does not reach the error of {prior.family} there, or is below it from its first x"
+        left_out += [LeftOut(f"k at {prior.column}={x:g}", reason) for x in unreached]
+    return Multiplier(
+        method=f"first x at which each mean curve, interpolated in ln x ({interpolation}), reaches the error; "
+        "jackknife-t on ln k",
+        used=describe(prior, flexible, pair),
+        left_out=tuple(left_out),
+        prior=prior.family,
+        flexible=flexible.family,
+        column=prior.column,
+        confidence=confidence,
+        by_error=by_error,
+        by_x=by_x,
+        falls_back=tuple(
+            curve.family
+            for curve in (() if pair is None else (pair.first, pair.second))
+            if (np.diff(curve.mean) > 0).any()
+        ),
+    )
+
+
+def multiplier_of(prior: Callable[[float], float], flexible: Callable[[float], float]) -> Callable[[float], float]:
+    """k as a function of the error, from the inverses of two curves: functions error -> x."""
+    return lambda error: flexible(error) / prior(error)
+
+
+def first_reach(log_x: Array, log_error: Array, level: Array, interpolation: Interpolation) -> Array:
+    """Smallest ln x at which a curve comes down to `level`.
+
+    Args:
+        log_x: [n].
+        log_error: one curve [n].
+        level: log errors asked for [m].
+
+    Returns:
+        [m]; NaN where the level is not reached, or where the curve begins below it, so that the place is not measured.
+    """
+    if interpolation == "monotone" and len(log_x) > 2:
+        fine = np.unique(np.concatenate([np.linspace(a, b, 65) for a, b in itertools.pairwise(log_x)]))
+        log_x, log_error = fine, interpolate(log_x, log_error, fine, "monotone")
+    below = log_error[None, :] <= level[:, None]  # [m, n]
+    place = below.argmax(axis=1)
+    found = np.full(len(level), np.nan)
+    for index, at in enumerate(place):
+        if not below[index, at]:
+            continue
+        if at == 0:
+            found[index] = log_x[0] if log_error[0] == level[index] else np.nan
+            continue
+        step = (log_error[at - 1] - level[index]) / (log_error[at - 1] - log_error[at])
+        found[index] = log_x[at - 1] + step * (log_x[at] - log_x[at - 1])
+    return found
+
+
+def _shared_levels(pair: Pair) -> Array:
+    """Log errors that both mean curves pass through, evenly spaced."""
+    highest = min(pair.first.mean[0], pair.second.mean[0])
+    lowest = max(pair.first.mean.min(), pair.second.mean.min())
+    return np.linspace(highest, lowest, NUM_ERRORS) if lowest < highest else np.zeros(0)
+
+
+def _table(
+    pair: Pair, levels: Array | None, log_x: Array | None, confidence: float, interpolation: Interpolation
+) -> pd.DataFrame:
+    """k at fixed log errors, or at the errors that the prior has at fixed ln x; one of the two is given."""
+
+    def log_places(means: Sequence[Array]) -> Array:
+        """ln x of both families [K, 2, m]."""
+        rows = []
+        for first, second in zip(means[0], means[1], strict=True):
+            if log_x is not None:
+                own, at = log_x, interpolate(pair.first.log_x, first, log_x, interpolation)
+            else:
+                assert levels is not None
+                at = levels
+                own = first_reach(pair.first.log_x, first, at, interpolation)
+            rows.append(np.stack([own, first_reach(pair.second.log_x, second, at, interpolation)]))
+        return np.stack(rows)
+
+    curves = [pair.first, pair.second]
+    places = log_places([curve.mean[None] for curve in curves])[0]
+    here = spread(curves, lambda means: np.asarray(np.diff(log_places(means), axis=1)[:, 0]))
+    half = t_quantile(0.5 + confidence / 2, here.degrees) * here.standard_error
+    at = levels if levels is not None else interpolate(pair.first.log_x, pair.first.mean, places[0], interpolation)
+    columns = [
+        np.exp(places[0]),
+        np.exp(places[1]),
+        np.exp(at),
+        *np.exp([here.value, here.value - half, here.value + half]),
+    ]
+    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
