@@ -101,6 +101,21 @@ def multiplier(
     )
 
 
+def multiplier_at(
+    prior: Curve,
+    flexible: Curve,
+    errors: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    interpolation: Interpolation = "linear",
+) -> pd.DataFrame:
+    """k(e) at given errors, in the columns of `Multiplier.by_error`; NaN where one of the two does not reach it."""
+    pair = pair_up(prior, flexible)
+    if pair is None:
+        return pd.DataFrame(columns=COLUMNS, dtype=float)
+    return _table(pair, np.log(np.asarray(errors, dtype=float)), None, confidence, interpolation)
+
+
 def multiplier_of(prior: Callable[[float], float], flexible: Callable[[float], float]) -> Callable[[float], float]:
     """k as a function of the error, from the inverses of two curves: functions error -> x."""
     return lambda error: flexible(error) / prior(error)
