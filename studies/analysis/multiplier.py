@@ -65,9 +65,11 @@ class Multiplier(Finding):
             interval = ""
             if not math.isnan(row["low"]):
                 interval = f" ({100 * self.confidence:g}% interval {row['low']:.2f} to {row['high']:.2f})"
-            parts.append(f"{row['multiplier']:.2f} times as many{interval} as {prior} at {of.number(row['x_prior'])}")
-        text = f"For equal error {flexible} needs, in {of.unit}, {', and '.join(parts)}"
-        return f"{text}: the {of.of} multiplier of the prior."
+            parts.append((of.number(row["x_prior"]), f"{row['multiplier']:.2f} times as many{interval}"))
+        (first_x, first), *rest = parts
+        text = f"For the error that {prior} has at {first_x} {of.unit}, {flexible} needs {first}"
+        text += "".join(f"; for its error at {x}, {times}" for x, times in rest)
+        return f"{text} ({of.of} multiplier of the prior)."
 
 
 def multiplier(
