@@ -49,7 +49,7 @@ class Multiplier(Finding):
     falls_back: tuple[str, ...]
 
     def sentence(self, names: Names | None = None) -> str:
-        """What the prior is worth at the places with the surest and the farthest statements."""
+        """What the prior is worth where it is worth most, and at the largest x of the prior that can be answered."""
         of, prior, flexible = quantity(self.column), name_of(self.prior, names), name_of(self.flexible, names)
         known = self.by_x[self.by_x["multiplier"].notna()]
         if known.empty:
@@ -57,14 +57,19 @@ class Multiplier(Finding):
                 f"The {of.of} multiplier of {prior} over {flexible} cannot be measured: no error that {prior} has at a "
                 f"measured {of.axis} is reached by both."
             )
+        told = [known.loc[known["multiplier"].idxmax()]]
+        if known.index[-1] != told[0].name:
+            told.append(known.iloc[-1])
         parts = []
-        for row in known.to_dict("records"):
-            interval = "" if math.isnan(row["low"]) else f" ({row['low']:.2f} to {row['high']:.2f})"
-            parts.append(f"{row['multiplier']:.2f}x{interval} at {of.number(row['x_prior'])}")
-        percent = f", {100 * self.confidence:g}% intervals" if known["low"].notna().any() else ""
-        return f"The prior of {prior} is worth, in {of.unit} that {flexible} needs for the same error{percent}: " + (
-            f"{', '.join(parts)}."
-        )
+        for row in told:
+            interval = ""
+            if not math.isnan(row["low"]):
+                interval = f" ({100 * self.confidence:g}% interval {row['low']:.2f} to {row['high']:.2f})"
+            parts.append((of.number(row["x_prior"]), f"{row['multiplier']:.2f} times as many{interval}"))
+        (first_x, first), *rest = parts
+        text = f"For the error that {prior} has at {first_x} {of.unit}, {flexible} needs {first}"
+        text += "".join(f"; for its error at {x}, {times}" for x, times in rest)
+        return f"{text} ({of.of} multiplier of the prior)."
 
 
 def multiplier(
