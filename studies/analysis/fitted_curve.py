@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,6 @@ from .curve import Array
 from .finding import Finding, Names, name_of
 from .forms import Form, build_form
 from .jackknife import Estimate, t_quantile
-from .quantity import quantity
 
 if TYPE_CHECKING:
     from .extrapolation import FormChoice
@@ -205,13 +205,8 @@ def fitted_meeting(first: CurveFit, second: CurveFit, low: float, high: float, *
     grid = np.linspace(np.log(low), np.log(high), num_grid)
     sign = np.sign(gap(grid))
     seen = np.flatnonzero(sign)
-    changes = [(a, b) for a, b in zip(seen[:-1], seen[1:], strict=True) if sign[a] != sign[b]]
+    changes = [(a, b) for a, b in pairwise(seen) if sign[a] != sign[b]]
     return [float(np.exp(brentq(lambda t: float(gap(t)), grid[a], grid[b], xtol=1e-14))) for a, b in changes]
-
-
-def axis_name(column: str) -> str:
-    """What the fitted sizes are called in a method."""
-    return quantity(column).unit
 
 
 def _short(value: float) -> str:
