@@ -16,7 +16,7 @@ from .extrapolation import FormChoice, choose_form
 from .fit_points import below_chance, left_out_near_chance, measured_points
 from .fit_search import FitData, fit_data, refit, search
 from .fitted_curve import CurveFit, NoFit, Refits
-from .floor_interval import floor_interval
+from .floor_interval import floor_intervals
 from .forms import Form, build_form
 from .jackknife import Estimate, t_quantile
 from .robust import Cells, residuals
@@ -80,6 +80,7 @@ def fit_curve(
     found, data = search(chosen, fit_data(measured, kept), num_starts, seed)
     theta = found.theta[0]
     refits = _refits(chosen, data, theta)
+    coefficients, floor = _coefficients(chosen, data, theta, refits, confidence)
     return CurveFit(
         method=_method(data, num_starts, choice),
         used=_used(measured, kept, data),
@@ -88,8 +89,8 @@ def fit_curve(
         column=curve.column,
         form=chosen.name,
         formula=chosen.formula,
-        coefficients=_coefficients(chosen, data, theta, refits, confidence),
-        floor=_floor(chosen, data, theta, refits, confidence),
+        coefficients=coefficients,
+        floor=floor,
         correlation=_correlation(chosen, data, theta),
         chance=chance,
         x=measured.x[kept],
@@ -156,40 +157,41 @@ def _refits(form: Form, data: FitData, theta: Array) -> Refits:
     return Refits(none, none, no_shift, 0)
 
 
-def _coefficients(form: Form, data: FitData, theta: Array, refits: Refits, confidence: float) -> dict[str, Estimate]:
-    """All coefficients with Bonferroni's joint intervals: each at 1 - (1 - confidence) / p.
+def _coefficients(
+    form: Form, data: FitData, theta: Array, refits: Refits, confidence: float
+) -> tuple[dict[str, Estimate], Estimate]:
+    """All coefficients with Bonferroni's joint intervals, each at 1 - (1 - confidence) / p; and the floor alone.
 
     With R - 1 < p degrees of freedom the covariance of p coefficients is singular, and Hotelling's ellipsoid undefined;
     Bonferroni's box needs no covariance.
     """
-    alpha = (1 - confidence) / form.num_parameters
-    value = form.natural(theta[None], data.log_x0)[0]
-    estimates = {}
-    for index, name in enumerate(form.coefficients):
+    each = 1 - (1 - confidence) / form.num_parameters
+    values = form.natural(theta[None], data.log_x0)[0]
+    estimates, floor = {}, Estimate(0.0, np.nan, np.nan, confidence, 0)
+    for index, (name, value) in enumerate(zip(form.coefficients, values.tolist(), strict=True)):
         if name == "floor":
-            low, high = floor_interval(form, data, theta, 1 - alpha)
+            alone, joint = floor_intervals(form, data, theta, (confidence, each))
+            floor = Estimate(value, *alone, confidence, refits.degrees)
+            estimates[name] = Estimate(value, *joint, confidence, refits.degrees)
         else:
-            positive = form.has_floor or name != "exponent"  # the exponent of M1 may be negative
-
-            def scaled(thetas: Array, index: int = index, positive: bool = positive) -> Array:
-                natural = form.natural(thetas, data.log_x0)[:, index]
-                return np.log(natural) if positive else natural
-
-            half = t_quantile(1 - alpha / 2, refits.degrees) * float(np.sqrt(refits.variance(scaled)))
-            middle = float(scaled(theta[None])[0])
-            low, high = middle - half, middle + half
-            if positive:
-                low, high = float(np.exp(low)), float(np.exp(high))
-        estimates[name] = Estimate(float(value[index]), low, high, confidence, refits.degrees)
-    return estimates
+            estimates[name] = _jackknifed(form, data, theta, refits, index, each, confidence)
+    return estimates, floor
 
 
-def _floor(form: Form, data: FitData, theta: Array, refits: Refits, confidence: float) -> Estimate:
-    if not form.has_floor:
-        return Estimate(0.0, np.nan, np.nan, confidence, 0)
-    low, high = floor_interval(form, data, theta, confidence)
-    value = float(form.natural(theta[None], data.log_x0)[0, 0])
-    return Estimate(value, low, high, confidence, refits.degrees)
+def _jackknifed(
+    form: Form, data: FitData, theta: Array, refits: Refits, index: int, each: float, confidence: float
+) -> Estimate:
+    """The jackknife-t interval of a coefficient at confidence `each`, on its logarithm where it cannot be negative."""
+    may_be_negative = form.coefficients[index] == "exponent" and not form.has_floor  # M1
+
+    def scaled(thetas: Array) -> Array:
+        natural = form.natural(thetas, data.log_x0)[:, index]
+        return natural if may_be_negative else np.log(natural)
+
+    value = float(scaled(theta[None])[0])
+    half = t_quantile(0.5 + each / 2, refits.degrees) * float(np.sqrt(refits.variance(scaled)))
+    estimate = Estimate(value, value - half, value + half, confidence, refits.degrees)
+    return estimate if may_be_negative else estimate.exponentiated()
 
 
 def _correlation(form: Form, data: FitData, theta: Array) -> float:

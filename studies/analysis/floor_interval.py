@@ -18,58 +18,65 @@ from .curve import Array
 from .fit_search import FitData
 from .forms import Form
 from .jackknife import t_quantile
-from .robust import Cells, minimise, residuals
+from .robust import minimise, residuals
 
 NEGLIGIBLE = 1e-6
 """Of the smallest error: a floor below it is called zero."""
 
 
-def floor_interval(form: Form, data: FitData, theta: Array, confidence: float) -> tuple[float, float]:
-    """Ends of the interval of the floor of a fit [p]; NaN without replicates and stated errors.
+def floor_intervals(
+    form: Form, data: FitData, theta: Array, confidences: tuple[float, ...]
+) -> list[tuple[float, float]]:
+    """Ends of the intervals of the floor of a fit [p]; NaN without replicates and stated errors.
 
-    The lower end is 0 where no floor at all is not rejected; the upper one is the largest median error (chance in M4)
-    where the data rejects none.
+    A lower end is 0 where no floor at all is not rejected; an upper one is the largest median error where none below
+    it is.
     """
     degrees = np.inf if data.standard_error is not None else data.num_replicates - 1
-    quantile = t_quantile(0.5 + confidence / 2, degrees)
-    if np.isnan(quantile):
-        return np.nan, np.nan
+    if degrees == 0:
+        return [(np.nan, np.nan)] * len(confidences)
     estimate = float(form.natural(theta[None], data.log_x0)[0, 0])
     lowest, highest = NEGLIGIBLE * float(np.exp(data.median.min())), float(np.exp(data.median.max()))
     if estimate >= highest:
-        return estimate, estimate
-    low = 0.0
-    if estimate > lowest:
-        low = _end(form, data, theta, max(estimate, lowest), lowest, quantile)
-    high = _end(form, data, theta, max(estimate, lowest), highest, quantile)
-    return (0.0 if low <= lowest else low), high
+        return [(estimate, estimate)] * len(confidences)
+    quantiles = [t_quantile(0.5 + confidence / 2, degrees) for confidence in confidences]
+    inside = max(estimate, lowest)
+    fraction = np.concatenate([[0.0], np.geomspace(1e-4, 1, 16)])
+    upwards = inside + fraction * (highest - inside)
+    high = _ends(form, data, theta, upwards, -1, quantiles)
+    low = np.zeros(len(quantiles))
+    if inside > lowest:
+        downwards = np.union1d(inside + fraction * (lowest - inside), np.geomspace(lowest, inside, 8))[::-1]
+        low = _ends(form, data, theta, downwards, 1, quantiles)
+    return [(0.0 if a <= lowest else float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
-def _end(form: Form, data: FitData, theta: Array, inside: float, outside: float, quantile: float) -> float:
-    """The first floor on the way from inside to outside that is rejected; `outside` if none is.
+def _ends(form: Form, data: FitData, theta: Array, floors: Array, sign: int, quantiles: list[float]) -> Array:
+    """Per quantile, the first of floors [K], from the estimate outwards, at which sign t exceeds it; the last if none.
 
-    A grid, dense near `inside`, finds where the rejection begins; finer grids follow in that gap.
+    The gap before it is then divided by 4 five times.
     """
-    fraction = np.concatenate([[0.0], np.geomspace(1e-4, 1, 30)])
-    floors = inside + fraction * (outside - inside)
-    if outside < inside:  # evenly in ln E too, down to what counts as zero
-        floors = np.sort(np.union1d(floors, np.geomspace(outside, inside, 12)))[::-1]
-    for _ in range(6):
-        rejected = np.abs(score_t(form, data, theta, floors)) > quantile
-        rejected[0] = False
-        if not rejected.any():
-            return outside
-        first = int(rejected.argmax())
-        near, far = floors[first - 1], floors[first]
-        if abs(far - near) <= 1e-3 * max(abs(far - inside), 1e-9 * inside):
-            break
-        floors = np.linspace(near, far, 12)
-    return float((near + far) / 2)
+    starts = np.concatenate([theta[None], form.starts(data.z, data.median, 2, np.random.default_rng(0))])
+    thetas = _profile(form, data, floors, np.tile(starts, (len(floors), 1, 1)))
+    t = sign * score_t(form, data, thetas)
+    ends = np.full(len(quantiles), floors[-1])
+    firsts = [int((t[1:] > quantile).argmax()) + 1 if (t[1:] > quantile).any() else None for quantile in quantiles]
+    for which, (first, quantile) in enumerate(zip(firsts, quantiles, strict=True)):
+        if first is None:
+            continue
+        near, far, warm = floors[first - 1], floors[first], thetas[[first - 1, first]]
+        for _ in range(5):
+            between = near + (far - near) * np.array([0.25, 0.5, 0.75])
+            fitted = _profile(form, data, between, np.tile(warm, (len(between), 1, 1)))
+            rejected = np.append(sign * score_t(form, data, fitted) > quantile, True)
+            k = int(rejected.argmax())
+            near, far = np.concatenate([[near], between, [far]])[k : k + 2]
+        ends[which] = (near + far) / 2
+    return ends
 
 
-def score_t(form: Form, data: FitData, theta: Array, floors: Array) -> Array:
-    """Student's t of floors [K], the others fitted from those of the full fit [p]; positive if a floor is too low."""
-    thetas = _profile(form, data, theta, floors)
+def score_t(form: Form, data: FitData, thetas: Array) -> Array:
+    """Student's t of the floors of parameters [K, p] whose others are fitted; positive where a floor is too low."""
     residual, gradient = residuals(form, data.cells, thetas)
     inside = data.weight * (np.abs(residual) <= data.delta)  # the loss is quadratic there
     curvature = np.einsum("kn,knp,knq->kpq", inside.sum(axis=1), gradient, gradient)
@@ -101,15 +108,11 @@ def _block_variance(form: Form, data: FitData, thetas: Array, direction: Array) 
     return np.asarray((count - 1) / count * np.sum((means - means.mean(axis=1, keepdims=True)) ** 2, axis=1))
 
 
-def _profile(form: Form, data: FitData, theta: Array, floors: Array) -> Array:
-    """Parameters [K, p] of the best fits with given floors [K]."""
-    generator = np.random.default_rng(0)
-    starts = np.concatenate([theta[None], form.starts(data.z, data.median, 5, generator)])
-    thetas = np.tile(starts, (len(floors), 1))
-    thetas[:, 0] = np.repeat(form.internal_floor(floors), len(starts))
-    free = np.ones(form.num_parameters, bool)
-    free[0] = False
-    cells = Cells(data.z, data.rows[None], data.weight[None], data.delta)
-    found = minimise(form, cells, thetas, free=free, max_steps=100)
-    best = found.loss.reshape(len(floors), -1).argmin(axis=1)
-    return np.asarray(found.theta.reshape(len(floors), len(starts), -1)[np.arange(len(floors)), best])
+def _profile(form: Form, data: FitData, floors: Array, starts: Array) -> Array:
+    """Parameters [K, p] of the best fits with given floors [K], from starts [K, S, p]."""
+    count, num_starts, num_parameters = starts.shape
+    thetas = starts.reshape(-1, num_parameters)
+    thetas[:, 0] = np.repeat(form.internal_floor(floors), num_starts)
+    found = minimise(form, data.cells, thetas, free=np.arange(num_parameters) > 0, max_steps=100, tolerance=1e-9)
+    best = found.loss.reshape(count, num_starts).argmin(axis=1)
+    return np.asarray(found.theta.reshape(count, num_starts, -1)[np.arange(count), best])

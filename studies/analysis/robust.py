@@ -62,7 +62,13 @@ def huber(residual: Array, delta: Array) -> Array:
 
 
 def minimise(
-    form: Form, cells: Cells, theta: Array, *, free: npt.NDArray[np.bool_] | None = None, max_steps: int = 300
+    form: Form,
+    cells: Cells,
+    theta: Array,
+    *,
+    free: npt.NDArray[np.bool_] | None = None,
+    max_steps: int = 300,
+    tolerance: float = 1e-15,
 ) -> Minimum:
     """Local minima of the sum of Huber losses of log errors.
 
@@ -71,37 +77,33 @@ def minimise(
         cells: what it is fitted to.
         theta: where to start [K, p].
         free: which parameters may move [p]; all by default.
-        max_steps: iterations at most; a fit stops before when its loss no longer falls.
+        max_steps: iterations at most.
+        tolerance: a fit has arrived when it three times gained less than this share of its loss, or 12 times nothing.
     """
+    moving = np.flatnonzero(np.ones(theta.shape[1], bool) if free is None else free)
     theta = theta.copy()
-    moving = np.ones(theta.shape[1], bool) if free is None else free
-    loss = _loss(form, cells, theta)
-    damping = np.full(len(theta), 1e-2)
+    fitted, gradient = _evaluate(form, cells, theta)
+    loss = _loss(cells, fitted)
+    damping, idle = np.full(len(theta), 1e-2), np.zeros(len(theta), int)
     running = np.isfinite(loss)
-    still = np.zeros(len(theta), int)
     for _ in range(max_steps):
         live = np.flatnonzero(running)
         if len(live) == 0:
             break
         part = _part(cells, live)
-        gradient, curvature = _equations(form, part, theta[live], moving)
-        diagonal = np.einsum("kpp->kp", curvature)
-        ridge = damping[live, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30
-        step = np.zeros_like(gradient)
-        system = curvature + ridge[:, :, None] * np.eye(ridge.shape[1])
-        step = np.linalg.solve(system, gradient[:, :, None])[:, :, 0]
-        tried = theta[live].copy()
-        tried[:, moving] += np.clip(step, -3, 3)
-        tried_loss = _loss(form, part, tried)
+        step = _step(part, fitted[live], gradient[live][:, :, moving], damping[live])
+        tried = theta[live]
+        tried[:, moving] += step
+        tried_fitted, tried_gradient = _evaluate(form, part, tried)
+        tried_loss = _loss(part, tried_fitted)
         better = tried_loss < loss[live]
-        gain = np.where(better, loss[live] - tried_loss, 0.0)
-        small = gain <= 1e-15 * loss[live] + 1e-32
-        tiny_step = np.abs(step).max(axis=1) < 1e-12
-        theta[live[better]] = tried[better]
-        loss[live[better]] = tried_loss[better]
-        damping[live] = np.where(better, damping[live] / 5, damping[live] * 4).clip(1e-12, MAX_DAMPING)
-        still[live] = np.where(better & ~small, 0, still[live] + 1)
-        running[live] = ~(tiny_step | (still[live] >= 12) | (damping[live] >= MAX_DAMPING))
+        arrived = better & (loss[live] - tried_loss <= tolerance * loss[live])
+        idle[live] = np.where(better & ~arrived, 0, idle[live] + np.where(arrived, 4, 1))
+        taken = live[better]
+        theta[taken], loss[taken] = tried[better], tried_loss[better]
+        fitted[taken], gradient[taken] = tried_fitted[better], tried_gradient[better]
+        damping[live] = np.clip(np.where(better, damping[live] / 5, damping[live] * 4), 1e-12, MAX_DAMPING)
+        running[live] = (idle[live] < 12) & (damping[live] < MAX_DAMPING) & (np.abs(step).max(axis=1) > 1e-12)
     return Minimum(theta, loss)
 
 
@@ -117,19 +119,26 @@ def _part(cells: Cells, live: npt.NDArray[np.intp]) -> Cells:
     return Cells(cells.z, cells.log_error[live], cells.weight[live], cells.delta)
 
 
-def _loss(form: Form, cells: Cells, theta: Array) -> Array:
+def _evaluate(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
+    """As `Form.log_error`; parameters so far off that they overflow give a loss that no step accepts."""
     with np.errstate(over="ignore", invalid="ignore"):
-        residual, _ = residuals(form, cells, theta)
-        loss = np.einsum("krn->k", cells.weight * huber(residual, cells.delta))
+        return form.log_error(theta, cells.z)
+
+
+def _loss(cells: Cells, fitted: Array) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss = np.einsum("krn->k", cells.weight * huber(cells.log_error - fitted[:, None, :], cells.delta))
     return np.asarray(np.where(np.isnan(loss), np.inf, loss))
 
 
-def _equations(form: Form, cells: Cells, theta: Array, moving: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Minus the gradient of the loss [K, p] and its majorising curvature [K, p, p], in the parameters that move."""
-    residual, gradient = residuals(form, cells, theta)
-    gradient = gradient[:, :, moving]
+def _step(cells: Cells, fitted: Array, gradient: Array, damping: Array) -> Array:
+    """Damped steps [K, q] of the q parameters that move, each at most 3 long."""
+    residual = cells.log_error - fitted[:, None, :]
     with np.errstate(divide="ignore"):
         weight = cells.weight * np.minimum(1.0, cells.delta / np.abs(residual))
-    pull = np.einsum("krn,krn->kn", weight, residual)
-    total = weight.sum(axis=1)
-    return np.einsum("kn,knp->kp", pull, gradient), np.einsum("kn,knp,knq->kpq", total, gradient, gradient)
+    downhill = np.einsum("kn,knp->kp", np.einsum("krn,krn->kn", weight, residual), gradient)
+    curvature = np.einsum("kn,knp,knq->kpq", weight.sum(axis=1), gradient, gradient)
+    diagonal = np.einsum("kpp->kp", curvature)
+    ridge = damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30
+    step = np.linalg.solve(curvature + ridge[:, :, None] * np.eye(ridge.shape[1]), downhill[:, :, None])
+    return np.asarray(np.clip(step[:, :, 0], -3, 3))
