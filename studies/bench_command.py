@@ -69,8 +69,8 @@ def fit_(
         print_json(result)
         return
     out.print(
-        f"{families} families x {sizes} sizes x {replicates} replicates, one test set of {result['num_test']:,} images: "
-        f"{result['seconds']:.1f} s ({result['num_findings']} answers; fits {result['fit_seconds']:.1f} s)"
+        f"{families} families x {sizes} sizes x {replicates} replicates, one test set of {result['num_test']:,} "
+        f"images: {result['seconds']:.1f} s ({result['num_findings']} answers; fits {result['fit_seconds']:.1f} s)"
     )
 
 

@@ -18,15 +18,14 @@ def calibration_tables(rates: pd.DataFrame, checks: Sequence[tuple[str, bool]]) 
     for scenario, of_scenario in rates.groupby("scenario", sort=False):
         title = SCENARIOS[str(scenario)].title
         table = Table(title, *(f"R = {count}" for count in counts))
-        cells = of_scenario.set_index(["question", "num_replicates"])
         for question, told in QUESTIONS.items():
-            if question in set(of_scenario["question"]):
-                shown = []
-                for count in counts:
-                    known = (question, count) in cells.index
-                    rate, error = cells.loc[(question, count), ["rate", "standard_error"]] if known else (None, None)
-                    shown.append(f"{100 * rate:.1f} ± {100 * error:.1f}" if known else "")
-                table.add_row(told, *shown)
+            rows = of_scenario[of_scenario["question"] == question]
+            shown = {
+                row["num_replicates"]: f"{100 * row['rate']:.1f} ± {100 * row['standard_error']:.1f}"
+                for row in rows.to_dict("records")
+            }
+            if shown:
+                table.add_row(told, *(shown.get(count, "") for count in counts))
         yield table
     for told, met in checks:
         yield Text(f"{'met' if met else 'NOT MET'}: {told}", style="green" if met else "red")

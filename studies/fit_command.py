@@ -50,8 +50,8 @@ def fit(
     """Say what a table of errors shows: who wins where, where curves cross, what a prior is worth, and how surely.
 
     The table has a row per family, x (training images, FLOPs, ...) and replicate, with an error or an accuracy. Columns
-    are recognised by their usual names or named by options. What `study export` writes can be read as it is. Exit code 2
-    and one message where the table cannot be read.
+    are recognised by their usual names or named by options. What `study export` writes can be read as it is. Exit code
+    2 and one message where the table cannot be read.
     """
     _check(confidence, chance, at or [], target or [], figure)
     from .analysis.answers import DEFAULT_INTERPOLATION, analyse
@@ -142,9 +142,7 @@ def _pair(told: str | None, families: list[str]) -> tuple[str, str] | None:
     return named[0], named[1]
 
 
-def _check(
-    confidence: float, chance: float | None, at: list[float], target: list[float], figure: Path | None
-) -> None:
+def _check(confidence: float, chance: float | None, at: list[float], target: list[float], figure: Path | None) -> None:
     if not 0 < confidence < 1:
         raise ConfigError(f"--confidence is {confidence:g}; expected a number between 0 and 1, such as 0.95")
     if chance is not None and not chance > 0:

@@ -2,8 +2,8 @@
 
 A 95% interval that covers the truth in 70 of 100 studies is not one. The simulated studies differ in what is true (two
 curves that cross; the same curve twice; curves that become one; curves that never meet), in whether all replicates
-share their test images, and in whether the noise of a replicate is common to its sizes. One scenario leaves out the part
-of the variance that comes from shared test images, to show what that does.
+share their test images, and in whether the noise of a replicate is common to its sizes. One scenario leaves out the
+part of the variance that comes from shared test images, to show what that does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from .multiplier import multiplier_at
 from .roots import meeting_points
 from .simulation import CONVOLUTION, TRANSFORMER, Noise, PowerLaw, simulate
 
-SIZES: Mapping[str, Array] = {"x2": 2.0 ** np.arange(7, 16), "x4": 2.0 ** np.arange(7, 16, 2)}
+SIZES: Mapping[str, Array] = {
+    "x2": np.asarray(2.0 ** np.arange(7, 16), float),
+    "x4": np.asarray(2.0 ** np.arange(7, 16, 2), float),
+}
 """Training images from 2^7 to 2^15, in steps of two and of four."""
 
 MULTIPLIER_ERRORS = (0.5, 0.3)
@@ -143,31 +146,30 @@ def calibrate(
         found = [work(job) for job in jobs]
     answers = pd.DataFrame([row for rows in found for row in rows])
     rows = []
-    for (name, count), group in answers.groupby(["scenario", "num_replicates"], sort=False):
+    for key, group in answers.groupby(["scenario", "num_replicates"], sort=False):
         for question in QUESTIONS:
             known = group[question].dropna().to_numpy(float) if question in group else np.zeros(0)
             if len(known):
                 error = float(known.std() / math.sqrt(len(known)))
-                rows.append((name, int(count), question, float(known.mean()), error, len(known)))
+                rows.append((*key, question, float(known.mean()), error, len(known)))
     return pd.DataFrame(
         rows, columns=["scenario", "num_replicates", "question", "rate", "standard_error", "num_studies"]
     )
 
 
 def requirements(rates: pd.DataFrame, num_replicates: int = 5) -> list[tuple[str, bool]]:
-    """What PROTOCOL 7 demands of five replicates, in words, and whether the rates meet it."""
-    here = rates[rates["num_replicates"] == num_replicates].set_index(["scenario", "question"])["rate"]
+    """What PROTOCOL 7 demands at five replicates, in words, and whether the rates meet it.
+
+    Intervals contain the truth in 93% to 99.5% of studies, and identical curves are called crossing in at most 5%. The
+    jackknife-t interval of N* is graded as any other, although it exists only in some studies.
+    """
     checks = []
-    for scenario, question in here.index:
-        if not SCENARIOS[scenario].count_blocks:
-            continue
-        rate = float(here[scenario, question])
-        told = f"{SCENARIOS[scenario].title}: {QUESTIONS[question]} in {100 * rate:.1f}%"
-        if question.endswith(("set_covers", "interval_covers", "tests_cover")) or question.startswith("k_") and (
-            question.endswith("covers")
-        ):
+    for row in rates[rates["num_replicates"] == num_replicates].to_dict("records"):
+        scenario, question, rate = SCENARIOS[row["scenario"]], row["question"], row["rate"]
+        told = f"{scenario.title}: {QUESTIONS[question]} in {100 * rate:.1f}% (± {100 * row['standard_error']:.1f})"
+        if question.endswith(("_covers", "_cover")) and scenario.count_blocks:
             checks.append((f"{told}, required 93% to 99.5%", 0.93 <= rate <= 0.995))
-        if question == "crosses" and not scenario.startswith("crossing"):
+        elif question == "crosses" and scenario.prior is scenario.flexible:
             checks.append((f"{told}, required at most 5%", rate <= 0.05))
     return checks
 

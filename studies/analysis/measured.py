@@ -127,18 +127,14 @@ def test_blocks(frame: pd.DataFrame, predictions: Mapping[str, Path]) -> dict[Ha
 
 
 def _plain_types(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns with pandas' missing value as numpy's, so that numbers are floats."""
-    columns = {}
-    for name in frame.columns:
-        column = frame[name]
-        if isinstance(column.dtype, pd.api.extensions.ExtensionDtype):
-            numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
-            if numeric and column.isna().any():
-                column = column.astype(float)
-            else:
-                column = column.astype(object).where(column.notna(), None) if not numeric else column.to_numpy()
-        columns[name] = pd.Series(column, index=frame.index)
-    return pd.DataFrame(columns)
+    """Numbers with gaps as floats with NaN: parquet files come with pandas' own missing value."""
+    numbers = frame.select_dtypes("number")
+    gaps = [
+        name
+        for name in numbers.columns[numbers.isna().any()]
+        if isinstance(frame[name].dtype, pd.api.extensions.ExtensionDtype)
+    ]
+    return frame.astype(dict.fromkeys(gaps, float))
 
 
 def _without_replicates(table: CurveTable) -> list[str]:

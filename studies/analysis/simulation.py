@@ -13,7 +13,7 @@ variance, the image's difficulty, is common to all cells, another part to all ce
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +110,7 @@ class SimulatedStudy:
             measured[family] = Curve(family, "num_train", self.sizes, values, names, block_log_error=blocks)
         return measured
 
-    def table(self) -> tuple[pd.DataFrame, Columns, dict[int, Counts] | None]:
+    def table(self) -> tuple[pd.DataFrame, Columns, dict[Hashable, Counts] | None]:
         """The study as a table, its columns, and (errors, images) per block [B, 2] by row."""
         num_families, num_replicates, num_sizes, _ = self.errors.shape
         which = np.indices((num_families, num_replicates, num_sizes)).reshape(3, -1)
@@ -125,7 +125,9 @@ class SimulatedStudy:
                 "row": np.arange(which.shape[1]),
             }
         )
-        blocks = {row: np.stack([wrong, self.images], axis=1) for row, wrong in enumerate(errors)}
+        blocks: dict[Hashable, Counts] = {
+            row: np.stack([wrong, self.images], axis=1) for row, wrong in enumerate(errors)
+        }
         return frame, Columns(block_key="row"), blocks if self.same_images else None
 
 

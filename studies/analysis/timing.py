@@ -25,7 +25,7 @@ def time_analysis(num_families: int, num_sizes: int, num_replicates: int, seed: 
         f"family {index}": PowerLaw(0.16 - 0.11 * place, 6.0 - 2.4 * place, 0.5 - 0.15 * place)
         for index, place in enumerate(places)
     }
-    sizes = 2.0 ** (6 + np.arange(num_sizes))
+    sizes = np.asarray(2.0 ** (6 + np.arange(num_sizes)), float)
     noise = Noise()
     simulated = simulate(truths, sizes, num_replicates, noise, np.random.default_rng(seed))
     frame, columns, blocks = simulated.table()
