@@ -74,11 +74,11 @@ def choose_form(curve: Curve, *, chance: float | None = None, seed: int = 0, num
     log_errors: dict[str, float] = {}
     for name in FORM_NAMES:
         if name == "M4" and chance is None:
-            left_out.append(LeftOut("form M4", "the error of chance is not given"))
+            left_out.append(LeftOut("form M4", "it needs the error of chance, which is not given"))
             continue
         needed = build_form(name, chance).num_parameters + SPARE_SIZES
         fitted = ~held_out if name == "M4" else kept & ~held_out
-        if (have := int(fitted.sum())) < needed:
+        if (have := int(fitted.sum())) < needed or held_out.sum() < NUM_HELD_OUT:
             reason = f"needs {needed} sizes below the {NUM_HELD_OUT} held out, the curve has {have}"
             left_out.append(LeftOut(f"form {name}", reason))
             continue
@@ -124,7 +124,7 @@ def _extrapolation_error(
 def _why(curve: Curve, log_errors: Mapping[str, float], held_out: tuple[float, ...], num_sizes: int) -> str:
     if len(log_errors) < 2:
         competing = "no form" if not log_errors else f"only {next(iter(log_errors))}"
-        return f"with {num_sizes} sizes below {'chance' if num_sizes else 'it'} {competing} could compete, so it is M2"
+        return f"with {num_sizes} sizes {competing} can compete, and {DEFAULT_FORM} is the default"
     listed = ", ".join(f"{name} {value:.3f}" for name, value in log_errors.items())
     where = " and ".join(curve.quantity.number(x) for x in held_out)
     return f"root mean square log error at {where} {curve.quantity.unit}: {listed}"

@@ -191,7 +191,8 @@ def _jackknifed(
     value = float(scaled(theta[None])[0])
     half = t_quantile(0.5 + each / 2, refits.degrees) * float(np.sqrt(refits.variance(scaled)))
     estimate = Estimate(value, value - half, value + half, confidence, refits.degrees)
-    return estimate if may_be_negative else estimate.exponentiated()
+    with np.errstate(over="ignore"):
+        return estimate if may_be_negative else estimate.exponentiated()
 
 
 def _correlation(form: Form, data: FitData, theta: Array) -> float:

@@ -37,6 +37,7 @@ def floor_intervals(
         return [(np.nan, np.nan)] * len(confidences)
     estimate = float(form.natural(theta[None], data.log_x0)[0, 0])
     lowest, highest = NEGLIGIBLE * float(np.exp(data.median.min())), float(np.exp(data.median.max()))
+    highest = min(highest, 0.999 * form.largest_floor)
     if estimate >= highest:
         return [(estimate, estimate)] * len(confidences)
     quantiles = [t_quantile(0.5 + confidence / 2, degrees) for confidence in confidences]

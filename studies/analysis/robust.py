@@ -94,6 +94,8 @@ def minimise(
         step = _step(part, fitted[live], gradient[live][:, :, moving], damping[live])
         tried = theta[live]
         tried[:, moving] += step
+        zero_floor = np.isneginf(tried)
+        tried = np.where(zero_floor, tried, np.clip(tried, *form.limits))
         tried_fitted, tried_gradient = _evaluate(form, part, tried)
         tried_loss = _loss(part, tried_fitted)
         better = tried_loss < loss[live]
@@ -121,7 +123,7 @@ def _part(cells: Cells, live: npt.NDArray[np.intp]) -> Cells:
 
 def _evaluate(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
     """As `Form.log_error`; parameters so far off that they overflow give a loss that no step accepts."""
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return form.log_error(theta, cells.z)
 
 
