@@ -71,13 +71,14 @@ def choose_form(curve: Curve, *, chance: float | None = None, seed: int = 0, num
     left_out += left_out_near_chance(curve, kept, chance)
     held_out = np.zeros(len(curve.x), bool)
     held_out[np.flatnonzero(kept)[-NUM_HELD_OUT:]] = True
+    lower = curve.x < np.min(curve.x[held_out], initial=np.inf)
     log_errors: dict[str, float] = {}
     for name in FORM_NAMES:
         if name == "M4" and chance is None:
             left_out.append(LeftOut("form M4", "it needs the error of chance, which is not given"))
             continue
         needed = build_form(name, chance).num_parameters + SPARE_SIZES
-        fitted = ~held_out if name == "M4" else kept & ~held_out
+        fitted = lower if name == "M4" else lower & kept
         if (have := int(fitted.sum())) < needed or held_out.sum() < NUM_HELD_OUT:
             reason = f"needs {needed} sizes below the {NUM_HELD_OUT} held out, the curve has {have}"
             left_out.append(LeftOut(f"form {name}", reason))

@@ -91,6 +91,7 @@ def score_t(form: Form, data: FitData, thetas: Array) -> Array:
     residual, gradient = residuals(form, data.cells, thetas)
     inside = data.weight * (np.abs(residual) <= data.delta)  # the loss is quadratic there
     curvature = np.einsum("kn,knp,knq->kpq", inside.sum(axis=1), gradient, gradient)
+    curvature /= np.maximum(np.trace(curvature, axis1=1, axis2=2), 1e-100)[:, None, None]  # a flat curve has none
     others = np.linalg.pinv(curvature[:, 1:, 1:], rcond=1e-12, hermitian=True)
     absorbed = np.einsum("kpq,kq->kp", others, curvature[:, 1:, 0])
     direction = gradient[:, :, 0] - np.einsum("knp,kp->kn", gradient[:, :, 1:], absorbed)  # [K, n]

@@ -5,8 +5,8 @@ M2  E = E_inf + A x^-b                    as in Hoffmann et al. (2022, arXiv 220
 M3  E = A (1/x + g)^b                     so that E_inf = A g^b
 M4  (E - E_inf) / (E_0 - E)^a = A x^-b    sigmoidal; E_0 is the error of chance
 
-Each is written in parameters that may take any real value, so that a minimiser needs no bounds, and in ln(x / x0), x0
-being the geometric mean of the fitted x, so that amplitude and exponent are nearly uncorrelated:
+Each is written in parameters that may take any real value, and in ln(x / x0), x0 being the geometric mean of the fitted
+x, so that amplitude and exponent are nearly uncorrelated:
 
 - `log_floor`, first, in all but M1: ln E_inf; in M4 ln(E_inf / (E_0 - E_inf)). Minus infinity is a floor of zero, and
   the forms are defined there.
