@@ -71,14 +71,15 @@ def choose_form(curve: Curve, *, chance: float | None = None, seed: int = 0, num
     left_out += left_out_near_chance(curve, kept, chance)
     held_out = np.zeros(len(curve.x), bool)
     held_out[np.flatnonzero(kept)[-NUM_HELD_OUT:]] = True
+    lower = curve.x < np.min(curve.x[held_out], initial=np.inf)
     log_errors: dict[str, float] = {}
     for name in FORM_NAMES:
         if name == "M4" and chance is None:
-            left_out.append(LeftOut("form M4", "the error of chance is not given"))
+            left_out.append(LeftOut("form M4", "it needs the error of chance, which is not given"))
             continue
         needed = build_form(name, chance).num_parameters + SPARE_SIZES
-        fitted = ~held_out if name == "M4" else kept & ~held_out
-        if (have := int(fitted.sum())) < needed:
+        fitted = lower if name == "M4" else lower & kept
+        if (have := int(fitted.sum())) < needed or held_out.sum() < NUM_HELD_OUT:
             reason = f"needs {needed} sizes below the {NUM_HELD_OUT} held out, the curve has {have}"
             left_out.append(LeftOut(f"form {name}", reason))
             continue
@@ -124,7 +125,7 @@ def _extrapolation_error(
 def _why(curve: Curve, log_errors: Mapping[str, float], held_out: tuple[float, ...], num_sizes: int) -> str:
     if len(log_errors) < 2:
         competing = "no form" if not log_errors else f"only {next(iter(log_errors))}"
-        return f"with {num_sizes} sizes below {'chance' if num_sizes else 'it'} {competing} could compete, so it is M2"
+        return f"with {num_sizes} sizes {competing} can compete, and {DEFAULT_FORM} is the default"
     listed = ", ".join(f"{name} {value:.3f}" for name, value in log_errors.items())
     where = " and ".join(curve.quantity.number(x) for x in held_out)
     return f"root mean square log error at {where} {curve.quantity.unit}: {listed}"

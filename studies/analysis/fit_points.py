@@ -26,7 +26,7 @@ def measured_points(curve: Curve) -> tuple[Curve, list[LeftOut]]:
                 else f"{int((~present).sum())} of {len(present)} replicates lack"
             )
             left_out.append(LeftOut(f"cells of {curve.family} at {curve.column}={x:g}", f"{who} an error there"))
-    kept = finite.any(axis=0)
+    kept = np.asarray(finite.any(axis=0))
     cleaned = curve.restricted(curve.replicates, kept)
     return _with_nan(cleaned), left_out
 

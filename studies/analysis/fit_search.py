@@ -163,7 +163,7 @@ def _delta(rows: Array, stated: Array | None) -> Array:
     exact, and a diverged run must not widen its own tolerance.
     """
     if stated is not None:
-        return np.maximum(2 * stated, SMALLEST_DELTA)
+        return np.asarray(np.maximum(2 * stated, SMALLEST_DELTA))
     count = (~np.isnan(rows)).sum(axis=0)
     many = count > 1
     if not many.any():
@@ -173,7 +173,7 @@ def _delta(rows: Array, stated: Array | None) -> Array:
     pooled = float(np.median((MAD_OF_NORMAL * correction * np.nanmedian(deviation, axis=0))[many]))
     own = np.full(rows.shape[1], pooled)
     own[many] = np.nanstd(rows[:, many], axis=0, ddof=1)
-    return np.maximum(2 * np.clip(own, pooled / 2, 2 * pooled), SMALLEST_DELTA)
+    return np.asarray(np.maximum(2 * np.clip(own, pooled / 2, 2 * pooled), SMALLEST_DELTA))
 
 
 def _best(found: Minimum, among: slice = slice(None)) -> Minimum:

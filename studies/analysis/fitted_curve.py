@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,41 +15,10 @@ from .curve import Array
 from .finding import Finding, Names, name_of
 from .forms import Form, build_form
 from .jackknife import Estimate, t_quantile
+from .refits import Refits
 
 if TYPE_CHECKING:
     from .extrapolation import FormChoice
-
-
-@dataclass(frozen=True)
-class Refits:
-    """Parameters fitted again to slightly changed data; their scatter is the variance of anything computed from a fit.
-
-    Attributes:
-        replicates: with one replicate deleted [R, p]; empty without replicates.
-        blocks: with one block of test images deleted [B, p]; empty where blocks are not known.
-        shifted: with one point moved by plus, then minus its stated standard error [2, n, p]; empty unless there are
-            no replicates and the table states errors.
-        degrees: of freedom: R - 1, infinite for stated errors, 0 where nothing is known of the uncertainty.
-    """
-
-    replicates: Array
-    blocks: Array
-    shifted: Array
-    degrees: float
-
-    def variance(self, of: Callable[[Array], Array]) -> Array:
-        """Variance of a function of parameters, [K, p] -> [K, ...], as [...]; NaN where it is not known."""
-        shape = np.shape(of(self.replicates if len(self.replicates) else self.shifted[0]))[1:]
-        if self.degrees == 0:
-            return np.full(shape, np.nan)
-        if self.shifted.size:
-            return np.asarray(np.sum(((of(self.shifted[0]) - of(self.shifted[1])) / 2) ** 2, axis=0))
-        total = np.zeros(shape)
-        for deleted in (self.replicates, self.blocks):
-            if len(deleted):
-                values = of(deleted)
-                total += (len(deleted) - 1) / len(deleted) * np.sum((values - values.mean(axis=0)) ** 2, axis=0)
-        return np.asarray(total)
 
 
 @dataclass(frozen=True, kw_only=True)

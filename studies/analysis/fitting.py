@@ -11,15 +11,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .curve import Array, Curve
+from .coefficients import coefficient_intervals, floor_exponent_correlation
+from .curve import Curve
 from .extrapolation import FormChoice, choose_form
 from .fit_points import below_chance, left_out_near_chance, measured_points
-from .fit_search import FitData, fit_data, refit, search
-from .fitted_curve import CurveFit, NoFit, Refits
-from .floor_interval import floor_intervals
+from .fit_search import FitData, fit_data, search
+from .fitted_curve import CurveFit, NoFit
 from .forms import Form, build_form
-from .jackknife import Estimate, t_quantile
-from .robust import Cells, residuals
+from .refits import refitted
 
 FormName = Literal["auto", "M1", "M2", "M3", "M4"]
 
@@ -79,8 +78,8 @@ def fit_curve(
         )
     found, data = search(chosen, fit_data(measured, kept), num_starts, seed)
     theta = found.theta[0]
-    refits = _refits(chosen, data, theta)
-    coefficients, floor = _coefficients(chosen, data, theta, refits, confidence)
+    refits = refitted(chosen, data, theta)
+    coefficients, floor = coefficient_intervals(chosen, data, theta, refits, confidence)
     return CurveFit(
         method=_method(data, num_starts, choice),
         used=_used(measured, kept, data),
@@ -91,7 +90,7 @@ def fit_curve(
         formula=chosen.formula,
         coefficients=coefficients,
         floor=floor,
-        correlation=_correlation(chosen, data, theta),
+        correlation=floor_exponent_correlation(chosen, data, theta),
         chance=chance,
         x=measured.x[kept],
         delta=data.delta,
@@ -136,78 +135,6 @@ def _reason_against(
     return None
 
 
-def _refits(form: Form, data: FitData, theta: Array) -> Refits:
-    """The fit with each replicate, then each block deleted; or with each point moved by its stated error."""
-    none = np.empty((0, len(theta)))
-    no_shift = np.empty((2, 0, len(theta)))
-    if data.num_replicates > 1:
-        without = data.weight * (1 - np.eye(data.num_replicates)[:, :, None])
-        replicates = refit(form, Cells(data.z, data.rows[None], without, data.delta), theta)
-        blocks = none
-        if data.blocks is not None:
-            blocks = refit(form, Cells(data.z, data.blocks, data.weight[None], data.delta), theta)
-        return Refits(replicates, blocks, no_shift, data.num_replicates - 1)
-    if data.standard_error is not None:
-        moved = np.diag(data.standard_error)[:, None, :]
-        shifted = [
-            refit(form, Cells(data.z, data.rows[None] + sign * moved, data.weight[None], data.delta), theta)
-            for sign in (1, -1)
-        ]
-        return Refits(none, none, np.stack(shifted), np.inf)
-    return Refits(none, none, no_shift, 0)
-
-
-def _coefficients(
-    form: Form, data: FitData, theta: Array, refits: Refits, confidence: float
-) -> tuple[dict[str, Estimate], Estimate]:
-    """All coefficients with Bonferroni's joint intervals, each at 1 - (1 - confidence) / p; and the floor alone.
-
-    With R - 1 < p degrees of freedom the covariance of p coefficients is singular, and Hotelling's ellipsoid undefined;
-    Bonferroni's box needs no covariance.
-    """
-    each = 1 - (1 - confidence) / form.num_parameters
-    values = form.natural(theta[None], data.log_x0)[0]
-    estimates, floor = {}, Estimate(0.0, np.nan, np.nan, confidence, 0)
-    for index, (name, value) in enumerate(zip(form.coefficients, values.tolist(), strict=True)):
-        if name == "floor":
-            alone, joint = floor_intervals(form, data, theta, (confidence, each))
-            floor = Estimate(value, *alone, confidence, refits.degrees)
-            estimates[name] = Estimate(value, *joint, confidence, refits.degrees)
-        else:
-            estimates[name] = _jackknifed(form, data, theta, refits, index, each, confidence)
-    return estimates, floor
-
-
-def _jackknifed(
-    form: Form, data: FitData, theta: Array, refits: Refits, index: int, each: float, confidence: float
-) -> Estimate:
-    """The jackknife-t interval of a coefficient at confidence `each`, on its logarithm where it cannot be negative."""
-    may_be_negative = form.coefficients[index] == "exponent" and not form.has_floor  # M1
-
-    def scaled(thetas: Array) -> Array:
-        natural = form.natural(thetas, data.log_x0)[:, index]
-        return natural if may_be_negative else np.log(natural)
-
-    value = float(scaled(theta[None])[0])
-    half = t_quantile(0.5 + each / 2, refits.degrees) * float(np.sqrt(refits.variance(scaled)))
-    estimate = Estimate(value, value - half, value + half, confidence, refits.degrees)
-    return estimate if may_be_negative else estimate.exponentiated()
-
-
-def _correlation(form: Form, data: FitData, theta: Array) -> float:
-    """Of the estimates of floor and exponent when the cells scatter independently, from the curvature of the loss."""
-    if not form.has_floor or np.isneginf(theta[0]):
-        return np.nan
-    residual, gradient = residuals(form, data.cells, theta[None])
-    inside = (data.weight * (np.abs(residual[0]) <= data.delta)).sum(axis=0)
-    curvature = np.einsum("n,np,nq->pq", inside, gradient[0], gradient[0])
-    if np.linalg.matrix_rank(curvature) < len(theta):
-        return np.nan
-    covariance = np.linalg.inv(curvature)
-    where = form.coefficients.index("exponent")
-    return float(covariance[0, where] / np.sqrt(covariance[0, 0] * covariance[where, where]))
-
-
 def _used(curve: Curve, kept: npt.NDArray[np.bool_], data: FitData) -> str:
     x = curve.x[kept]
     number, unit = curve.quantity.number, curve.quantity.unit
@@ -235,5 +162,5 @@ def _method(data: FitData, num_starts: int, choice: FormChoice | None) -> str:
     return (
         f"sum of Huber losses of log errors over all cells, delta {delta} (at least 0.001), minimised from {num_starts}"
         f" random starts of which the best 12 after 20 steps are followed to the end; {form}; {interval}; the intervals"
-        " of all coefficients hold jointly (Bonferroni), the floor's own is pointwise"
+        " of all coefficients hold jointly (Bonferroni), the floor's own is pointwise; all take the form for granted"
     )

@@ -37,42 +37,53 @@ def floor_intervals(
         return [(np.nan, np.nan)] * len(confidences)
     estimate = float(form.natural(theta[None], data.log_x0)[0, 0])
     lowest, highest = NEGLIGIBLE * float(np.exp(data.median.min())), float(np.exp(data.median.max()))
+    highest = min(highest, 0.999 * form.largest_floor)
     if estimate >= highest:
         return [(estimate, estimate)] * len(confidences)
     quantiles = [t_quantile(0.5 + confidence / 2, degrees) for confidence in confidences]
     inside = max(estimate, lowest)
     fraction = np.concatenate([[0.0], np.geomspace(1e-4, 1, 16)])
     upwards = inside + fraction * (highest - inside)
-    high = _ends(form, data, theta, upwards, -1, quantiles)
-    low = np.zeros(len(quantiles))
+    downwards = inside + fraction * (lowest - inside)
     if inside > lowest:
-        downwards = np.union1d(inside + fraction * (lowest - inside), np.geomspace(lowest, inside, 8))[::-1]
-        low = _ends(form, data, theta, downwards, 1, quantiles)
-    return [(0.0 if a <= lowest else float(a), float(b)) for a, b in zip(low, high, strict=True)]
+        downwards = np.union1d(downwards, np.geomspace(lowest, inside, 8))[::-1]
+    low, high = _ends(form, data, theta, (downwards, upwards), quantiles)
+    return [(0.0 if a <= lowest else a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
 
 
-def _ends(form: Form, data: FitData, theta: Array, floors: Array, sign: int, quantiles: list[float]) -> Array:
-    """Per quantile, the first of floors [K], from the estimate outwards, at which sign t exceeds it; the last if none.
+def _ends(
+    form: Form, data: FitData, theta: Array, ways: tuple[Array, Array], quantiles: list[float]
+) -> tuple[Array, Array]:
+    """The first rejected floors on the ways down and up from the estimate, one per quantile; the last floor if none is.
 
-    The gap before it is then divided by 4 five times.
+    The gap before each is then divided by 4 five times, all together.
     """
     starts = np.concatenate([theta[None], form.starts(data.z, data.median, 2, np.random.default_rng(0))])
-    thetas = _profile(form, data, floors, np.tile(starts, (len(floors), 1, 1)))
-    t = sign * score_t(form, data, thetas)
-    ends = np.full(len(quantiles), floors[-1])
-    firsts = [int((t[1:] > quantile).argmax()) + 1 if (t[1:] > quantile).any() else None for quantile in quantiles]
-    for which, (first, quantile) in enumerate(zip(firsts, quantiles, strict=True)):
-        if first is None:
-            continue
-        near, far, warm = floors[first - 1], floors[first], thetas[[first - 1, first]]
-        for _ in range(5):
-            between = near + (far - near) * np.array([0.25, 0.5, 0.75])
-            fitted = _profile(form, data, between, np.tile(warm, (len(between), 1, 1)))
-            rejected = np.append(sign * score_t(form, data, fitted) > quantile, True)
-            k = int(rejected.argmax())
-            near, far = np.concatenate([[near], between, [far]])[k : k + 2]
-        ends[which] = (near + far) / 2
-    return ends
+    brackets, warm, place, signed = [], [], [], []
+    ends = [np.full(len(quantiles), way[-1]) for way in ways]
+    for which, (way, sign) in enumerate(zip(ways, (1, -1), strict=True)):
+        thetas = _profile(form, data, way, np.tile(starts, (len(way), 1, 1)))
+        t = sign * score_t(form, data, thetas)
+        for index, quantile in enumerate(quantiles):
+            rejected = np.flatnonzero(t[1:] > quantile)
+            if len(rejected):
+                first = int(rejected[0])
+                brackets.append(way[first : first + 2])
+                warm.append(thetas[first : first + 2])
+                place.append((which, index))
+                signed.append(sign * quantile)
+    if not brackets:
+        return ends[0], ends[1]
+    gap, starts, limit = np.array(brackets), np.repeat(np.array(warm), 3, axis=0), np.array(signed)[:, None]
+    for _ in range(5):
+        between = gap[:, :1] + np.diff(gap) * np.array([0.25, 0.5, 0.75])
+        t = score_t(form, data, _profile(form, data, between.ravel(), starts.copy())).reshape(between.shape)
+        accepted = np.sum(np.cumprod(t * np.sign(limit) <= np.abs(limit), axis=1), axis=1)
+        nodes = np.concatenate([gap[:, :1], between, gap[:, 1:]], axis=1)
+        gap = np.stack([nodes[np.arange(len(gap)), accepted + shift] for shift in (0, 1)], axis=1)
+    for (which, index), end in zip(place, gap.mean(axis=1), strict=True):
+        ends[which][index] = end
+    return ends[0], ends[1]
 
 
 def score_t(form: Form, data: FitData, thetas: Array) -> Array:
@@ -80,6 +91,7 @@ def score_t(form: Form, data: FitData, thetas: Array) -> Array:
     residual, gradient = residuals(form, data.cells, thetas)
     inside = data.weight * (np.abs(residual) <= data.delta)  # the loss is quadratic there
     curvature = np.einsum("kn,knp,knq->kpq", inside.sum(axis=1), gradient, gradient)
+    curvature /= np.maximum(np.trace(curvature, axis1=1, axis2=2), 1e-100)[:, None, None]  # a flat curve has none
     others = np.linalg.pinv(curvature[:, 1:, 1:], rcond=1e-12, hermitian=True)
     absorbed = np.einsum("kpq,kq->kp", others, curvature[:, 1:, 0])
     direction = gradient[:, :, 0] - np.einsum("knp,kp->kn", gradient[:, :, 1:], absorbed)  # [K, n]

@@ -5,8 +5,8 @@ M2  E = E_inf + A x^-b                    as in Hoffmann et al. (2022, arXiv 220
 M3  E = A (1/x + g)^b                     so that E_inf = A g^b
 M4  (E - E_inf) / (E_0 - E)^a = A x^-b    sigmoidal; E_0 is the error of chance
 
-Each is written in parameters that may take any real value, so that a minimiser needs no bounds, and in ln(x / x0), x0
-being the geometric mean of the fitted x, so that amplitude and exponent are nearly uncorrelated:
+Each is written in parameters that may take any real value, and in ln(x / x0), x0 being the geometric mean of the fitted
+x, so that amplitude and exponent are nearly uncorrelated:
 
 - `log_floor`, first, in all but M1: ln E_inf; in M4 ln(E_inf / (E_0 - E_inf)). Minus infinity is a floor of zero, and
   the forms are defined there.
@@ -27,6 +27,9 @@ from scipy.special import expit, logit
 
 from .curve import Array
 
+WITH_FLOOR = np.array([[-40.0, -100.0, -12.0, -15.0], [40.0, 100.0, 2.3, 4.0]])
+"""Limits of the internal parameters of the forms with a floor, see `Form.limits`: exponents from 6e-6 to 10."""
+
 
 class Form(ABC):
     """A parametric curve.
@@ -37,6 +40,8 @@ class Form(ABC):
         coefficients: what its natural coefficients are called, in the order of the internal parameters.
         has_floor: whether the first internal parameter is the floor.
         needs_chance: whether it is defined only where the error of chance is known.
+        limits: lowest and highest value [2, p] of the internal parameters that a minimiser need try: beyond them a
+            curve is a step, a constant, or the same to a millionth.
     """
 
     name: ClassVar[str]
@@ -44,6 +49,7 @@ class Form(ABC):
     coefficients: ClassVar[tuple[str, ...]]
     has_floor: ClassVar[bool] = True
     needs_chance: ClassVar[bool] = False
+    limits: ClassVar[Array]
 
     @property
     def num_parameters(self) -> int:
@@ -66,6 +72,11 @@ class Form(ABC):
     def inverse(self, theta: Array, log_error: Array) -> Array:
         """z [K, m] at which curves have the log errors [m]; NaN where they never do."""
 
+    @property
+    def largest_floor(self) -> float:
+        """Every floor is below it."""
+        return np.inf
+
     def internal_floor(self, floor: Array) -> Array:
         """The first internal parameter of a floor."""
         with np.errstate(divide="ignore"):
@@ -79,6 +90,7 @@ class PowerLaw(Form):
     formula = "E = A x^-b"
     coefficients = ("amplitude", "exponent")
     has_floor = False
+    limits = np.array([[-100.0, -10.0], [100.0, 10.0]])
 
     def log_error(self, theta: Array, z: Array) -> tuple[Array, Array]:
         """See `Form`."""
@@ -107,6 +119,7 @@ class PowerLawWithFloor(Form):
     name = "M2"
     formula = "E = E_inf + A x^-b"
     coefficients = ("floor", "amplitude", "exponent")
+    limits = WITH_FLOOR[:, :3]
 
     def log_error(self, theta: Array, z: Array) -> tuple[Array, Array]:
         """See `Form`."""
@@ -144,6 +157,7 @@ class ShiftedPowerLaw(Form):
     name = "M3"
     formula = "E = A (1/x + (E_inf / A)^(1/b))^b"
     coefficients = ("floor", "amplitude", "exponent")
+    limits = WITH_FLOOR[:, :3]
 
     def log_error(self, theta: Array, z: Array) -> tuple[Array, Array]:
         """See `Form`."""
@@ -191,6 +205,7 @@ class Sigmoid(Form):
     formula = "(E - E_inf) / (E_0 - E)^a = A x^-b"
     coefficients = ("floor", "amplitude", "exponent", "skew")
     needs_chance = True
+    limits = WITH_FLOOR
 
     def __init__(self, chance: float) -> None:
         self.chance = chance
@@ -233,6 +248,11 @@ class Sigmoid(Form):
         left = np.log(s) - skew[:, None] * np.log1p(-s)
         amplitude = np.median(left + exponent[:, None] * z, axis=1)
         return np.stack([self.internal_floor(floor), amplitude, np.log(exponent), np.log(skew)], axis=-1)
+
+    @property
+    def largest_floor(self) -> float:
+        """See `Form`."""
+        return self.chance
 
     def internal_floor(self, floor: Array) -> Array:
         """See `Form`."""

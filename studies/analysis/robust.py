@@ -78,7 +78,8 @@ def minimise(
         theta: where to start [K, p].
         free: which parameters may move [p]; all by default.
         max_steps: iterations at most.
-        tolerance: a fit has arrived when it three times gained less than this share of its loss, or 12 times nothing.
+        tolerance: a fit has arrived when three steps in a row promised to lower its loss by less than this share of it,
+            or 12 did not lower it.
     """
     moving = np.flatnonzero(np.ones(theta.shape[1], bool) if free is None else free)
     theta = theta.copy()
@@ -91,13 +92,15 @@ def minimise(
         if len(live) == 0:
             break
         part = _part(cells, live)
-        step = _step(part, fitted[live], gradient[live][:, :, moving], damping[live])
+        step, promised = _step(part, fitted[live], gradient[live][:, :, moving], damping[live])
         tried = theta[live]
         tried[:, moving] += step
+        zero_floor = np.isneginf(tried)
+        tried = np.where(zero_floor, tried, np.clip(tried, *form.limits))
         tried_fitted, tried_gradient = _evaluate(form, part, tried)
         tried_loss = _loss(part, tried_fitted)
         better = tried_loss < loss[live]
-        arrived = better & (loss[live] - tried_loss <= tolerance * loss[live])
+        arrived = promised <= tolerance * loss[live]
         idle[live] = np.where(better & ~arrived, 0, idle[live] + np.where(arrived, 4, 1))
         taken = live[better]
         theta[taken], loss[taken] = tried[better], tried_loss[better]
@@ -121,7 +124,7 @@ def _part(cells: Cells, live: npt.NDArray[np.intp]) -> Cells:
 
 def _evaluate(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
     """As `Form.log_error`; parameters so far off that they overflow give a loss that no step accepts."""
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return form.log_error(theta, cells.z)
 
 
@@ -131,8 +134,8 @@ def _loss(cells: Cells, fitted: Array) -> Array:
     return np.asarray(np.where(np.isnan(loss), np.inf, loss))
 
 
-def _step(cells: Cells, fitted: Array, gradient: Array, damping: Array) -> Array:
-    """Damped steps [K, q] of the q parameters that move, each at most 3 long."""
+def _step(cells: Cells, fitted: Array, gradient: Array, damping: Array) -> tuple[Array, Array]:
+    """Damped steps [K, q] of the q parameters that move, each at most 3 long, and the fall of loss they promise [K]."""
     residual = cells.log_error - fitted[:, None, :]
     with np.errstate(divide="ignore"):
         weight = cells.weight * np.minimum(1.0, cells.delta / np.abs(residual))
@@ -141,4 +144,5 @@ def _step(cells: Cells, fitted: Array, gradient: Array, damping: Array) -> Array
     diagonal = np.einsum("kpp->kp", curvature)
     ridge = damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30
     step = np.linalg.solve(curvature + ridge[:, :, None] * np.eye(ridge.shape[1]), downhill[:, :, None])
-    return np.asarray(np.clip(step[:, :, 0], -3, 3))
+    step = np.clip(step[:, :, 0], -3, 3)
+    return step, np.einsum("kp,kp->k", step, downhill)
