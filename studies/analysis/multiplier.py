@@ -57,9 +57,8 @@ class Multiplier(Finding):
                 f"The {of.of} multiplier of {prior} over {flexible} cannot be measured: no error that {prior} has at a "
                 f"measured {of.axis} is reached by both."
             )
-        told = [known.loc[known["multiplier"].idxmax()]]
-        if known.index[-1] != told[0].name:
-            told.append(known.iloc[-1])
+        most = int(known["multiplier"].to_numpy().argmax())
+        told = [known.iloc[place] for place in sorted({most, len(known) - 1})]
         parts = []
         for row in told:
             interval = ""
