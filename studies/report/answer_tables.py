@@ -27,6 +27,16 @@ SEPARATED = 0.9
 """Probability from which a family is called the one to choose; below, the data do not separate the best."""
 
 
+CHOICE_COLUMNS = (
+    "Lowest mean error",
+    "Next",
+    "Verdict",
+    "Error %",
+    "Probability of being best",
+    "Probability against the next",
+)
+
+
 def difference_table(crossover: Crossover, rule: Rule, names: Names) -> Table:
     """The paired tests behind the crossover of the declared pair."""
     first, second = names[crossover.first], names[crossover.second]
@@ -113,15 +123,8 @@ def choice_table(choices: Sequence[Choice], names: Names, *, name: str, title: s
     return Table(
         name=name,
         title=title,
-        columns=(
-            axis,
-            "Lowest mean error",
-            "Error %",
-            "Probability of being best",
-            "Next",
-            "Probability against it",
-            "",
-        ),
+        columns=(axis, *CHOICE_COLUMNS),
+        num_label_columns=4,
         rows=tuple(rows),
         note="Geometric mean errors. Probabilities are one-sided, of Student's t on paired log errors; that of being "
         f"best is a lower bound with more than two arms. Below {SEPARATED:.2g} the data do not separate the best.",
@@ -129,21 +132,21 @@ def choice_table(choices: Sequence[Choice], names: Names, *, name: str, title: s
 
 
 def choice_cells(one: Choice, names: Names) -> tuple[str, ...]:
-    """Arm, error, probability, runner-up, probability against it, verdict."""
+    """The cells of `CHOICE_COLUMNS`."""
     next_one = one.runner_up
     if next_one is None:
-        return names[one.family], percent(one.error), "–", "–", "–", "alone"
+        return names[one.family], "–", "alone", percent(one.error), "–", "–"
     if math.isnan(one.probability):
-        return names[one.family], percent(one.error), "–", names[next_one], "–", "no replicates"
+        return names[one.family], names[next_one], "no replicates", percent(one.error), "–", "–"
     least = "" if len(one.against) == 1 else "≥ "
     verdict = f"choose {names[one.family]}" if one.probability >= SEPARATED else "not separated"
     return (
         names[one.family],
+        names[next_one],
+        verdict,
         percent(one.error),
         least + probability_text(one.probability),
-        names[next_one],
         probability_text(one.against[next_one]),
-        verdict,
     )
 
 
@@ -184,17 +187,9 @@ def cost_table_of(views: Sequence[CostView], names: Names, *, name: str, title: 
     return Table(
         name=name,
         title=title,
-        columns=(
-            "N",
-            axis[:1].upper() + axis[1:],
-            "Lowest mean error",
-            "Error %",
-            "Probability of being best",
-            "Next",
-            "Probability against it",
-            "",
-        ),
+        columns=("N", axis[:1].upper() + axis[1:], *CHOICE_COLUMNS),
         rows=tuple(rows),
+        num_label_columns=5,
     )
 
 
