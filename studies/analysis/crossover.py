@@ -15,7 +15,7 @@ import numpy as np
 
 from .curve import Array, Curve, Interpolation, pair_up
 from .finding import Finding, Names, name_of
-from .inversion import Stretch, confidence_set, stretches_text
+from .inversion import Stretch, confidence_set, places_text, stretches_text
 from .jackknife import Estimate
 from .paired import SAME_X, PairedTests, describe, holm, paired_tests
 from .quantity import quantity
@@ -123,10 +123,10 @@ class Crossover(Finding):
         mean = f"the mean curves meet at {met}" if met else "the mean curves do not meet"
         if self.confidence_set is None:
             return f"{first} and {second}: {mean}; without replicates nothing more can be said."
-        text = f"Whether {first} and {second} cross is not resolved: {mean}, and the two cannot be told apart at "
+        text = f"Whether {first} and {second} cross is not resolved: {mean}, and "
         if not self.confidence_set:
-            return text[: text.rindex(",")] + ", and some of the planned sizes are missing."
-        return f"{text}{stretches_text(self.confidence_set, self.column)} {of.unit}."
+            return f"{text}some of the planned sizes are missing."
+        return f"{text}the two cannot be told apart for {of.axis} {places_text(self.confidence_set, self.column)}."
 
 
 def crossover(
