@@ -105,7 +105,7 @@ def _measured_study(name: str, columns: dict[str, str | None], store: Path) -> M
     from . import workflow
     from .analysis.measured import measured_export, test_blocks
     from .records import records_frame
-    from .report.figures import looks_of
+    from .report.palette import looks_of
     from .store import Store
 
     if extra := [f"--{option}" for option in ("family", "error", "replicate") if columns[option] is not None]:

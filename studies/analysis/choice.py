@@ -53,10 +53,10 @@ class Choice(Finding):
             return f"{start}; without replicates its probability is not known."
         runner_up = name_of(self.runner_up, names)
         if len(self.against) == 1:
-            return f"{start}, probability {_probability(self.probability)} (against {runner_up})."
+            return f"{start}, probability {probability_text(self.probability)} (against {runner_up})."
         return (
-            f"{start}, probability at least {_probability(self.probability)} (against {runner_up}, the runner-up, "
-            f"{_probability(self.against[self.runner_up])})."
+            f"{start}, probability at least {probability_text(self.probability)} (against {runner_up}, the runner-up, "
+            f"{probability_text(self.against[self.runner_up])})."
         )
 
 
@@ -175,6 +175,6 @@ def _better(first: Curve, second: Curve, at: Array, interpolation: Interpolation
     return float(stats.t.cdf(-d / se, here.degrees))
 
 
-def _probability(p: float) -> str:
+def probability_text(p: float) -> str:
     """`.97`; never 1 or 0, which no finite data show."""
     return "> .999" if p > 0.999 else "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p > 0.99 else f"{p:.2f}"[1:]

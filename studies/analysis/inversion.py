@@ -57,3 +57,19 @@ def stretches_text(stretches: tuple[Stretch, ...], column: str) -> str:
         else:
             parts.append(f"{low} to {high}")
     return ", and ".join(parts) or "none"
+
+
+def places_text(stretches: tuple[Stretch, ...], column: str) -> str:
+    """The same inside a sentence: `up to 120 and between 2,410 and 3,370`."""
+    of, parts = quantity(column), []
+    for part in stretches:
+        low, high = of.number(part.low), of.number(part.high)
+        if part.open_below and part.open_above:
+            parts.append(f"anywhere from {low} to {high}")
+        elif part.open_below:
+            parts.append(f"up to {high}")
+        elif part.open_above:
+            parts.append(f"from {low} on")
+        else:
+            parts.append(f"between {low} and {high}")
+    return " and ".join(parts)

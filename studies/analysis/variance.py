@@ -56,7 +56,8 @@ def variance_split(frame: pd.DataFrame, *, confidence: float = 0.95) -> Variance
         for varied in _seed_sets():
             fixed = [seed for seed in SEEDS if seed not in varied]
             groups = [group for _, group in cells.groupby(fixed)] if fixed else [cells]
-            groups = [distinct for group in groups if len(distinct := _distinct(group, varied)) > 1]
+            groups = [_distinct(group, varied) for group in groups if len(group) > 1]
+            groups = [group for group in groups if len(group) > 1]
             degrees = sum(len(group) - 1 for group in groups)
             if not degrees:
                 continue
