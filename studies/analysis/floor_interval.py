@@ -91,9 +91,10 @@ def score_t(form: Form, data: FitData, thetas: Array) -> Array:
     residual, gradient = residuals(form, data.cells, thetas)
     inside = data.weight * (np.abs(residual) <= data.delta)  # the loss is quadratic there
     curvature = np.einsum("kn,knp,knq->kpq", inside.sum(axis=1), gradient, gradient)
-    curvature /= np.maximum(np.trace(curvature, axis1=1, axis2=2), 1e-100)[:, None, None]  # a flat curve has none
-    others = np.linalg.pinv(curvature[:, 1:, 1:], rcond=1e-12, hermitian=True)
-    absorbed = np.einsum("kpq,kq->kp", others, curvature[:, 1:, 0])
+    largest = np.einsum("kpp->kp", curvature).max(axis=1)[:, None]
+    size = np.sqrt(np.maximum(np.einsum("kpp->kp", curvature), 1e-20 * largest + 1e-200))  # 0 of what does nothing
+    scaled = curvature / (size[:, :, None] * size[:, None, :]) + 1e-12 * np.eye(form.num_parameters)
+    absorbed = np.linalg.solve(scaled[:, 1:, 1:], scaled[:, 1:, :1])[:, :, 0] * size[:, :1] / size[:, 1:]
     direction = gradient[:, :, 0] - np.einsum("knp,kp->kn", gradient[:, :, 1:], absorbed)  # [K, n]
     pull = data.weight * np.clip(residual, -data.delta, data.delta)  # [K, R, n]
     scores = np.einsum("krn,kn->kr", pull, direction)
