@@ -32,7 +32,7 @@ import numpy as np
 from .curve import Array
 from .fit_search import FitData
 from .forms import Form
-from .jackknife import t_quantile
+from .jackknife import jackknife_variance, t_quantile
 from .robust import minimise, residuals
 
 NEGLIGIBLE = 1e-6
@@ -132,8 +132,7 @@ def _block_variance(form: Form, data: FitData, thetas: Array, direction: Array) 
     deviation = data.blocks[None] - fitted[:, None, None, :]  # [K, B, R, n]
     pull = data.weight * np.clip(deviation, -data.delta, data.delta)
     means = np.einsum("kbrn,kn->kb", pull, direction) / data.num_replicates
-    count = means.shape[1]
-    return np.asarray((count - 1) / count * np.sum((means - means.mean(axis=1, keepdims=True)) ** 2, axis=1))
+    return jackknife_variance(means.T)
 
 
 def _profile(form: Form, data: FitData, floors: Array, starts: Array) -> Array:
