@@ -17,7 +17,7 @@ from studies.analysis.calibration import SCENARIOS, calibrate, requirements
 from studies.analysis.simulation import CONVOLUTION, TRANSFORMER, Noise, simulate
 from studies.analysis.table import curve_table
 
-NUM_STUDIES = 80
+NUM_STUDIES = 60
 TRUTHS = {"c": CONVOLUTION, "v": TRANSFORMER}
 SIZES = np.array([128.0, 1024.0, 8192.0])
 
@@ -60,7 +60,7 @@ def test_what_is_left_out_of_the_variance_is_missed() -> None:
 
 
 def test_identical_curves_are_not_called_crossing() -> None:
-    """Intervals per size are neither too short nor too long: 80 studies x 9 independent sizes."""
+    """Intervals per size are neither too short nor too long: 60 studies x 9 independent sizes."""
     rates = calibrate(num_studies=NUM_STUDIES, replicates=(3, 5), scenarios=["identical-independent"], seed=2)
     for replicates in (3, 5):
         assert rate(rates, "identical-independent", "crosses", replicates) <= 0.05 + margin(0.05)
@@ -77,10 +77,11 @@ def test_curves_that_stay_apart_are_recognised() -> None:
 
 
 def test_a_rate_does_not_depend_on_the_processes() -> None:
-    how = {"num_studies": 3, "replicates": (3,), "scenarios": ["crossing", "identical"]}
+    how = {"num_studies": 2, "replicates": (3,), "scenarios": ["crossing", "identical"], "num_fitted": 1}
     one, two = (calibrate(num_processes=number, **how) for number in (1, 2))  # type: ignore[arg-type]
     pd.testing.assert_frame_equal(one, two)
     assert set(one["scenario"]) == {"crossing", "identical"}
+    assert one.loc[one["question"].str.startswith("floor"), "num_studies"].tolist() == [1, 1]
 
 
 def test_requirements_are_those_of_the_protocol() -> None:
@@ -96,6 +97,7 @@ def test_requirements_are_those_of_the_protocol() -> None:
     assert told("identical-fresh", "crosses", 0.051) == [False]
     assert told("crossing", "crosses", 0.9) == []  # these do cross
     assert told("crossing-no-blocks", "set_covers", 0.5) == []  # what must fail
+    assert told("crossing", "interval_covers", 0.5) == []  # a description
 
 
 def test_population_errors_are_exact_and_test_images_correlated() -> None:
