@@ -183,6 +183,14 @@ def test_no_overlapping_sizes() -> None:
     assert "cannot be compared" in found.sentence()
 
 
+def test_curves_that_share_one_size() -> None:
+    frame = noisy_table({"a": BETTER, "b": WORSE}, sizes=(16, 64, 256, 1024, 4096, 16384, 65536))
+    found = the_crossover(frame[(frame["family"] == "a") == (frame["num_train"] < 1000) | (frame["num_train"] == 1024)])
+    assert found.decision == "not resolved"  # better at one size, and the others were not measured
+    assert found.tests.tests["x"].tolist() == [pytest.approx(1024)]
+    assert found.fitted is None
+
+
 def test_one_family() -> None:
     answers = answers_to(noisy_table({"a": BETTER}))
     assert answers.crossovers == ()
