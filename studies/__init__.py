@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from studies.errors import ConfigError, PlanError, StoreError, StudyError
     from studies.planning import Cell, Plan
     from studies.records import COLUMNS, Record, read_predictions, records_frame, selected_rows
+    from studies.rounds import TuneResult, plan_tuning, tune
     from studies.spec import Budget, EngineSpec, Recipe, StudySpec
     from studies.store import Store
+    from studies.tuned import Tuning, read_tuning
+    from studies.tuning import TuningSpec
     from studies.workflow import RunResult, load_records, load_study, plan, report_study, run
 
 _MODULES = {
@@ -26,6 +29,9 @@ _MODULES = {
     "studies.errors": ("ConfigError", "PlanError", "StoreError", "StudyError"),
     "studies.planning": ("Cell", "Plan"),
     "studies.records": ("COLUMNS", "Record", "read_predictions", "records_frame", "selected_rows"),
+    "studies.rounds": ("TuneResult", "plan_tuning", "tune"),
+    "studies.tuned": ("Tuning", "read_tuning"),
+    "studies.tuning": ("TuningSpec",),
     "studies.workflow": ("RunResult", "load_records", "load_study", "plan", "report_study", "run"),
     "studies.spec": ("Budget", "EngineSpec", "Recipe", "StudySpec"),
     "studies.store": ("Store",),
@@ -49,17 +55,23 @@ __all__ = [
     "StoreError",
     "StudyError",
     "StudySpec",
+    "TuneResult",
+    "Tuning",
+    "TuningSpec",
     "compose_study",
     "data_curves",
     "load_records",
     "load_study",
     "observed_crossing",
     "plan",
+    "plan_tuning",
     "read_predictions",
+    "read_tuning",
     "records_frame",
     "report_study",
     "run",
     "selected_rows",
+    "tune",
 ]
 
 

@@ -90,14 +90,13 @@ def history(record: Record) -> Iterable[Row]:
     for look in record.validations:
         rows.append(validation_row(look.branch, look.train_flops, look.step * batch_size, look.error, look.loss))
     for branch in record.branches:
+        test = {f"test/{name}": getattr(branch, f"test_{name}") for name in ("error", "loss", "calibration_error")}
         rows.append(
             {
                 "train_flops": branch.train_flops,
                 "examples": branch.examples,
                 "branch": branch.fraction,
-                "test/error": branch.test_error,
-                "test/loss": branch.test_loss,
-                "test/calibration_error": branch.test_calibration_error,
+                **test,  # None in a trial of a tuning, and then left out below
                 "train_flops_exact": branch.train_flops_exact,
             }
         )
@@ -170,4 +169,4 @@ def _described(run: Run) -> Run:
 
 
 def _is_known(value: object) -> bool:
-    return not (isinstance(value, float) and not math.isfinite(value))
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
