@@ -21,7 +21,7 @@ from datamodules import DataInfo
 
 from .errors import ConfigError
 from .files import write_text
-from .spec import StudySpec
+from .spec import PROTOCOL_VERSION, StudySpec
 from .tuning import Trial, TuningSpec, interpolate
 
 HEAD = """\
@@ -188,6 +188,8 @@ class Tuning(_Strict):
         here, there = conditions.model_dump(), self.conditions.model_dump()
         different = [f"{name} {_shown(here[name])} (tuned: {_shown(there[name])})" for name in here
                      if here[name] != there[name]]  # fmt: skip
+        if self.origin.protocol_version != PROTOCOL_VERSION:
+            different.append(f"protocol {PROTOCOL_VERSION} (tuned: {self.origin.protocol_version})")
         if different:
             remarks.append(f"This study differs from what its tuning was made for: {'; '.join(different)}.")
         if other := self._other_budgets(places):
@@ -205,7 +207,7 @@ class Tuning(_Strict):
 
     def _other_budgets(self, places: list[tuple[str, int, int]]) -> list[str]:
         """Arms whose steps are not between those of the tuned sizes around N."""
-        texts: dict[str, None] = {}
+        texts: dict[tuple[int, str], list[str]] = {}
         for arm, num_train, steps in places:
             points = self.arms[arm]
             nearest = {max((s for s in points if s <= num_train), default=min(points)),
@@ -213,8 +215,10 @@ class Tuning(_Strict):
             low, high = (extreme(points[size].steps for size in nearest) for extreme in (min, max))
             if not low <= steps <= high:
                 tuned = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-                texts[f"{arm} takes {steps:,} steps (tuned: {tuned})"] = None
-        return list(texts)
+                arms = texts.setdefault((steps, tuned), [])
+                if arm not in arms:
+                    arms.append(arm)
+        return [f"{steps:,} steps for {', '.join(arms)} (tuned: {tuned})" for (steps, tuned), arms in texts.items()]
 
     def _outside(self, places: list[tuple[str, int, int]]) -> list[str]:
         texts: dict[tuple[int, ...], list[str]] = {}

@@ -17,7 +17,7 @@ from studies.curves import RULES, Crossing, block_counts, curve_points, observed
 from studies.files import write_atomically, write_text
 from studies.records import Record, read_predictions, records_frame
 
-from . import figures, statements, tables
+from . import figures, hyperparameters, statements, tables
 from .axes import png_bytes, svg_bytes
 from .card import StudyCard
 from .page import Picture, Section, render_page
@@ -165,6 +165,8 @@ def _tables(frame: pd.DataFrame, card: StudyCard, crossings: Sequence[Crossing])
     made = [tables.missing_table(frame, card)]
     if len(frame):
         made += [tables.settings_table(frame), tables.seeds_table(frame)]
+    if len(frame) and card.tuning is not None:
+        made.append(hyperparameters.tuned_table(frame, card.tuning, card.executed_flops))
     for rule in RULES:
         if not curve_points(frame, rule).empty:
             made.append(tables.error_table(frame, rule))
@@ -198,6 +200,7 @@ def _sections(
         of("At the full budget", "data_curves_full_budget test_error_full_budget difference_full_budget"),
         of("Along the way", "error_against_flops validation_against_test training_loss"),
         of("What it cost", "cost"),
+        of("Tuned hyper-parameters", "tuned"),
         Section("Read with this in mind", remarks=reservations),
         of("Cells left out", "left_out"),
         Section("Methods", paragraphs=METHODS),
@@ -216,6 +219,8 @@ def _facts(frame: pd.DataFrame, card: StudyCard) -> list[tuple[str, str]]:
         ("Validation images", f"{card.num_validation:,}"),
         ("Chance error", f"{card.chance_error:g}"),
     ]
+    if card.tuning is not None:
+        facts.append(("Tuning", f"{card.tuning.name}, sha256 {card.tuning.sha256}"))
     if card.bayes_error is not None:
         facts.append(("Bayes error", f"{card.bayes_error:g}"))
     columns = {
