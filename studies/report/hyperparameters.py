@@ -34,8 +34,8 @@ def tuned_table(frame: pd.DataFrame, tuning: Citation, executed_flops: int) -> T
         title="Peak learning rate / weight decay",
         columns=("Arm", *(f"N = {size:,}" for size in sizes)),
         rows=tuple(rows),
-        note=f"From the tuning {tuning.name} (sha256 {tuning.sha256[:12]}), between its tuned sizes interpolated in ln N. "
-        f"It took {tuning.trials:,} trials, {tuning.cells:,} cells and {tuning.train_flops:.3g} training FLOPs, "
+        note=f"From the tuning {tuning.name} (sha256 {tuning.sha256[:12]}), between its tuned sizes interpolated in ln "
+        f"N. It took {tuning.trials:,} trials, {tuning.cells:,} cells and {tuning.train_flops:.3g} training FLOPs, "
         f"{tuning.train_flops / executed_flops:.0%} of those of this study, which are not part of any run's budget. "
         "Trials were judged on validation images of replicates that are never reported.",
     )
