@@ -133,9 +133,11 @@ def list_tunings(config_dir: Path | None = None) -> dict[str, Path]:
 def _with_tuning_found(spec: StudySpec, config_dir: Path | None) -> StudySpec:
     """Replaces the name of a tuning of the user's by its path; the name of a shipped one means the same everywhere."""
     name = spec.recipe.tuning
-    if name is None or not is_name(name) or name in shipped_tunings():
+    if name is None or not is_name(name):
         return spec
     known = list_tunings(config_dir)
+    if name in shipped_tunings():
+        return spec
     if name not in known:
         choices = ", ".join(known) or "none"
         raise ConfigError(

@@ -375,7 +375,9 @@ def command(trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     return call
 
 
-def test_the_command_tells_the_cost_first_and_the_winners_last(command: Callable[..., Any], trainer: Trainer) -> None:
+def test_the_command_tells_the_cost_first_and_the_winners_last(
+    command: Callable[..., Any], trainer: Trainer, tmp_path: Path
+) -> None:
     trainer.error = bowl({"vit": 0.002, "resnet": 0.02, "mlp": 0.002})
     code, printed, _ = command("plan", *MINE, "--tuning", "--no-timing")
     assert code == ExitCode.OK
@@ -392,6 +394,13 @@ def test_the_command_tells_the_cost_first_and_the_winners_last(command: Callable
     assert "finished" in printed
     _, printed, _ = command("list", "--json")
     assert "mine-tuning." in printed
+    (tmp_path / "my configs" / "tuning").mkdir()
+    Path("tunings/mine.yaml").rename(tmp_path / "my configs" / "tuning" / "found.yaml")
+    _, printed, _ = command("list")
+    assert "recipe.tuning=NAME cites one" in printed
+    assert "found" in printed
+    code, printed, _ = command("plan", *MINE, "recipe.tuning=found", "--no-timing")
+    assert "tuned: learning rates and weight decays of mine, sha256" in printed
     code, _, errors = command("report", "mine-tuning")
     assert code == ExitCode.USAGE
     assert "it has no report" in errors

@@ -11,6 +11,7 @@ import yaml
 from planned import make_arms, make_spec, planned
 
 from datamodules import parse_data
+from studies import compose
 from studies.budget import train_flops
 from studies.compose import compose_study, list_tunings
 from studies.errors import ConfigError
@@ -274,6 +275,16 @@ def test_a_tuning_of_the_users_is_found_by_name_or_path(tmp_path: Path) -> None:
     assert by_name is not None
     assert by_path is not None
     assert read_tuning(by_name) == read_tuning(by_path) == make_tuning()
+
+
+def test_a_tuning_of_the_users_does_not_hide_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "shipped"
+    write_tuning(make_tuning(), shipped / "tuning" / "mine.yaml")
+    monkeypatch.setattr(compose.importlib.resources, "files", lambda package: shipped)
+    write_tuning(make_tuning(), tmp_path / "own" / "tuning" / "mine.yaml")
+    with pytest.raises(ConfigError, match=r"own/tuning/mine\.yaml: a packaged tuning is named 'mine' too"):
+        list_tunings(tmp_path / "own")
+    assert read_tuning("mine") == make_tuning(), "by its name alone, wherever the command runs"
 
 
 def test_a_misspelt_tuning_is_refused_with_a_hint(tmp_path: Path) -> None:
