@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from studies.rounds import TuneResult, plan_tuning, tune
     from studies.spec import Budget, EngineSpec, Recipe, StudySpec
     from studies.store import Store
-    from studies.tuned import Tuning, read_tuning
+    from studies.tuned import Tuning
     from studies.tuning import TuningSpec
+    from studies.tuning_file import read_tuning
     from studies.workflow import RunResult, load_records, load_study, plan, report_study, run
 
 _MODULES = {
@@ -30,8 +31,9 @@ _MODULES = {
     "studies.planning": ("Cell", "Plan"),
     "studies.records": ("COLUMNS", "Record", "read_predictions", "records_frame", "selected_rows"),
     "studies.rounds": ("TuneResult", "plan_tuning", "tune"),
-    "studies.tuned": ("Tuning", "read_tuning"),
+    "studies.tuned": ("Tuning",),
     "studies.tuning": ("TuningSpec",),
+    "studies.tuning_file": ("read_tuning",),
     "studies.workflow": ("RunResult", "load_records", "load_study", "plan", "report_study", "run"),
     "studies.spec": ("Budget", "EngineSpec", "Recipe", "StudySpec"),
     "studies.store": ("Store",),

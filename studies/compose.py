@@ -17,8 +17,8 @@ from pydantic_core import ErrorDetails
 from .errors import ConfigError
 from .spec import EngineSpec, StudySpec
 from .tracking import TrackingSpec
-from .tuned import is_name, shipped_tunings
 from .tuning import TuningSpec
+from .tuning_file import is_name, shipped_tunings
 
 GROUPS = ("study", "data", "budget", "recipe", "engine", "tracking")
 

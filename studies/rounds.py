@@ -22,9 +22,11 @@ from .planning import FIXED_RECIPE, Cell, Plan
 from .records import Record
 from .spec import StudySpec
 from .store import CellState, Store
-from .tuned import Conditions, Origin, TunedPoint, Tuning, TuningCost, write_tuning
+from .tracking import MirrorResult, mirror_study
+from .tuned import Conditions, Origin, TunedPoint, Tuning, TuningCost
 from .tuning import TUNING_SEED, Pair, Trial, TuningSpec, at_edge, extension, geometric_mean, winner
-from .workflow import plan, train_cells
+from .tuning_file import write_tuning
+from .workflow import plan, study_card, train_cells
 
 SUFFIX = "-tuning"
 """A study's tuning goes by the study's name with this: `study status data_scaling-tuning`."""
@@ -40,6 +42,7 @@ class TuneResult:
     Attributes:
         plan: of the last round, with every trial.
         states: cell id -> state at the end.
+        mirror: what became of the W&B mirror, a run per cell.
         tuning: None where cells failed or are not finished.
         path: where the tuning was written.
     """
@@ -47,6 +50,7 @@ class TuneResult:
     plan: Plan
     outcome: Outcome
     states: Mapping[str, CellState]
+    mirror: MirrorResult
     tuning: Tuning | None = None
     path: Path | None = None
 
@@ -86,9 +90,9 @@ def tune(
         plans.append(planned)
         outcome = train_cells(planned, study, store, retry_failed, on_start, on_poll, on_message)
         states = store.states(planned)
-        if not all(state in ("finished", "diverged") for state in states.values()):
-            return TuneResult(planned, outcome, states)
         records = store.records(planned)
+        if not all(state in ("finished", "diverged") for state in states.values()):
+            return TuneResult(planned, outcome, states, _mirror(planned, records, study, store))
         tables = trials_of(planned, records)
         more = {place: extension(trials, rules, study.spec.num_validation) for place, trials in tables.items()}
         if not any(more.values()):
@@ -96,7 +100,7 @@ def tune(
         grids = {place: grids[place] + more[place] for place in grids}
     tuning = _assemble(study.spec, rules, plans, tables, records)
     path = write_tuning(tuning, out or store.study_folder(planned.study_id) / "tuning.yaml")
-    return TuneResult(planned, outcome, states, tuning, path)
+    return TuneResult(planned, outcome, states, _mirror(planned, records, study, store), tuning, path)
 
 
 def plan_tuning(study: Composed) -> Plan:
@@ -194,6 +198,10 @@ def _declaration(rules: TuningSpec, sizes: Sequence[int]) -> str:
         f"arm and size. Replicates: {replicates}, none ever reported. The smallest mean log validation error at the "
         "full budget wins; the test split is not read."
     )
+
+
+def _mirror(planned: Plan, records: Sequence[Record], study: Composed, store: Store) -> MirrorResult:
+    return mirror_study(records, study_card(planned), store.study_folder(planned.study_id), study.tracking)
 
 
 def _assemble(

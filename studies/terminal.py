@@ -16,8 +16,8 @@ from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds
 from .planning import Cell, Plan
 from .records import arm_name, records_frame, selected_rows
 from .store import CellState, Store
-from .tuned import read_tuning
 from .tuning import TuningSpec
+from .tuning_file import read_tuning
 
 if TYPE_CHECKING:  # printing a status needs nothing that runs a study
     from .rounds import TuneResult
@@ -176,6 +176,7 @@ def tuned_tables(result: TuneResult, store: Store) -> Iterator[RenderableType]:
     states = set(result.states.values())
     yield Text(f"{plan.study_id}: {_counted(result.states)}", style="bold" if states == {"finished"} else "bold red")
     yield from _problems(result, store)
+    yield Text(f"W&B: {result.mirror.message}")
     if tuning is None:
         yield Text("not finished: the same command continues, with --retry-failed failed cells are trained again")
     else:

@@ -27,7 +27,7 @@ from .report.card import StudyCard
 from .spec import StudySpec
 from .store import CellState, Store
 from .tracking import MirrorResult, TrackingSpec, decide, mirror_study
-from .tuned import read_tuning
+from .tuning_file import read_tuning
 
 REPEATED: frozenset[CellState] = frozenset({"waiting", "interrupted", "running", "damaged"})
 """States whose cells a run takes up; a running one belongs to another launcher until it turns out otherwise."""
@@ -171,15 +171,7 @@ def check_disk(planned: Plan, store: Store, num_workers: int) -> None:
 
 
 def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> ReportPaths:
-    """Writes the report of a study from its records alone."""
-    folder = store.study_folder(planned.study_id) / "report"
-    records = store.records(planned)
-    predictions = {record.cell_id: store.predictions_path(record.cell_id) for record in records if record.branches}
-    return write_report(records, card or study_card(planned), folder, predictions)
-
-
-def study_card(planned: Plan) -> StudyCard:
-    """What the report and the mirror say of the study besides its records.
+    """Writes the report of a study from its records alone.
 
     Raises:
         ConfigError: the plan is a tuning's, which has no test errors to report.
@@ -189,6 +181,14 @@ def study_card(planned: Plan) -> StudyCard:
             f"{planned.study_id} is a tuning: it has no report, its result is the file that `study tune` writes; "
             "`study status` and `study export` show its cells"
         )
+    folder = store.study_folder(planned.study_id) / "report"
+    records = store.records(planned)
+    predictions = {record.cell_id: store.predictions_path(record.cell_id) for record in records if record.branches}
+    return write_report(records, card or study_card(planned), folder, predictions)
+
+
+def study_card(planned: Plan) -> StudyCard:
+    """What the report and the mirror say of the study besides its records."""
     spec = planned.spec
     bayes = getattr(spec.data, "bayes_error", None)
     return StudyCard(

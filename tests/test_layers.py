@@ -27,7 +27,7 @@ HEAVY = (
 )
 LIGHT_MODULES = ("planning", "spec", "budget", "records", "store", "files", "errors", "curves", "report", "terminal",
                  "export", "bundle", "housekeeping", "progress", "precision", "tuning",
-                 "tuned")  # fmt: skip
+                 "tuned", "tuning_file")  # fmt: skip
 LOADS_WHEN_CALLED = {"estimate": {"torch"}, "compose": {"hydra", "omegaconf"}}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

@@ -23,8 +23,10 @@ def run_id(study_id: str, key: str) -> str:
 
 
 def run_name(cell: dict[str, Any]) -> str:
-    """A name for people: `resnet-circular N=512 r0`."""
-    return f"{arm_name(cell['family'], cell['variant'])} N={cell['num_train']} r{cell['replicate']}"
+    """A name for people: `resnet-circular N=512 r0`; a trial of a tuning adds its rate and decay."""
+    name = f"{arm_name(cell['family'], cell['variant'])} N={cell['num_train']} r{cell['replicate']}"
+    trial = f" lr={cell['learning_rate']:g} decay={cell['weight_decay']:g}"
+    return name if cell.get("reads_test", True) else name + trial
 
 
 def cell_run(record: Record, card: StudyCard) -> Run:

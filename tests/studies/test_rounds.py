@@ -25,8 +25,8 @@ from studies.rounds import plan_tuning, tune
 from studies.spec import EngineSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
-from studies.tuned import read_tuning
 from studies.tuning import TUNING_SEED, TuningSpec
+from studies.tuning_file import read_tuning
 
 ARMS = ("vit", "resnet", "mlp")
 RULES = TuningSpec(max_trials=12)
@@ -310,10 +310,10 @@ def test_the_guard_would_notice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         train(reported, plan, tmp_path)
 
 
-def test_a_tuning_has_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tuning_has_no_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _, plan = real_tuning(monkeypatch)
     with pytest.raises(ConfigError, match="is a tuning: it has no report"):
-        workflow.study_card(plan)
+        workflow.report_study(plan, Store(tmp_path))
 
 
 class PlugPulledError(Exception):

@@ -17,8 +17,9 @@ from studies.compose import compose_study, list_tunings
 from studies.errors import ConfigError
 from studies.planning import FIXED_RECIPE, Plan, make_plan
 from studies.spec import StudySpec
-from studies.tuned import Conditions, Origin, TunedPoint, Tuning, TuningCost, read_tuning, shipped_tunings, write_tuning
+from studies.tuned import Conditions, Origin, TunedPoint, Tuning, TuningCost
 from studies.tuning import Trial, TuningSpec
+from studies.tuning_file import read_tuning, shipped_tunings, write_tuning
 
 STEPS = 80
 
@@ -208,6 +209,11 @@ def test_another_augmentation_is_said() -> None:
     assert "augmentation crop+flip (tuned: none)" in text
     assert "Augmentation: crop, flip, all that keep the labels of y true." in text
     assert "differs" not in remarks(citing(tuning, data=colour))
+
+
+def test_what_the_data_are_called_is_no_difference() -> None:
+    renamed = make_tuning().conditions.model_copy(update={"data": "my copy"})
+    assert "differs" not in remarks(citing(make_tuning(conditions=renamed)))
 
 
 def test_a_rate_left_at_an_edge_is_said_by_those_who_use_it() -> None:
