@@ -159,6 +159,7 @@ def _template(spec: StudySpec, rules: TuningSpec) -> Plan:
         "vary": ("subset", "order", "initialization", "augmentation"),
         "budget": spec.budget.model_copy(update={"branches": (1.0,)}),
         "recipe": spec.recipe.model_copy(update={"tuning": None}),
+        "primary_pair": None,
     }
     try:
         return plan(spec.model_copy(update=changes))

@@ -190,7 +190,7 @@ def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> 
 def study_card(planned: Plan) -> StudyCard:
     """What the report and the mirror say of the study besides its records."""
     spec = planned.spec
-    bayes = getattr(spec.data, "bayes_error", None)
+    bayes = None if planned.is_tuning else getattr(spec.data, "bayes_error", None)
     return StudyCard(
         name=spec.name,
         study_id=planned.study_id,

@@ -170,6 +170,7 @@ def test_a_trial_of_a_tuning_has_no_test_rows() -> None:
     assert "test_error" not in text
     assert "test/error" not in text
     assert "validation/error" in text
+    json.dumps(summary_run([untested], CARD, []), allow_nan=False)
 
 
 def test_live_rows_have_the_names_of_the_record(records: list[Record]) -> None:
