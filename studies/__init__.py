@@ -9,9 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from studies.analysis.answers import Answers, analyse
+    from studies.analysis.choice import choose, needed
+    from studies.analysis.crossover import crossover
+    from studies.analysis.fitting import fit_curve, fit_curves
+    from studies.analysis.interaction import difference_of_differences
+    from studies.analysis.multiplier import multiplier
+    from studies.analysis.of_records import block_counts, records_table
+    from studies.analysis.paired import paired_tests
+    from studies.analysis.summary import data_curves
+    from studies.analysis.table import Columns, curve_table
+    from studies.analysis.variance import variance_split
     from studies.checkpoint import AtomicCheckpointIO
     from studies.compose import Composed, compose_study
-    from studies.curves import data_curves, observed_crossing
     from studies.errors import ConfigError, PlanError, StoreError, StudyError
     from studies.planning import Cell, Plan
     from studies.records import COLUMNS, Record, read_predictions, records_frame, selected_rows
@@ -21,12 +31,22 @@ if TYPE_CHECKING:
     from studies.tuned import Tuning
     from studies.tuning import TuningSpec
     from studies.tuning_file import read_tuning
-    from studies.workflow import RunResult, load_records, load_study, plan, report_study, run
+    from studies.workflow import RunResult, load_answers, load_records, load_study, plan, report_study, run
 
 _MODULES = {
+    "studies.analysis.answers": ("Answers", "analyse"),
+    "studies.analysis.choice": ("choose", "needed"),
+    "studies.analysis.crossover": ("crossover",),
+    "studies.analysis.fitting": ("fit_curve", "fit_curves"),
+    "studies.analysis.interaction": ("difference_of_differences",),
+    "studies.analysis.multiplier": ("multiplier",),
+    "studies.analysis.of_records": ("block_counts", "records_table"),
+    "studies.analysis.paired": ("paired_tests",),
+    "studies.analysis.summary": ("data_curves",),
+    "studies.analysis.table": ("Columns", "curve_table"),
+    "studies.analysis.variance": ("variance_split",),
     "studies.checkpoint": ("AtomicCheckpointIO",),
     "studies.compose": ("Composed", "compose_study"),
-    "studies.curves": ("data_curves", "observed_crossing"),
     "studies.errors": ("ConfigError", "PlanError", "StoreError", "StudyError"),
     "studies.planning": ("Cell", "Plan"),
     "studies.records": ("COLUMNS", "Record", "read_predictions", "records_frame", "selected_rows"),
@@ -34,7 +54,7 @@ _MODULES = {
     "studies.tuned": ("Tuning",),
     "studies.tuning": ("TuningSpec",),
     "studies.tuning_file": ("read_tuning",),
-    "studies.workflow": ("RunResult", "load_records", "load_study", "plan", "report_study", "run"),
+    "studies.workflow": ("RunResult", "load_answers", "load_records", "load_study", "plan", "report_study", "run"),
     "studies.spec": ("Budget", "EngineSpec", "Recipe", "StudySpec"),
     "studies.store": ("Store",),
 }
@@ -42,9 +62,11 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "COLUMNS",
+    "Answers",
     "AtomicCheckpointIO",
     "Budget",
     "Cell",
+    "Columns",
     "Composed",
     "ConfigError",
     "EngineSpec",
@@ -60,20 +82,33 @@ __all__ = [
     "TuneResult",
     "Tuning",
     "TuningSpec",
+    "analyse",
+    "block_counts",
+    "choose",
     "compose_study",
+    "crossover",
+    "curve_table",
     "data_curves",
+    "difference_of_differences",
+    "fit_curve",
+    "fit_curves",
+    "load_answers",
     "load_records",
     "load_study",
-    "observed_crossing",
+    "multiplier",
+    "needed",
+    "paired_tests",
     "plan",
     "plan_tuning",
     "read_predictions",
     "read_tuning",
     "records_frame",
+    "records_table",
     "report_study",
     "run",
     "selected_rows",
     "tune",
+    "variance_split",
 ]
 
 

@@ -120,6 +120,8 @@ def result_tables(result: RunResult, store: Store) -> Iterator[RenderableType]:
         f"{plan.study_id}: {_counted(result.states)}", style="bold" if set(states) == {"finished"} else "bold red"
     )
     yield from _problems(result, store)
+    for statement in result.report.statements:
+        yield Text(statement)
     yield Text(f"W&B: {result.mirror.message}")
     yield Text(f"report: {result.report.page}")
 
@@ -223,7 +225,9 @@ def _extent(values: Iterable[float]) -> str:
 
 
 def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
-    table = Table(title="test error of the branch chosen on validation: mean (standard deviation) over replicates")
+    table = Table(
+        title="test error in percent, of the branch chosen on validation: mean (standard deviation) over replicates"
+    )
     table.add_column("train size", justify="right")
     for arm in plan.arms:
         table.add_column(arm.name, justify="right")
@@ -231,8 +235,8 @@ def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
         texts = []
         for arm in plan.arms:
             errors = frame.loc[(frame["arm"] == arm.name) & (frame["num_train"] == size), "test_error"]
-            spread = f" ({errors.std(ddof=1):.3f})" if len(errors) > 1 else ""
-            texts.append(f"{errors.mean():.3f}{spread}" if len(errors) else "-")
+            spread = f" ({100 * errors.std(ddof=1):.1f})" if len(errors) > 1 else ""
+            texts.append(f"{100 * errors.mean():.1f}{spread}" if len(errors) else "-")
         table.add_row(f"{size:,}", *texts)
     return table
 

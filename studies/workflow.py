@@ -13,6 +13,10 @@ from typing import Literal
 
 from datamodules import DataError, DataInfo
 
+from .analysis.answers import Answers, analyse
+from .analysis.of_records import Rule, records_table
+from .analysis.study import measured_pair, read_blocks
+from .analysis.table import CurveTable
 from .arms import survey_arms
 from .compose import Composed, compose_study
 from .engines import LocalEngine, Outcome
@@ -21,7 +25,7 @@ from .errors import ConfigError, ExitCode, StoreError
 from .estimate import describe_bytes, disk_needed
 from .planning import Arm, Plan, make_plan
 from .precision import check_precision
-from .records import Record
+from .records import Record, records_frame
 from .report import ReportPaths, write_report
 from .report.card import StudyCard
 from .spec import StudySpec
@@ -183,8 +187,12 @@ def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> 
         )
     folder = store.study_folder(planned.study_id) / "report"
     records = store.records(planned)
-    predictions = {record.cell_id: store.predictions_path(record.cell_id) for record in records if record.branches}
-    return write_report(records, card or study_card(planned), folder, predictions)
+    return write_report(records, card or study_card(planned), folder, _predictions(records, store))
+
+
+def _predictions(records: Sequence[Record], store: Store) -> dict[str, Path]:
+    """Where the predictions of each cell lie."""
+    return {record.cell_id: store.predictions_path(record.cell_id) for record in records if record.branches}
 
 
 def study_card(planned: Plan) -> StudyCard:
@@ -218,6 +226,47 @@ def load_records(study: str = "data_scaling", store: Path | str = "results") -> 
     """
     found = Store(store)
     return found.records(found.plan(study))
+
+
+def load_answers(
+    study: str = "data_scaling",
+    store: Path | str = "results",
+    *,
+    rule: Rule = "selected",
+    x: str = "num_train",
+    num_train: int | None = None,
+    control: str | None = None,
+) -> Answers:
+    """What the records of a study say, with its declared pair, its chance error and its test images counted in.
+
+    Args:
+        study: name or id.
+        store: where its records are.
+        rule: `selected` reads the branch chosen on validation, `full_budget` the branch at exactly C.
+        x: what error is measured against; see `records_table`.
+        num_train: only cells of this size; needed where x is a cost of branches, as `train_flops`.
+        control: name or id of the same study with permuted pixels, for the difference of differences.
+
+    Raises:
+        StoreError: the store has no such study.
+        ConfigError: there is no such column, or it holds no numbers.
+    """
+    found = Store(store)
+    planned = found.plan(study)
+
+    def table_of(one: Plan) -> CurveTable:
+        records = found.records(one)
+        frame = records_frame(records)
+        blocks = read_blocks(frame, _predictions(records, found))
+        return records_table(frame, rule=rule, x=x, num_train=num_train, blocks=blocks)
+
+    table = table_of(planned)
+    return analyse(
+        table,
+        pair=measured_pair(table, planned.spec.primary_pair),
+        control=None if control is None else table_of(found.plan(control)),
+        chance=1 - 1 / planned.data.num_classes,
+    )
 
 
 def _live_tracking(settings: TrackingSpec) -> TrackingSpec:

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .card import StudyCard
-    from .figures import plot_curves
+    from .curve_figures import plot_curves, plot_fits
     from .write import ReportPaths, write_report
 
-__all__ = ["ReportPaths", "StudyCard", "plot_curves", "write_report"]
+__all__ = ["ReportPaths", "StudyCard", "plot_curves", "plot_fits", "write_report"]
 
-_HOMES = {"ReportPaths": "write", "StudyCard": "card", "plot_curves": "figures", "write_report": "write"}
+_HOMES = {
+    "ReportPaths": "write",
+    "StudyCard": "card",
+    "plot_curves": "curve_figures",
+    "plot_fits": "curve_figures",
+    "write_report": "write",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute of any type

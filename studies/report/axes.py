@@ -78,10 +78,11 @@ def png_bytes(figure: Figure, dpi: int = 200) -> bytes:
 
 
 def svg_bytes(figure: Figure) -> bytes:
-    """The figure as SVG, without date or program version."""
+    """The figure as SVG, without date or program version. Its layout is fixed by this."""
     with print_style():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine("none")  # what is saved next need not be laid out again
         return buffer.getvalue()
 
 
@@ -95,6 +96,8 @@ def error_axis(axes: Axes, errors: Iterable[float], *, which: str = "y", ceiling
         ticks = [tick for tick in _FINE_ERROR_TICKS if low <= tick <= high * 1.001]
     if which == "x" and high / low > 100:  # labels side by side need more room than labels one above the other
         ticks = [tick for tick in ticks if f"{tick:.0e}"[0] in "15"]
+    elif which == "x" and len(ticks) > 6:
+        ticks = ticks[::2]
     axis = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     (axes.set_ylim if which == "y" else axes.set_xlim)(low, high)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from studies.tuned import Citation
 
-from .figures import looks_of
+from .palette import looks_of
 from .tables import Table
 
 

@@ -39,11 +39,16 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
 th, td { padding: .34rem .75rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; }
 th.label, td.label { text-align: left; }
+table.prose { min-width: 100%; } .prose th, .prose td { text-align: left; white-space: normal; vertical-align: top; }
 details { margin: 1.2rem 0; } summary { cursor: pointer; color: var(--accent); }
+section > details.section { margin: 0; } details.section > summary { color: var(--ink); }
+details.section > summary h2 { display: inline; border: 0; margin: 0; padding: 0; }
+section:has(> details.section) { border-top: 1px solid var(--line); margin-top: 1.4rem; padding-top: 1.1rem; }
 code { font-size: .9em; overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; font-size: .92rem; }
 dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
+@media print { details::details-content { content-visibility: visible; } }
 @media print { main { max-width: none; padding: 0; } figure, .table { break-inside: avoid; } }
 """
 
@@ -61,7 +66,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs, pictures and tables, in this order; `folded` tables hide behind a click."""
+    """A heading with paragraphs, pictures and tables, in this order; `folded` tables hide behind a click.
+
+    A `closed` section hides behind its heading.
+    """
 
     heading: str
     paragraphs: Sequence[str] = ()
@@ -70,6 +78,7 @@ class Section:
     tables: Sequence[Table] = ()
     folded: Sequence[Table] = ()
     facts: Sequence[tuple[str, str]] = ()
+    closed: bool = False
 
 
 def render_page(card: StudyCard, progress: str, answers: Sequence[str], sections: Sequence[Section]) -> str:
@@ -94,7 +103,8 @@ def render_page(card: StudyCard, progress: str, answers: Sequence[str], sections
 
 
 def _section(section: Section) -> str:
-    parts = [f"<h2>{html.escape(section.heading)}</h2>"]
+    heading = f"<h2>{html.escape(section.heading)}</h2>"
+    parts = [] if section.closed else [heading]
     parts += [f"<p>{html.escape(text)}</p>" for text in section.paragraphs]
     if section.remarks:
         parts.append("<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in section.remarks) + "</ul>")
@@ -104,7 +114,10 @@ def _section(section: Section) -> str:
         facts = "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(value)}</dd>" for term, value in section.facts)
         parts.append(f"<dl>{facts}</dl>")
     parts += [f"<details><summary>{html.escape(t.title)}</summary>{t.html()}</details>" for t in section.folded]
-    return "<section>\n" + "\n".join(parts) + "\n</section>"
+    body = "\n".join(parts)
+    if section.closed:
+        body = f'<details class="section"><summary>{heading}</summary>\n{body}\n</details>'
+    return f"<section>\n{body}\n</section>"
 
 
 def _picture(picture: Picture) -> str:

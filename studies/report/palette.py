@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import pandas as pd
+
 INK = "#1b1f24"
 MUTED = "#6a7380"
 GRID = "#e3e6ea"
@@ -80,6 +82,11 @@ def arm_looks(families: Mapping[str, str]) -> dict[str, Look]:
                 )
             looks[arm] = look
     return looks
+
+
+def looks_of(frame: pd.DataFrame) -> dict[str, Look]:
+    """The look of every arm in a table of records, in listing order."""
+    return arm_looks(dict(zip(frame["arm"], frame["family"], strict=True)))
 
 
 def size_label(num_train: float) -> str:

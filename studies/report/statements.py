@@ -1,16 +1,31 @@
-"""What a study answers, in sentences: progress first, then the crossing, then what was best where."""
+"""What a study answers, in sentences: the crossover first, then what the prior is worth, then what to choose.
+
+Errors are in percent, arms are called by their labels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from studies.curves import Crossing, Rule, curve_points, data_curves
+from studies.analysis.answers import Answers
+from studies.analysis.choice import Choice, Needed, probability_text
+from studies.analysis.fitted_curve import CurveFit
+from studies.analysis.of_records import RULES, Rule
+from studies.analysis.paired import PairedTests
+from studies.analysis.quantity import quantity
+from studies.analysis.study import CostView, StudyAnswers
 
+from .answer_tables import SEPARATED
 from .card import StudyCard
-from .palette import Look
-from .tables import EXACT_FLOPS_TOLERANCE, percent
+from .fit_tables import floor_verdict
+from .tables import percent
+
+Names = Mapping[str, str]
+
+READ_AT: dict[Rule, str] = {"selected": "at the branch chosen on validation", "full_budget": "at the full budget"}
 
 
 def progress_statement(frame: pd.DataFrame, card: StudyCard) -> str:
@@ -31,132 +46,183 @@ def progress_statement(frame: pd.DataFrame, card: StudyCard) -> str:
     return "This study is incomplete: " + ", ".join(parts) + "; " + tail
 
 
-def crossing_statement(crossing: Crossing, looks: dict[str, Look]) -> str:
-    """The answer for a pair of arms under one rule."""
-    label_a, label_b = looks[crossing.arm_a].label, looks[crossing.arm_b].label
-    differences = crossing.differences
-    if differences.empty:
-        return f"{label_a} and {label_b} have no size and replicate in common yet: nothing can be compared."
-    sizes = differences["num_train"].to_numpy(int)
-    largest = int(sizes.max())
-    places = [
-        f"N ≈ {_rounded(change.num_train)} (from {looks[change.better_below].label} to "
-        f"{looks[change.better_above].label}, at {percent(change.error)}% error)"
-        for change in crossing.sign_changes
-    ]
-    seen = "; ".join(places)
-    if crossing.decision == "crosses":
-        text = (
-            f"The data curves of {label_a} and {label_b} cross: each is better than the other at some size, with 95% "
-        )
-        return text + f"intervals of the paired difference excluding zero on both sides. The lead changes at {seen}."
-    if crossing.decision == "none below N_max":
-        better, worse = (label_a, label_b) if differences["difference"].iloc[0] < 0 else (label_b, label_a)
-        where = f"at every size from {sizes.min():,} to {largest:,}" if len(sizes) > 1 else f"at N = {largest:,}"
-        return f"{better} has the lower error than {worse} {where}: no crossing up to {largest:,} training images."
-    text = f"Whether {label_a} and {label_b} cross up to N = {largest:,} is not resolved"
-    if (differences["num_pairs"] < 2).all():
-        text += ": one replicate gives no interval"
-    else:
-        open_sizes = differences["num_train"][(differences["low"] <= 0) & (differences["high"] >= 0)]
-        if len(open_sizes):
-            text += (
-                f": the 95% interval of the difference includes zero at N = {', '.join(f'{n:,}' for n in open_sizes)}"
+def main_statements(answers: StudyAnswers, card: StudyCard, families: Mapping[str, str], names: Names) -> list[str]:
+    """The answers that open a report.
+
+    Args:
+        answers: of the study.
+        card: the study as declared.
+        families: of every arm.
+        names: labels of the arms.
+    """
+    primary = answers.primary
+    if primary is None:
+        return []
+    told = crossover_statements(answers, names)
+    if primary.pair is not None:
+        told += [one.sentence(names) for one in primary.multipliers[:1]]
+    told += choice_statements(primary.choices, names)
+    told += floor_statements(primary, card, families, names)
+    return told
+
+
+def crossover_statements(answers: StudyAnswers, names: Names) -> list[str]:
+    """The crossover of the declared pair under both rules; without such a pair, which of all pairs cross."""
+    told: list[str] = []
+    for rule in RULES:
+        if rule not in answers.by_rule:
+            continue
+        one = answers.by_rule[rule]
+        text = _pairs_that_cross(one, names) if one.pair is None else one.crossovers[0].sentence(names)
+        if rule == "selected" or not told:
+            told += [text] if text else []
+        elif text:
+            start = "Read at the full budget, instead of at the branch chosen on validation,"
+            told.append(
+                f"{start} the answer is the same." if text == told[0] else f"{start} the answer is this. {text}"
             )
-    return text + (f". The means change order at {seen}." if seen else ". The means do not change order.")
+    return told
 
 
-def best_statements(frame: pd.DataFrame, looks: dict[str, Look], rule: Rule = "selected") -> list[str]:
-    """At the smallest and the largest size, which arm has the lowest mean error."""
-    curves = data_curves(frame, rule)
-    sizes = sorted(set(curves["num_train"]))
-    statements = []
-    for size in dict.fromkeys([sizes[0], sizes[-1]] if sizes else []):
-        ranked = curves[curves["num_train"] == size].sort_values("mean", kind="stable")
-        first = ranked.iloc[0]
-        text = f"With {size:,} training images the lowest mean error is that of {looks[str(first['arm'])].label}: "
-        text += f"{percent(float(first['mean']), float(first['half_width']))}%"
-        if len(ranked) > 1:
-            second = ranked.iloc[1]
-            text += f"; next is {looks[str(second['arm'])].label} with "
-            text += f"{percent(float(second['mean']), float(second['half_width']))}%"
-        statements.append(text + ".")
-    return statements
-
-
-def floor_statement(frame: pd.DataFrame, card: StudyCard, looks: dict[str, Look]) -> str:
-    """How near the convolutional arms end to lambda; empty without such a floor."""
-    curves = data_curves(frame)
-    if not card.floor or curves.empty:
+def _pairs_that_cross(answers: Answers, names: Names) -> str:
+    """Of all pairs, corrected over one another; empty with a single arm."""
+    if not answers.crossovers:
         return ""
-    last = curves[(curves["num_train"] == curves["num_train"].max()) & (curves["family"] == "resnet")]
-    ends = [
-        f"{looks[str(arm)].label} is at {percent(float(mean), float(half_width))}%"
-        for arm, mean, half_width in zip(last["arm"], last["mean"], last["half_width"], strict=True)
+    of = [one for one in answers.crossovers if one.decision == "crosses"]
+    none = sum(one.decision == "none below x_max" for one in answers.crossovers)
+    pairs = len(answers.crossovers)
+    start = f"No pair was declared; of all {pairs}, corrected by Holm, {len(of)} cross, {none} do not at any size "
+    start += f"measured, and {pairs - len(of) - none} are not resolved."
+    return " ".join([start, *(one.sentence(names) for one in of)])
+
+
+def choice_statements(choices: Sequence[Choice], names: Names) -> list[str]:
+    """Which arm to choose at which sizes, and at which sizes the data do not say."""
+    compared = [one for one in choices if one.runner_up is not None]
+    told = []
+    if known := [one for one in compared if not math.isnan(one.probability)]:
+        parts = []
+        sure = [one for one in known if one.probability >= SEPARATED]
+        for family in dict.fromkeys(one.family for one in sure):
+            of = [one for one in sure if one.family == family]
+            least = probability_text(min(one.probability for one in of))
+            many = len(of) > 1 or any(len(one.against) > 1 for one in of)
+            parts.append(f"with {_sizes(of)} {names[family]} (probability {'at least ' if many else ''}{least})")
+        if parts:
+            told.append(f"What to choose at this budget: {'; '.join(parts)}.")
+        if unsure := [one for one in known if one not in sure]:
+            told.append(_not_separated(unsure, names))
+    if blind := [one for one in compared if math.isnan(one.probability)]:
+        parts = [f"{names[one.family]} with {quantity(one.column).value(one.x)}" for one in blind]
+        told.append(f"Lowest errors, without replicates and therefore without a probability: {', '.join(parts)}.")
+    return [" ".join(told)] if told else []
+
+
+def _not_separated(choices: Sequence[Choice], names: Names) -> str:
+    """Choices whose family has too small a probability of being the best."""
+    by_family = {one.family: [own for own in choices if own.family == one.family] for one in choices}
+    lowest = [
+        f"{names[family]} {', '.join(f'{percent(one.error)}%' for one in of)} (probability of being best "
+        f"{'' if all(len(one.against) == 1 for one in of) else 'at least '}"
+        f"{', '.join(probability_text(one.probability) for one in of)})"
+        for family, of in by_family.items()
     ]
-    text = f"An exactly translation-invariant model cannot get below λ = {percent(card.floor)}%"
-    return f"{text}; with the most images {' and '.join(ends)}." if ends else f"{text}."
+    start = "With" if choices[0].column == "num_train" else "At"
+    means = "the lowest mean error is that of" if len(choices) == 1 else "the lowest mean errors are those of"
+    return f"{start} {_sizes(choices)} the data do not separate the best; {means} {_listed(lowest)}."
 
 
-def reservation_statements(frame: pd.DataFrame, card: StudyCard, crossings: list[Crossing]) -> list[str]:
-    """Limits that a reader of the answer must know, found in the records."""
-    points, full = curve_points(frame), curve_points(frame, "full_budget")
-    statements = list(card.notes)
-    replicates = int(data_curves(frame)["num_replicates"].min()) if len(points) else 0
-    if 0 < replicates < 5:
-        word = "one replicate" if replicates == 1 else f"{replicates} replicates"
-        statements.append(f"Some points rest on {word}; a full study has at least 5.")
-    if any(crossing.shared_test for crossing in crossings):
-        added = all(crossing.test_variance for crossing in crossings if crossing.shared_test)
-        text = "All replicates are tested on the same images: the bands show the spread over seeds, not the choice of "
-        tail = "test set; the paired differences include its variance (delete-one of 20 blocks of test images)."
-        statements.append(
-            text + (tail if added else "test set, and the paired differences hold for this test set only.")
-        )
-    exact = full.groupby("arm")["train_flops_exact"].mean()
-    if len(exact) and 1 - float(exact.min()) / float(exact.max()) > EXACT_FLOPS_TOLERANCE:
-        statements.append(
-            f"Exact training FLOPs differ by up to {100 * (1 - float(exact.min()) / float(exact.max())):.0f}% between "
-            "arms at equal nominal FLOPs (see the cost table): the cheaper arms had less compute than the budget says."
-        )
-    limited = sorted(set(points.loc[points["compute_limited"].astype(bool), "num_train"]))
-    if limited:
-        text = ", ".join(f"{size:,}" for size in limited)
-        statements.append(
-            f"Compute-limited, fewer than 30 passes over the training images at the full budget: N = {text}."
-        )
-    small = sorted({int(size) for size in points["num_train"] if card.num_validation > size / 4})
-    if small:
-        text = f"{small[0]:,}" if len(small) == 1 else f"{small[0]:,} to {small[-1]:,}"
-        statements.append(
-            f"The branch is chosen on V = {card.num_validation:,} validation images that N does not count; this is "
-            f"more than a quarter of N at N = {text}."
-        )
-    if not all(frame["protocol_version"] == card.protocol_version):
-        found = ", ".join(sorted(set(frame["protocol_version"])))
-        statements.append(f"Planned under protocol {card.protocol_version}, records made under {found}.")
-    for column, what in (
-        ("code_version", "versions of the code"),
-        ("torch", "versions of torch"),
-        ("device", "devices"),
-    ):
-        values = sorted(set(frame[column].dropna()))
-        if len(values) > 1:
-            statements.append(f"Records come from {len(values)} {what}: {', '.join(values)}.")
-    if (frame[frame["subset_hash"] != ""].groupby(["num_train", "replicate"])["subset_hash"].nunique() > 1).any():
-        statements.append("Arms of one size and replicate were trained on different subsets: their pairing is broken.")
-    unseen = points[~points["sees_every_image"].astype(bool)]
-    if len(unseen):
-        statements.append(
-            f"In {len(unseen)} cells the chosen branch saw fewer images than N once: it could not use all of them."
-        )
-    return statements
+def _sizes(choices: Sequence[Choice]) -> str:
+    of = quantity(choices[0].column)
+    numbers = [of.number(one.x) for one in choices]
+    return f"{_listed(numbers)} {of.unit}"
 
 
-def _listed(sizes: Iterable[int]) -> str:
-    return ", ".join(f"{size:,}" for size in sizes)
+def choice_statement(one: Choice, names: Names) -> str:
+    """A choice, unless the data do not separate the best."""
+    if one.runner_up is None or math.isnan(one.probability) or one.probability >= SEPARATED:
+        return one.sentence(names)
+    return _not_separated([one], names)
 
 
-def _rounded(value: float) -> str:
-    """Two significant digits, in full: 2,900."""
-    return f"{float(f'{value:.2g}'):,.0f}"
+def needed_statement(one: Needed, names: Names) -> str:
+    """How much of x an arm needs for an error, in percent."""
+    of, name, error = quantity(one.column), names[one.family], f"a test error of {100 * one.error:g}%"
+    if math.isnan(one.x.value):
+        if one.error < one.lowest:
+            top = of.value(one.measured[1])
+            return f"{name} does not reach {error} up to {top} (lowest mean error {percent(one.lowest)}%)."
+        return f"{name} is below {error} already with {of.value(one.measured[0])} ({percent(one.highest)}%)."
+    interval = ""
+    if one.x.has_interval:
+        interval = f", {100 * one.x.confidence:g}% interval {of.number(one.x.low)} to {of.number(one.x.high)}"
+    return f"For {error} {name} needs about {of.value(one.x.value)}{interval}."
+
+
+def floor_statements(answers: Answers, card: StudyCard, families: Mapping[str, str], names: Names) -> list[str]:
+    """Whether the fitted floors of the convolutional arms hold lambda; nothing where lambda is not known."""
+    if not card.floor:
+        return []
+    parts = []
+    for arm, fit in answers.fits.items():
+        if families[arm] == "resnet":
+            last = f"{names[arm]} is at {percent(math.exp(answers.table.curves[arm].mean[-1]))}% with the most images"
+            parts.append(f"{last}; {_floor_text(fit, card.floor)}" if isinstance(fit, CurveFit) else last)
+    text = f"An exactly translation-invariant model cannot get below λ = {100 * card.floor:.3g}%"
+    return [f"{text}. {'. '.join(parts)}." if parts else f"{text}."]
+
+
+def _floor_text(fit: CurveFit, floor: float | None) -> str:
+    if fit.form == "M1":
+        return "the form fitted to it has no floor"
+    text = f"its fitted floor is {percent(fit.floor.value)}%"
+    if not fit.floor.has_interval:
+        return text
+    span = f"{percent(fit.floor.low)}% to {percent(fit.floor.high)}%"
+    return f"{text}, {100 * fit.floor.confidence:g}% interval {span} ({floor_verdict(fit.floor, floor)})"
+
+
+def cost_statements(view: CostView, names: Names) -> list[str]:
+    """What holds at equal cost, for one number of training images."""
+    told = [one.sentence(names) for one in (view.crossover, view.multiplier) if one is not None]
+    return [f"With {view.num_train:,} training images: {text}" for text in told]
+
+
+def every_statement(answers: StudyAnswers, card: StudyCard, names: Names) -> list[tuple[str, str]]:
+    """(question, answer) of every finding, the main ones first."""
+    rows: list[tuple[str, str]] = []
+    for rule, of in answers.by_rule.items():
+        where = READ_AT[rule]
+        rows += [(f"Crossover, {where}", one.sentence(names)) for one in of.crossovers]
+        rows += [(f"Paired tests, {where}", _tests_of(one.tests, names)) for one in of.crossovers]
+        rows += [(f"Data multiplier, {where}", one.sentence(names)) for one in of.multipliers]
+        rows += [(f"Choice, {where}", choice_statement(one, names)) for one in of.choices]
+        rows += [(f"Images needed, {where}", needed_statement(one, names)) for one in of.needed]
+        for arm, fit in of.fits.items():
+            text = fit.sentence(names)
+            if isinstance(fit, CurveFit):
+                text = f"{names[arm]}: form {fit.form}; {_floor_text(fit, card.floor)}."
+            rows.append((f"Fit, {where}", text))
+    for what, views in (("Equal compute", answers.compute), ("Equal seconds, packed runs", answers.seconds)):
+        for view in views:
+            start = f"With {view.num_train:,} training images: "
+            rows += [(what, text) for text in cost_statements(view, names)]
+            rows += [(what, start + choice_statement(one, names)) for one in view.choices]
+    if not answers.variance.parts.empty:
+        rows.append(("Spread over seeds", answers.variance.sentence(names)))
+    return rows
+
+
+def _tests_of(tests: PairedTests, names: Names) -> str:
+    if tests.tests.empty:
+        return f"{names[tests.first]} and {names[tests.second]} have no size and replicate in common."
+    return tests.sentence(names)
+
+
+def statement_families(frame: pd.DataFrame) -> dict[str, str]:
+    """The family of every arm."""
+    return dict(zip(frame["arm"], frame["family"], strict=True))
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

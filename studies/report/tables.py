@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from studies.curves import Crossing, Rule, curve_points, data_curves, left_out_cells
+from studies.analysis.of_records import Rule, curve_points, left_out_cells
+from studies.analysis.summary import data_curves
 
 from .card import StudyCard
-from .figures import looks_of
-from .palette import Look
+from .palette import looks_of
 
 EXACT_FLOPS_TOLERANCE = 0.05  # PROTOCOL 2: beyond this the report says so
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text under column names; the first `num_label_columns` columns are labels, the others align right."""
+    """Cells of text under column names; the first `num_label_columns` columns are labels, the others align right.
+
+    `prose` cells are wrapped and align left.
+    """
 
     name: str
     title: str
@@ -31,6 +34,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     num_label_columns: int = 1
+    prose: bool = False
 
     def markdown(self) -> str:
         """The table as GitHub markdown, with its title and note."""
@@ -49,9 +53,10 @@ class Table:
             return f"<tr>{''.join(parts)}</tr>"
 
         body = "\n".join(row("td", cells) for cells in self.rows)
+        kind = ' class="prose"' if self.prose else ""
         note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
         return (
-            f'<div class="table"><h3>{html.escape(self.title)}</h3><div class="scroll"><table>\n'
+            f'<div class="table"><h3>{html.escape(self.title)}</h3><div class="scroll"><table{kind}>\n'
             f"<thead>{row('th', self.columns)}</thead>\n<tbody>\n{body}\n</tbody></table></div>{note}</div>"
         )
 
@@ -95,27 +100,6 @@ def error_table(frame: pd.DataFrame, rule: Rule = "selected") -> Table:
         columns=("Arm", *(f"N = {size:,}" for size in sizes), "Replicates"),
         rows=tuple(rows),
         note=note,
-    )
-
-
-def difference_table(crossing: Crossing, looks: dict[str, Look]) -> Table:
-    """The paired differences behind a crossing."""
-    rows = []
-    for row in crossing.differences.to_dict("records"):
-        low, high = row["low"], row["high"]
-        interval = "no interval" if math.isnan(low) else f"{_signed(low)} to {_signed(high)}"
-        better = crossing.arm_a if high < 0 else crossing.arm_b if low > 0 else ""
-        verdict = f"{looks[better].label} better" if better else "open"
-        rows.append((f"{row['num_train']:,}", _signed(row["difference"]), interval, str(row["num_pairs"]), verdict))
-    label_a, label_b = looks[crossing.arm_a].label, looks[crossing.arm_b].label
-    return Table(
-        name=f"difference_{crossing.rule}",
-        title=f"Paired difference {label_a} – {label_b}",
-        columns=("N", "ln error ratio", "95% interval", "Pairs", "Evidence"),
-        rows=tuple(rows),
-        note=f"ln(error of {label_a}) – ln(error of {label_b}), paired by replicate; below zero {label_a} is better. "
-        + ("Interval includes the choice of test images. " if crossing.test_variance else "")
-        + "The intervals hold for each size by itself.",
     )
 
 
@@ -206,6 +190,18 @@ def missing_table(frame: pd.DataFrame, card: StudyCard) -> Table:
     )
 
 
+def partial_table(rows: Sequence[tuple[str, str, str]]) -> Table:
+    """What single answers leave out, as (answer, what, reason)."""
+    return Table(
+        name="left_out_of_answers",
+        title="What single answers leave out",
+        columns=("Answer", "Left out", "Reason"),
+        rows=tuple(rows),
+        num_label_columns=3,
+        prose=True,
+    )
+
+
 def seeds_table(frame: pd.DataFrame) -> Table:
     """Seeds and data of every replicate."""
     seeds = ["subset_seed", "order_seed", "initialization_seed", "augmentation_seed"]
@@ -255,10 +251,6 @@ def absent_cells(frame: pd.DataFrame) -> list[tuple[str, int, int]]:
         for replicate in sorted(set(rows["replicate"]))
         if (arm, size, replicate) not in seen
     ]
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
 
 
 def _span(values: pd.Series[float], form: str) -> str:

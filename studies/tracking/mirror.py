@@ -68,7 +68,7 @@ def mirror_study(records: Sequence[Record], card: StudyCard, folder: Path, setti
     Args:
         records: the records so far. A failed cell has a run too.
         card: the study as declared.
-        folder: the study's folder; runs go to `wandb/` in it, figures are taken from `report/figures/`.
+        folder: the study's folder; runs go to `wandb/` in it, figures and answers are taken from `report/`.
         settings: what the user asked for.
 
     Returns:
@@ -81,7 +81,8 @@ def mirror_study(records: Sequence[Record], card: StudyCard, folder: Path, setti
     target = runs_folder(folder)
     runs = [cell_run(record, card) for record in records]
     if records:
-        runs.append(summary_run(records, card, sorted((folder / "report" / "figures").glob("*.png"))))
+        figures = sorted((folder / "report" / "figures").glob("*.png"))
+        runs.append(summary_run(records, card, figures, _answers(folder / "report" / "answers.json")))
     missing = [run for run in runs if _marker(target, run["id"]).get("digest") != run["digest"]]
     problems: tuple[str, ...] = ()
     if missing:
@@ -97,6 +98,15 @@ def mirror_study(records: Sequence[Record], card: StudyCard, folder: Path, setti
         message += f"; {len(missing) - written} not written: {problems[0]}"
     state: Literal["mirrored", "partial"] = "mirrored" if written == len(missing) else "partial"
     return MirrorResult(state, decision.mode, written, kept, problems, message)
+
+
+def _answers(path: Path) -> dict[str, Any] | None:
+    """The answers of the report; None where there are none that can be read."""
+    try:
+        answers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return answers
 
 
 def sync_study(folder: Path, settings: TrackingSpec, *, timeout: float = 600.0) -> SyncResult:

@@ -21,7 +21,6 @@ from studies.report.figures import looks_of, plot_curves
 from studies.report.palette import FAMILY_LOOKS, arm_looks, size_label, size_labels
 from studies.report.statements import crossing_statement, reservation_statements
 from studies.report.tables import cost_table, error_table, percent, settings_table
-from studies.tuned import Citation
 
 CARD = StudyCard(
     name="data_scaling",
@@ -70,26 +69,6 @@ def test_same_records_give_the_same_bytes(records: list[Record], report: Path, t
     assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     for file in files:
         assert (report / file).read_bytes() == (tmp_path / file).read_bytes(), file
-
-
-def test_a_tuned_study_shows_what_it_was_trained_with_and_what_finding_that_cost(tmp_path: Path) -> None:
-    records = [make_record(family, num_train=size) for family in ("vit", "resnet") for size in (128, 512)]
-    records[0] = records[0].model_copy(
-        update={"cell": records[0].cell | {"learning_rate": 0.0042, "weight_decay": 0.2}}
-    )
-    cited = Citation(name="dial <16>", sha256="0123456789abcdef" * 4, trials=48, cells=80, train_flops=3 * 10**12)
-    card = dataclasses.replace(CARD, tuning=cited, executed_flops=2 * 10**12)
-    write_report(records, card, tmp_path)
-    table = (tmp_path / "tables" / "tuned.md").read_text()
-    assert "| ViT | 0.0042 / 0.2 | 0.001 / 0.05 |" in table
-    assert "| ResNet | 0.002 / 0.05 | 0.002 / 0.05 |" in table
-    assert "48 trials, 80 cells and 3e+12 training FLOPs, 150% of those of this study" in table
-    page = (tmp_path / "index.html").read_text()
-    assert "dial &lt;16&gt;, sha256 " + cited.sha256 in page
-    assert "Tuned hyper-parameters" in page
-    write_report(records, CARD, tmp_path)
-    assert not (tmp_path / "tables" / "tuned.md").exists()
-    assert "Tuned hyper-parameters" not in (tmp_path / "index.html").read_text()
 
 
 def test_page_is_self_contained(report: Path) -> None:

@@ -1,0 +1,216 @@
+"""Where two curves cross, and whether that can be said.
+
+An in-range question: it is answered on mean log errors interpolated in ln x, never on fitted forms (PROTOCOL 6). Fits
+come in as a second opinion, and a disagreement is flagged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from .curve import Array, Curve, Interpolation, pair_up
+from .finding import Finding, Names, name_of
+from .inversion import Stretch, confidence_set, places_text, stretches_text
+from .jackknife import Estimate
+from .paired import SAME_X, PairedTests, describe, holm, paired_tests
+from .quantity import quantity
+from .roots import Root, mean_roots, root_interval
+
+Decision = Literal["crosses", "none below x_max", "not resolved"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossover(Finding):
+    """Two curves compared over the whole range.
+
+    Attributes:
+        first: a family; d(x) = ln E_first - ln E_second.
+        second: the other.
+        column: name of x.
+        confidence: nominal coverage.
+        decision: `crosses`: d significantly below 0 at one x and above 0 at another; `none below x_max`: one-sided
+            evidence of one sign at every planned x; else `not resolved` (PROTOCOL 6).
+        tests: d at every x.
+        roots: sign changes of the interpolated mean d, in order of x; a description where the decision is not
+            `crosses`.
+        confidence_set: every x at which d = 0 is not rejected, {x : |d(x)| <= t se(x)}, as connected stretches; None
+            without any variance. The interval of the crossover, by inversion of the test.
+        interval: jackknife-t on ln x* beside it, where the curves and every delete-one curve have exactly one root. It
+            exists in the luckier studies only and covers less than it says (`study bench calibration`): the sentence
+            states the set.
+        fitted: places within the range where fitted curves meet; None where no fits were given.
+        p_crosses: p-value of the claim that the curves cross: the larger of the smallest p of either sign.
+        p_corrected: p-value of the same claim with each sign corrected over all x (Simes 1986). The rule of PROTOCOL 6
+            asks for each sign at one x without such a correction: curves that differ at small x and become one are
+            then called crossing more often than in one study of twenty (`study bench calibration`, "becoming one").
+        p_none: p-value of the claim that one is better at every x: the largest one-sided p.
+        threshold: p up to which a claim is made; below 1 - confidence where other pairs are corrected for.
+    """
+
+    first: str
+    second: str
+    column: str
+    confidence: float
+    decision: Decision
+    tests: PairedTests
+    roots: tuple[Root, ...]
+    confidence_set: tuple[Stretch, ...] | None
+    interval: Estimate | None
+    fitted: tuple[float, ...] | None
+    p_crosses: float
+    p_corrected: float
+    p_none: float
+    threshold: float
+
+    @property
+    def fits_disagree(self) -> bool:
+        """Fitted curves meet another number of times, or outside the confidence set."""
+        if self.fitted is None:
+            return False
+        if len(self.fitted) != len(self.roots):
+            return True
+        stretches = self.confidence_set or ()
+        return any(not any(part.low <= x <= part.high for part in stretches) for x in self.fitted) and bool(stretches)
+
+    def sentence(self, names: Names | None = None) -> str:
+        """The answer, with its interval where it has one."""
+        first, second, of = name_of(self.first, names), name_of(self.second, names), quantity(self.column)
+        if self.tests.tests.empty:
+            return f"{first} and {second} cannot be compared: {self.used}."
+        text = {
+            "crosses": self._crosses,
+            "none below x_max": self._none,
+            "not resolved": self._not_resolved,
+        }[self.decision](names)
+        if self.fits_disagree:
+            met = ", ".join(of.number(x) for x in self.fitted or ()) or "nowhere in this range"
+            text += f" Fitted curves disagree: they meet at {met}."
+        return text
+
+    def _crosses(self, names: Names | None) -> str:
+        of, percent = quantity(self.column), f"{100 * self.confidence:g}%"
+        told = [
+            f"{name_of(root.better_above, names)} overtakes {name_of(root.better_below, names)} at {of.value(root.x)}"
+            for root in self.roots
+        ]
+        text = ", ".join(told)
+        if self.confidence_set is not None:
+            bounded = len(self.confidence_set) == 1 and not any(
+                part.open_below or part.open_above for part in self.confidence_set
+            )
+            interval = "interval" if bounded else "confidence set"
+            text += f", {percent} {interval} {stretches_text(self.confidence_set, self.column)} (by test inversion)"
+        if self.p_corrected > self.threshold:
+            text += f". Corrected over the {len(self.tests.tests)} sizes the claim has p = {self.p_corrected:.2f} only"
+        return f"{text}."
+
+    def _none(self, names: Names | None) -> str:
+        tests, of = self.tests.tests, quantity(self.column)
+        better, worse = (self.first, self.second) if (tests["difference"] < 0).all() else (self.second, self.first)
+        return (
+            f"No crossover from {of.number(tests['x'].min())} to {of.value(tests['x'].max())}: "
+            f"{name_of(better, names)} is better than {name_of(worse, names)} at every one of {len(tests)} sizes."
+        )
+
+    def _not_resolved(self, names: Names | None) -> str:
+        first, second, of = name_of(self.first, names), name_of(self.second, names), quantity(self.column)
+        met = ", ".join(of.number(root.x) for root in self.roots)
+        mean = f"the mean curves meet at {met}" if met else "the mean curves do not meet"
+        if self.confidence_set is None:
+            return f"{first} and {second}: {mean}; without replicates nothing more can be said."
+        text = f"Whether {first} and {second} cross is not resolved: {mean}, and "
+        if not self.confidence_set:
+            return f"{text}some of the planned sizes are missing."
+        return f"{text}the two cannot be told apart for {of.axis} {places_text(self.confidence_set, self.column)}."
+
+
+def crossover(
+    first: Curve,
+    second: Curve,
+    *,
+    confidence: float = 0.95,
+    interpolation: Interpolation = "linear",
+    fitted: Callable[[float, float], list[float]] | None = None,
+) -> Crossover:
+    """Compares two curves.
+
+    Args:
+        first: a curve.
+        second: another over the same quantity.
+        confidence: nominal coverage of intervals and confidence set; claims are made at 1 - confidence.
+        interpolation: of the mean log errors in ln x.
+        fitted: from a range of x to the places where the fitted curves of the two meet in it.
+    """
+    tests = paired_tests(first, second, confidence=confidence, interpolation=interpolation)
+    pair = pair_up(first, second)
+    shared = pair if pair is not None and len(pair.nodes) else None
+    p_crosses, p_corrected, p_none = _p_values(tests, _planned(first, second))
+    result = Crossover(
+        method=f"mean log errors interpolated in ln {first.column} ({interpolation}); {tests.method}; "
+        f"confidence set by inversion of the test",
+        used=describe(first, second, pair),
+        left_out=() if pair is None else pair.left_out,
+        first=first.family,
+        second=second.family,
+        column=first.column,
+        confidence=confidence,
+        decision="not resolved",
+        tests=tests,
+        roots=mean_roots(shared, interpolation) if shared else (),
+        confidence_set=confidence_set(shared, confidence, interpolation) if shared else None,
+        interval=root_interval(shared, confidence, interpolation) if shared else None,
+        fitted=tuple(fitted(*np.exp(shared.log_range))) if fitted and shared else None,
+        p_crosses=p_crosses,
+        p_corrected=p_corrected,
+        p_none=p_none,
+        threshold=1 - confidence,
+    )
+    return replace(result, decision=_decide(result))
+
+
+def corrected(crossovers: list[Crossover]) -> list[Crossover]:
+    """The same comparisons with their claims corrected by Holm over all of them, for pairs that were not declared."""
+    p_crosses = holm(np.array([one.p_crosses for one in crossovers]))
+    p_none = holm(np.array([one.p_none for one in crossovers]))
+    changed = []
+    for place, one in enumerate(crossovers):
+        method = f"{one.method}; claims corrected by Holm over {len(crossovers)} pairs"
+        one = replace(one, p_crosses=float(p_crosses[place]), p_none=float(p_none[place]), method=method)
+        changed.append(replace(one, decision=_decide(one)))
+    return changed
+
+
+def _planned(first: Curve, second: Curve) -> Array:
+    return np.union1d(first.x, second.x)
+
+
+def _p_values(tests: PairedTests, planned: Array) -> tuple[float, float, float]:
+    """Of the claims that the curves cross, the same corrected over x, and that one is better at every planned x."""
+    table = tests.tests
+    p, d = table["p_value"].to_numpy(float), table["difference"].to_numpy(float)
+    if len(p) == 0 or np.isnan(p).all():
+        return math.nan, math.nan, math.nan
+    smallest = [float(np.nanmin(p[side], initial=1.0)) if side.any() else 1.0 for side in (d < 0, d > 0)]
+    one_sided = [np.where(d < 0, p / 2, 1 - p / 2), np.where(d > 0, p / 2, 1 - p / 2)]
+    measured = np.log(table.loc[table["measured"], "x"].to_numpy(float))
+    covered = len(measured) > 0 and all(np.min(np.abs(measured - np.log(x))) <= np.log1p(SAME_X) for x in planned)
+    one_sign = (d < 0).all() or (d > 0).all()
+    p_none = float(p.max() / 2) if covered and one_sign and not np.isnan(p).any() else 1.0
+    return max(smallest), max(_simes(side) for side in one_sided), p_none
+
+
+def _simes(p_values: Array) -> float:
+    """p-value of the hypothesis that all null hypotheses are true (Simes 1986); NaN are left out."""
+    known = np.sort(p_values[~np.isnan(p_values)])
+    return float(min(1.0, (len(known) * known / np.arange(1, len(known) + 1)).min()))
+
+
+def _decide(one: Crossover) -> Decision:
+    if one.p_crosses <= one.threshold:
+        return "crosses"
+    return "none below x_max" if one.p_none <= one.threshold else "not resolved"

@@ -1,0 +1,189 @@
+"""What a prior is worth: how many times more of x the other family needs for the same error.
+
+k(e) = x_flexible(e) / x_prior(e); over training images this is the data multiplier of PROTOCOL 1, over training FLOPs
+the compute multiplier. k(x) is k at the error that the prior reaches at x.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .curve import Array, Curve, Interpolation, Pair, interpolate, pair_up
+from .finding import Finding, LeftOut, Names, name_of
+from .jackknife import spread, t_quantile
+from .paired import describe
+from .quantity import quantity
+
+NUM_ERRORS = 25
+COLUMNS = ["x_prior", "x_flexible", "error", "multiplier", "low", "high"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiplier(Finding):
+    """How many times more x the flexible family needs than the prior one.
+
+    Attributes:
+        prior: the family with the stronger assumption.
+        flexible: the other.
+        column: name of x.
+        confidence: nominal coverage of the jackknife-t intervals on ln k.
+        by_error: k(e) over the errors that both mean curves reach: `x_prior`, `x_flexible`, `error`, `multiplier`,
+            `low`, `high` (NaN where a deletion does not reach the error, or without replicates).
+        by_x: the same at the measured x of the prior family, k(x).
+        falls_back: families whose mean curve rises again after having reached some error of the table: x(e) is then
+            where it is reached first.
+    """
+
+    prior: str
+    flexible: str
+    column: str
+    confidence: float
+    by_error: pd.DataFrame
+    by_x: pd.DataFrame
+    falls_back: tuple[str, ...]
+
+    def sentence(self, names: Names | None = None) -> str:
+        """What the prior is worth where it is worth most, and at the largest x of the prior that can be answered."""
+        of, prior, flexible = quantity(self.column), name_of(self.prior, names), name_of(self.flexible, names)
+        known = self.by_x[self.by_x["multiplier"].notna()]
+        if known.empty:
+            return (
+                f"The {of.of} multiplier of {prior} over {flexible} cannot be measured: no error that {prior} has at a "
+                f"measured {of.axis} is reached by both."
+            )
+        most = int(known["multiplier"].to_numpy().argmax())
+        told = [known.iloc[place] for place in sorted({most, len(known) - 1})]
+        parts = []
+        for row in told:
+            interval = ""
+            if not math.isnan(row["low"]):
+                interval = f" ({100 * self.confidence:g}% interval {row['low']:.2f} to {row['high']:.2f})"
+            parts.append((of.number(row["x_prior"]), f"{row['multiplier']:.2f} times as many{interval}"))
+        (first_x, first), *rest = parts
+        text = f"For the error that {prior} has at {first_x} {of.unit}, {flexible} needs {first}"
+        text += "".join(f"; for its error at {x}, {times}" for x, times in rest)
+        return f"{text} ({of.of} multiplier of the prior)."
+
+
+def multiplier(
+    prior: Curve, flexible: Curve, *, confidence: float = 0.95, interpolation: Interpolation = "linear"
+) -> Multiplier:
+    """Measures k(e) and k(x) on interpolated mean curves, with jackknife-t intervals on ln k."""
+    pair = pair_up(prior, flexible)
+    by_error, by_x = pd.DataFrame(columns=COLUMNS, dtype=float), pd.DataFrame(columns=COLUMNS, dtype=float)
+    left_out: list[LeftOut] = []
+    if pair is not None:
+        left_out += pair.left_out
+        levels = _shared_levels(pair)
+        by_error = _table(pair, levels, None, confidence, interpolation)
+        by_x = _table(pair, None, pair.first.log_x, confidence, interpolation)
+        unreached = by_x.loc[by_x["multiplier"].isna(), "x_prior"]
+        reason = f"{flexible.family} does not reach the error of {prior.family} there, or is below it from its first x"
+        left_out += [LeftOut(f"k at {prior.column}={x:g}", reason) for x in unreached]
+    return Multiplier(
+        method=f"first x at which each mean curve, interpolated in ln x ({interpolation}), reaches the error; "
+        "jackknife-t on ln k",
+        used=describe(prior, flexible, pair),
+        left_out=tuple(left_out),
+        prior=prior.family,
+        flexible=flexible.family,
+        column=prior.column,
+        confidence=confidence,
+        by_error=by_error,
+        by_x=by_x,
+        falls_back=tuple(
+            curve.family
+            for curve in (() if pair is None else (pair.first, pair.second))
+            if (np.diff(curve.mean) > 0).any()
+        ),
+    )
+
+
+def multiplier_at(
+    prior: Curve,
+    flexible: Curve,
+    errors: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    interpolation: Interpolation = "linear",
+) -> pd.DataFrame:
+    """k(e) at given errors, in the columns of `Multiplier.by_error`; NaN where one of the two does not reach it."""
+    pair = pair_up(prior, flexible)
+    if pair is None:
+        return pd.DataFrame(columns=COLUMNS, dtype=float)
+    return _table(pair, np.log(np.asarray(errors, dtype=float)), None, confidence, interpolation)
+
+
+def multiplier_of(prior: Callable[[float], float], flexible: Callable[[float], float]) -> Callable[[float], float]:
+    """k as a function of the error, from the inverses of two curves: functions error -> x."""
+    return lambda error: flexible(error) / prior(error)
+
+
+def first_reach(log_x: Array, log_error: Array, level: Array, interpolation: Interpolation) -> Array:
+    """Smallest ln x at which curves come down to a level.
+
+    Args:
+        log_x: [n].
+        log_error: curves [..., n].
+        level: log errors asked for [m], or [..., m] for each curve its own.
+
+    Returns:
+        [..., m]; NaN where the level is not reached, or where the curve begins below it, so that the place is not
+        measured.
+    """
+    if interpolation == "monotone" and len(log_x) > 2:
+        fine = np.unique(np.concatenate([np.linspace(a, b, 65) for a, b in itertools.pairwise(log_x)]))
+        log_x, log_error = fine, interpolate(log_x, log_error, fine, "monotone")
+    level = np.broadcast_to(level, (*log_error.shape[:-1], level.shape[-1]))
+    below = log_error[..., None, :] <= level[..., None]  # [..., m, n]
+    place = below.argmax(axis=-1)
+    left = np.maximum(place - 1, 0)
+    upper, lower = (np.take_along_axis(log_error, at, axis=-1) for at in (left, place))
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 at the first point, which is not interpolated
+        step = np.where(place > 0, (upper - level) / (upper - lower), 0.0)
+    found = log_x[left] + step * (log_x[place] - log_x[left])
+    reached = below.any(axis=-1) & ((place > 0) | (lower == level))
+    return np.where(reached, found, np.nan)
+
+
+def _shared_levels(pair: Pair) -> Array:
+    """Log errors that both mean curves pass through, evenly spaced."""
+    highest = min(pair.first.mean[0], pair.second.mean[0])
+    lowest = max(pair.first.mean.min(), pair.second.mean.min())
+    return np.linspace(highest, lowest, NUM_ERRORS) if lowest < highest else np.zeros(0)
+
+
+def _table(
+    pair: Pair, levels: Array | None, log_x: Array | None, confidence: float, interpolation: Interpolation
+) -> pd.DataFrame:
+    """k at fixed log errors, or at the errors that the prior has at fixed ln x; one of the two is given."""
+
+    def log_places(means: Sequence[Array]) -> Array:
+        """ln x of both families [K, 2, m]."""
+        first, second = means[0], means[1]
+        if log_x is not None:
+            own = np.broadcast_to(log_x, (len(first), len(log_x)))
+            at = interpolate(pair.first.log_x, first, log_x, interpolation)
+        else:
+            assert levels is not None
+            own, at = first_reach(pair.first.log_x, first, levels, interpolation), levels
+        return np.stack([own, first_reach(pair.second.log_x, second, at, interpolation)], axis=1)
+
+    curves = [pair.first, pair.second]
+    places = log_places([curve.mean[None] for curve in curves])[0]
+    here = spread(curves, lambda means: np.asarray(np.diff(log_places(means), axis=1)[:, 0]))
+    half = t_quantile(0.5 + confidence / 2, here.degrees) * here.standard_error
+    at = levels if levels is not None else interpolate(pair.first.log_x, pair.first.mean, places[0], interpolation)
+    columns = [
+        np.exp(places[0]),
+        np.exp(places[1]),
+        np.exp(at),
+        *np.exp([here.value, here.value - half, here.value + half]),
+    ]
+    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))

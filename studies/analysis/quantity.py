@@ -1,0 +1,52 @@
+"""What a curve runs over, and how its values are written for people."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A quantity x that error is measured against.
+
+    Attributes:
+        column: its name in a table.
+        axis: its name on an axis.
+        unit: what it counts, in the plural.
+        of: how a multiplier of it is called: the *data* multiplier counts images.
+        grouped: counted things, written as 2,849; otherwise three digits and a power of ten.
+    """
+
+    column: str
+    axis: str
+    unit: str
+    of: str
+    grouped: bool = False
+
+    def value(self, x: float) -> str:
+        """A value with its unit: `2,849 images`, `1.3e+12 training FLOPs`."""
+        return f"{self.number(x)} {self.unit}"
+
+    def number(self, x: float) -> str:
+        """A value without its unit, at four significant digits at most where it is counted."""
+        if not math.isfinite(x):
+            return "unlimited" if x > 0 else "unknown"
+        if self.grouped and 1 <= x < 1e7:
+            return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+        return f"{x:.3g}"
+
+
+KNOWN = {
+    "num_train": Quantity("num_train", "training images N", "images", "data", grouped=True),
+    "train_flops": Quantity("train_flops", "training FLOPs", "training FLOPs", "compute"),
+    "train_flops_exact": Quantity("train_flops_exact", "exact training FLOPs", "training FLOPs", "compute"),
+    "num_parameters": Quantity("num_parameters", "parameters", "parameters", "size"),
+    "train_seconds": Quantity("train_seconds", "seconds of training", "seconds of training", "time"),
+    "epochs": Quantity("epochs", "passes over the training set", "passes", "epoch"),
+}
+
+
+def quantity(column: str) -> Quantity:
+    """The quantity of a column; an unknown column is called by its own name."""
+    return KNOWN.get(column) or Quantity(column, column, f"({column})", column)

@@ -1,0 +1,192 @@
+"""All answers of one study: under both rules for reading a cell, at equal compute and at equal seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from studies.records import read_predictions
+
+from .answers import DEFAULT_INTERPOLATION, Answers, analyse
+from .choice import Choice, choose
+from .crossover import Crossover, crossover
+from .curve import Curve
+from .finding import Finding, plain
+from .multiplier import Multiplier, multiplier
+from .of_records import RULES, Rule, block_counts, records_table
+from .paired import SAME_X
+from .table import CurveTable
+from .variance import VarianceSplit, variance_split
+
+Blocks = Mapping[Hashable, np.ndarray]
+"""Errors per block of test images, int64 [B, 2], by (cell id, branch)."""
+
+
+@dataclass(frozen=True)
+class CostView:
+    """Error against what training costs, at one number of training images.
+
+    Attributes:
+        num_train: training images.
+        table: the curves over the cost; every branch is a point.
+        crossover: of the declared pair; None where it was not measured.
+        multiplier: the same pair; how many times more compute or time for the same error.
+        choices: the best family at the costs of the branches or, where these differ between families, at the ends and
+            in the middle of what all families have in common.
+    """
+
+    num_train: int
+    table: CurveTable
+    crossover: Crossover | None
+    multiplier: Multiplier | None
+    choices: tuple[Choice, ...]
+
+    @property
+    def column(self) -> str:
+        """Which cost."""
+        return self.table.columns.x
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Every answer."""
+        return tuple(one for one in (self.crossover, self.multiplier, *self.choices) if one is not None)
+
+
+@dataclass(frozen=True)
+class StudyAnswers:
+    """What the records of a study say.
+
+    Attributes:
+        by_rule: over training images, where any cell entered.
+        compute: against training FLOPs, for the largest and a middle number of training images, where cells have
+            branches.
+        seconds: against seconds of training, of packed runs.
+        variance: where the spread over replicates comes from.
+    """
+
+    by_rule: Mapping[Rule, Answers]
+    compute: tuple[CostView, ...]
+    seconds: tuple[CostView, ...]
+    variance: VarianceSplit
+
+    @property
+    def primary(self) -> Answers | None:
+        """The answers at the branch chosen on validation; None where no cell is finished."""
+        return self.by_rule.get("selected")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        views = [
+            {"column": view.column, "num_train": view.num_train, "findings": plain(view.findings)}
+            for view in (*self.compute, *self.seconds)
+        ]
+        return {
+            "by_rule": {rule: answers.as_dict() for rule, answers in self.by_rule.items()},
+            "by_cost": views,
+            "variance": self.variance.as_dict(),
+        }
+
+
+def analyse_study(
+    frame: pd.DataFrame,
+    *,
+    pair: tuple[str, str] | None = None,
+    chance: float | None = None,
+    blocks: Blocks | None = None,
+) -> StudyAnswers:
+    """Answers all questions of a table of records.
+
+    Args:
+        frame: `studies.records.records_frame`.
+        pair: the declared pair, the stronger prior first; not used where one of the two was not measured.
+        chance: error of guessing.
+        blocks: `read_blocks`.
+    """
+    by_rule = {}
+    for rule in RULES:
+        table = records_table(frame, rule=rule, blocks=blocks)
+        if table.curves:
+            by_rule[rule] = analyse(table, pair=measured_pair(table, pair), chance=chance)
+    sizes = sorted({int(x) for answers in by_rule.values() for curve in answers.table.curves.values() for x in curve.x})
+    told = list(dict.fromkeys([sizes[-1], sizes[(len(sizes) - 1) // 2]])) if sizes else []
+    views = {
+        column: tuple(
+            view for size in told if (view := cost_view(frame, column, size, pair=pair, blocks=blocks)) is not None
+        )
+        for column in ("train_flops", "train_seconds")
+    }
+    return StudyAnswers(by_rule, views["train_flops"], views["train_seconds"], variance_split(frame))
+
+
+def cost_view(
+    frame: pd.DataFrame,
+    column: str,
+    num_train: int,
+    *,
+    pair: tuple[str, str] | None = None,
+    blocks: Blocks | None = None,
+) -> CostView | None:
+    """Error against a cost at one size; None where no family has two branches there."""
+    table = records_table(frame, x=column, num_train=num_train, blocks=blocks)
+    curves = table.curves
+    if not any(len(curve.x) > 1 for curve in curves.values()):
+        return None
+    pair = measured_pair(table, pair)
+    if pair is None and len(curves) == 2:
+        first, second = curves
+        pair = (first, second)
+    choices = [choose(curves, x, interpolation=DEFAULT_INTERPOLATION) for x in _shared_costs(list(curves.values()))]
+    compared: dict[str, Any] = {"crossover": None, "multiplier": None}
+    if pair is not None:
+        first_curve, second_curve = curves[pair[0]], curves[pair[1]]
+        compared["crossover"] = crossover(first_curve, second_curve, interpolation=DEFAULT_INTERPOLATION)
+        compared["multiplier"] = multiplier(first_curve, second_curve, interpolation=DEFAULT_INTERPOLATION)
+    return CostView(num_train, table, **compared, choices=tuple(choice for choice in choices if choice is not None))
+
+
+def measured_pair(table: CurveTable, pair: tuple[str, str] | None) -> tuple[str, str] | None:
+    """The declared pair where both were measured."""
+    return pair if pair is not None and set(pair) <= set(table.curves) else None
+
+
+def read_blocks(frame: pd.DataFrame, predictions: Mapping[str, Path]) -> dict[Hashable, np.ndarray]:
+    """Errors per block of test images for every cell and branch whose predictions can be read.
+
+    Args:
+        frame: `studies.records.records_frame`.
+        predictions: `predictions.npz` per cell id. A missing or damaged one is absent from the answer, and the
+            statements say that the variance of the test set was not counted.
+
+    Returns:
+        `block_counts` by (cell id, branch); nothing where replicates have test images of their own, whose choice their
+        spread contains already.
+    """
+    tested = frame[frame["test_error"].notna()]
+    if tested["replicate"].nunique() < 2 or tested["test_checksum"].nunique() != 1:
+        return {}
+    blocks: dict[Hashable, np.ndarray] = {}
+    for cell_id, rows in tested.groupby("cell_id", sort=True):
+        with contextlib.suppress(KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error):
+            arrays = read_predictions(predictions[str(cell_id)])
+            blocks |= {(cell_id, branch): block_counts(arrays, branch) for branch in rows["branch"]}
+    return blocks
+
+
+def _shared_costs(curves: Sequence[Curve]) -> list[float]:
+    """Costs at which the families of a matched study can all be chosen from, ascending."""
+    low, high = max(float(curve.x[0]) for curve in curves), min(float(curve.x[-1]) for curve in curves)
+    if low > high:
+        return []
+    if len({len(curve.x) for curve in curves}) == 1:
+        points = np.log(np.stack([curve.x for curve in curves]))  # [families, branches]
+        if (np.ptp(points, axis=0) <= np.log1p(SAME_X)).all():
+            return [float(x) for x in np.clip(np.exp(points.mean(axis=0)), low, high)]
+    return [float(x) for x in np.unique(np.geomspace(low, high, 3))]

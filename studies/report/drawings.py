@@ -1,0 +1,135 @@
+"""The figures of a report: which there are, how each is drawn, and what its caption says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from studies.analysis.crossover import Crossover
+from studies.analysis.fitted_curve import CurveFit
+from studies.analysis.of_records import Rule, curve_points, records_table
+from studies.analysis.study import StudyAnswers
+from studies.analysis.table import CurveTable
+from studies.records import Record
+
+from . import answer_figures, course_figures, curve_figures
+from .card import StudyCard
+from .palette import Look, looks_of
+
+BANDS = "Lines: geometric means; bands: 95% t-intervals, from three replicates up; dots: single runs."
+CROSSOVER = (
+    "Broken line: where the two curves of the declared pair meet; shaded: the 95% confidence set of that place, all "
+    "sizes at which the two cannot be told apart; it has no edge where it is open."
+)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of.
+
+    Attributes:
+        records: of the study so far.
+        frame: the same as a table.
+        card: the study as declared.
+        answers: to its questions.
+        looks: of every arm.
+    """
+
+    records: Sequence[Record]
+    frame: pd.DataFrame
+    card: StudyCard
+    answers: StudyAnswers
+    looks: Mapping[str, Look]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Labels of the arms, in listing order."""
+        return {arm: look.label for arm, look in self.looks.items()}
+
+
+def material(records: Sequence[Record], frame: pd.DataFrame, card: StudyCard, answers: StudyAnswers) -> Material:
+    """Everything the parts of a report are made from."""
+    return Material(records, frame, card, answers, looks_of(frame))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that can be drawn, and its caption."""
+
+    draw: Callable[[], Figure]
+    caption: str
+
+
+def drawings(of: Material) -> dict[str, Drawing]:
+    """The figures by name; none that would be empty."""
+    frame, card, looks, answers = of.frame, of.card, of.looks, of.answers
+    found: dict[str, Drawing] = {}
+    for rule, of_rule in answers.by_rule.items():
+        name = "data_curves" if rule == "selected" else f"data_curves_{rule}"
+        text = f"each run at the {curve_figures.RULE_NAMES[rule]}"
+        shown = of_rule.crossovers[0] if of_rule.pair is not None else None
+        caption = f"Test error against training images, {text}. {BANDS}{f' {CROSSOVER}' if shown else ''}"
+        found[name] = Drawing(_curves(of, rule, shown), caption)
+    primary = answers.primary
+    if primary is not None:
+        if primary.pair is not None and primary.multipliers[0].by_x["multiplier"].notna().any():
+            of_pair = primary.multipliers[0]
+            caption = (
+                "Data multiplier of the declared pair, with 95% intervals where every deletion of a replicate reaches "
+                "the error too. Above 1 the prior saves images, below 1 it costs them."
+            )
+            found["data_multiplier"] = Drawing(lambda: answer_figures.plot_multiplier(of_pair, of.names), caption)
+        fits = [fit for fit in primary.fits.values() if isinstance(fit, CurveFit)]
+        if fits:
+            caption = (
+                "Forms fitted to the runs at the branch chosen on validation. Markers: geometric means; thin lines: "
+                "the fits, broken where points near chance were left out; bands: their pointwise 95% intervals."
+            )
+            found["fitted_curves"] = Drawing(lambda: curve_figures.plot_fits(primary, looks, card), caption)
+        if any(fit.form != "M1" for fit in fits):
+            caption = "Fitted floors with 95% intervals; an extrapolation that takes the form for granted."
+            found["floors"] = Drawing(lambda: answer_figures.plot_floors(primary, looks, card.floor), caption)
+    for column, name, text in (
+        ("train_flops", "error_against_flops", "training FLOPs"),
+        ("train_seconds", "error_against_seconds", "seconds of training, of runs packed on one machine,"),
+    ):
+        if tables_by_size := _cost_tables(frame, column):
+            caption = f"Geometric mean test error of every branch against its {text}, a panel per training size."
+            found[name] = Drawing(_cost(tables_by_size, looks), caption)
+    if primary is not None:
+        found["validation_against_test"] = Drawing(
+            lambda: course_figures.plot_validation_against_test(frame),
+            "Validation error, which chose the branch, against test error; a dot per run. Far from the diagonal, "
+            "validation was a poor judge.",
+        )
+    if any(entry.branch == 0 and np.isfinite(entry.loss) for record in of.records for entry in record.train_losses):
+        found["training_loss"] = Drawing(
+            lambda: course_figures.plot_training_loss(of.records),
+            "Training loss of the trunk, before any cooldown; mean over replicates.",
+        )
+    if "full_budget" in answers.by_rule:
+        found["cost"] = Drawing(
+            lambda: course_figures.plot_cost(frame),
+            "What equal nominal FLOPs leave unequal. Seconds are of packed runs, not a measurement of speed.",
+        )
+    return found
+
+
+def _curves(of: Material, rule: Rule, shown: Crossover | None) -> Callable[[], Figure]:
+    return lambda: curve_figures.plot_curves(of.frame, of.card, rule=rule, crossover=shown)
+
+
+def _cost(by_size: Mapping[int, CurveTable], looks: Mapping[str, Look]) -> Callable[[], Figure]:
+    return lambda: course_figures.plot_error_against_cost(by_size, looks)
+
+
+def _cost_tables(frame: pd.DataFrame, column: str) -> dict[int, CurveTable]:
+    """Curves over a cost for up to six sizes; none without two branches."""
+    sizes = course_figures.at_most(sorted(set(curve_points(frame)["num_train"])), course_figures.MAX_PANELS)
+    found = {size: records_table(frame, x=column, num_train=size) for size in sizes}
+    several = any(len(curve.x) > 1 for table in found.values() for curve in table.curves.values())
+    return found if several else {}

@@ -1,0 +1,68 @@
+"""What a reader of the answers must know: limits found in the records."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from studies.analysis.of_records import curve_points
+from studies.analysis.study import StudyAnswers
+from studies.analysis.summary import data_curves
+
+from .card import StudyCard
+from .tables import EXACT_FLOPS_TOLERANCE
+
+
+def reservation_statements(frame: pd.DataFrame, card: StudyCard, answers: StudyAnswers) -> list[str]:
+    """Limits that a reader of the answer must know, found in the records."""
+    points, full = curve_points(frame), curve_points(frame, "full_budget")
+    statements = list(card.notes)
+    replicates = int(data_curves(frame)["num_replicates"].min()) if len(points) else 0
+    if 0 < replicates < 5:
+        word = "one replicate" if replicates == 1 else f"{replicates} replicates"
+        statements.append(f"Some points rest on {word}; a full study has at least 5.")
+    if points["replicate"].nunique() > 1 and points["test_checksum"].nunique() == 1:
+        curves = answers.by_rule["selected"].table.curves.values()
+        text = "All replicates are tested on the same images: the bands show the spread over seeds, not the choice of "
+        if all(curve.block_log_error is not None for curve in curves):
+            text += "test set; intervals of comparisons include its variance (delete-one of 20 blocks of test images)."
+        else:
+            text += "test set, and comparisons hold for this test set only."
+        statements.append(text)
+    exact = full.groupby("arm")["train_flops_exact"].mean()
+    if len(exact) and 1 - float(exact.min()) / float(exact.max()) > EXACT_FLOPS_TOLERANCE:
+        statements.append(
+            f"Exact training FLOPs differ by up to {100 * (1 - float(exact.min()) / float(exact.max())):.0f}% between "
+            "arms at equal nominal FLOPs (see the cost table): the cheaper arms had less compute than the budget says."
+        )
+    limited = sorted(set(points.loc[points["compute_limited"].astype(bool), "num_train"]))
+    if limited:
+        text = ", ".join(f"{size:,}" for size in limited)
+        statements.append(
+            f"Compute-limited, fewer than 30 passes over the training images at the full budget: N = {text}."
+        )
+    small = sorted({int(size) for size in points["num_train"] if card.num_validation > size / 4})
+    if small:
+        text = f"{small[0]:,}" if len(small) == 1 else f"{small[0]:,} to {small[-1]:,}"
+        statements.append(
+            f"The branch is chosen on V = {card.num_validation:,} validation images that N does not count; this is "
+            f"more than a quarter of N at N = {text}."
+        )
+    if not all(frame["protocol_version"] == card.protocol_version):
+        found = ", ".join(sorted(set(frame["protocol_version"])))
+        statements.append(f"Planned under protocol {card.protocol_version}, records made under {found}.")
+    for column, what in (
+        ("code_version", "versions of the code"),
+        ("torch", "versions of torch"),
+        ("device", "devices"),
+    ):
+        values = sorted(set(frame[column].dropna()))
+        if len(values) > 1:
+            statements.append(f"Records come from {len(values)} {what}: {', '.join(values)}.")
+    if (frame[frame["subset_hash"] != ""].groupby(["num_train", "replicate"])["subset_hash"].nunique() > 1).any():
+        statements.append("Arms of one size and replicate were trained on different subsets: their pairing is broken.")
+    unseen = points[~points["sees_every_image"].astype(bool)]
+    if len(unseen):
+        statements.append(
+            f"In {len(unseen)} cells the chosen branch saw fewer images than N once: it could not use all of them."
+        )
+    return statements
