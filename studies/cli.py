@@ -5,17 +5,18 @@ Heavy imports wait until a verb needs them: looking at a study starts in a fract
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from .bench_command import bench
+from .console import JsonOption, StoreOption, err, out, print_json
 from .errors import ExitCode, StudyError
+from .fit_command import fit
 
 app = typer.Typer(
     add_completion=False,
@@ -26,9 +27,6 @@ app = typer.Typer(
     "3 the study ended with cells failed or not finished; 4 a bundle is not what it claims; 130 interrupted, "
     "the same command continues.",
 )
-# Tables are as wide as the terminal; in a file or a pipe, wide enough for all of their columns.
-out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 140)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study file, see `study list`.")]
 RunArgument = Annotated[str, typer.Argument(help="Name or id of a study in the store.")]
@@ -36,12 +34,10 @@ OverridesArgument = Annotated[
     Optional[list[str]],  # noqa: UP045  # typer reads this form
     typer.Argument(help="Overrides such as data=cifar10 num_train=[100,1000] engine.workers=1."),
 ]
-StoreOption = Annotated[Path, typer.Option(help="Results folder.", envvar="INDUCTIVE_BIAS_STORE")]
 ConfigDirOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(help="Folder with your own study/, data/, ... files, laid out as configs/."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def main() -> None:
@@ -71,7 +67,7 @@ def list_(
         rows.append({"study": name, "question": content.get("question", ""), "cost": content.get("cost", ""),
                      "runs": dict(zip(ids, done, strict=True))})  # fmt: skip
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     table = Table("study", "question", "cost", "done", show_lines=True)
     for row in rows:
@@ -107,7 +103,7 @@ def plan(
     workers = len(devices(composed.engine))
     cost = estimate(planned, found.all_records(), workers, done=done) if timing else None
     if as_json:
-        _print_json(planned.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)})
+        print_json(planned.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)})
         return
     for part in plan_tables(planned, cost, len(done)):
         out.print(part)
@@ -171,7 +167,7 @@ def status(study: RunArgument, store: StoreOption = Path("results"), as_json: Js
     states = found.states(planned)
     if as_json:
         cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
-        _print_json({"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells})
+        print_json({"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells})
         return
     for part in status_tables(planned, states, found):
         out.print(part)
@@ -191,7 +187,7 @@ def show(
     if record is None:
         out.print(f"cell {cell_id} is {found.state(cell_id)}; it has no record yet")
         raise SystemExit(ExitCode.INCOMPLETE)
-    _print_json(record.model_dump(mode="json"))
+    print_json(record.model_dump(mode="json"))
 
 
 @app.command()
@@ -216,6 +212,10 @@ def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
     found = Store(store)
     paths = workflow.report_study(found.plan(study), found)
     out.print(str(paths.page))
+
+
+app.command()(fit)
+app.add_typer(bench, name="bench")
 
 
 @app.command()
@@ -310,7 +310,3 @@ def clean(
 def _count_done(store: Any, study_id: str) -> str:  # noqa: ANN401  # Store, imported where it is needed
     states = store.states(store.plan(study_id))
     return f"{sum(state in ('finished', 'diverged') for state in states.values())}/{len(states)}"
-
-
-def _print_json(content: object) -> None:
-    print(json.dumps(content, indent=2, default=str))

@@ -141,7 +141,7 @@ def needed(curve: Curve, error: float, *, confidence: float = 0.95, interpolatio
     level = np.array([math.log(error)])
 
     def statistic(means: Sequence[Array]) -> Array:
-        return np.array([first_reach(curve.log_x, row, level, interpolation)[0] for row in means[0]])
+        return first_reach(curve.log_x, means[0], level, interpolation)[:, 0]
 
     return Needed(
         method=f"first x at which the mean curve, interpolated in ln x ({interpolation}), reaches the error; "

@@ -105,37 +105,51 @@ def multiplier(
     )
 
 
+def multiplier_at(
+    prior: Curve,
+    flexible: Curve,
+    errors: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    interpolation: Interpolation = "linear",
+) -> pd.DataFrame:
+    """k(e) at given errors, in the columns of `Multiplier.by_error`; NaN where one of the two does not reach it."""
+    pair = pair_up(prior, flexible)
+    if pair is None:
+        return pd.DataFrame(columns=COLUMNS, dtype=float)
+    return _table(pair, np.log(np.asarray(errors, dtype=float)), None, confidence, interpolation)
+
+
 def multiplier_of(prior: Callable[[float], float], flexible: Callable[[float], float]) -> Callable[[float], float]:
     """k as a function of the error, from the inverses of two curves: functions error -> x."""
     return lambda error: flexible(error) / prior(error)
 
 
 def first_reach(log_x: Array, log_error: Array, level: Array, interpolation: Interpolation) -> Array:
-    """Smallest ln x at which a curve comes down to `level`.
+    """Smallest ln x at which curves come down to a level.
 
     Args:
         log_x: [n].
-        log_error: one curve [n].
-        level: log errors asked for [m].
+        log_error: curves [..., n].
+        level: log errors asked for [m], or [..., m] for each curve its own.
 
     Returns:
-        [m]; NaN where the level is not reached, or where the curve begins below it, so that the place is not measured.
+        [..., m]; NaN where the level is not reached, or where the curve begins below it, so that the place is not
+        measured.
     """
     if interpolation == "monotone" and len(log_x) > 2:
         fine = np.unique(np.concatenate([np.linspace(a, b, 65) for a, b in itertools.pairwise(log_x)]))
         log_x, log_error = fine, interpolate(log_x, log_error, fine, "monotone")
-    below = log_error[None, :] <= level[:, None]  # [m, n]
-    place = below.argmax(axis=1)
-    found = np.full(len(level), np.nan)
-    for index, at in enumerate(place):
-        if not below[index, at]:
-            continue
-        if at == 0:
-            found[index] = log_x[0] if log_error[0] == level[index] else np.nan
-            continue
-        step = (log_error[at - 1] - level[index]) / (log_error[at - 1] - log_error[at])
-        found[index] = log_x[at - 1] + step * (log_x[at] - log_x[at - 1])
-    return found
+    level = np.broadcast_to(level, (*log_error.shape[:-1], level.shape[-1]))
+    below = log_error[..., None, :] <= level[..., None]  # [..., m, n]
+    place = below.argmax(axis=-1)
+    left = np.maximum(place - 1, 0)
+    upper, lower = (np.take_along_axis(log_error, at, axis=-1) for at in (left, place))
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 at the first point, which is not interpolated
+        step = np.where(place > 0, (upper - level) / (upper - lower), 0.0)
+    found = log_x[left] + step * (log_x[place] - log_x[left])
+    reached = below.any(axis=-1) & ((place > 0) | (lower == level))
+    return np.where(reached, found, np.nan)
 
 
 def _shared_levels(pair: Pair) -> Array:
@@ -152,16 +166,14 @@ def _table(
 
     def log_places(means: Sequence[Array]) -> Array:
         """ln x of both families [K, 2, m]."""
-        rows = []
-        for first, second in zip(means[0], means[1], strict=True):
-            if log_x is not None:
-                own, at = log_x, interpolate(pair.first.log_x, first, log_x, interpolation)
-            else:
-                assert levels is not None
-                at = levels
-                own = first_reach(pair.first.log_x, first, at, interpolation)
-            rows.append(np.stack([own, first_reach(pair.second.log_x, second, at, interpolation)]))
-        return np.stack(rows)
+        first, second = means[0], means[1]
+        if log_x is not None:
+            own = np.broadcast_to(log_x, (len(first), len(log_x)))
+            at = interpolate(pair.first.log_x, first, log_x, interpolation)
+        else:
+            assert levels is not None
+            own, at = first_reach(pair.first.log_x, first, levels, interpolation), levels
+        return np.stack([own, first_reach(pair.second.log_x, second, at, interpolation)], axis=1)
 
     curves = [pair.first, pair.second]
     places = log_places([curve.mean[None] for curve in curves])[0]

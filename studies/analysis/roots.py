@@ -33,20 +33,18 @@ class Root:
     better_above: str
 
 
-def sign_changes(function: Callable[[float], float], grid: Array) -> list[float]:
-    """Places between `grid[0]` and `grid[-1]` where a continuous function changes sign.
+def sign_changes(function: Callable[[Array], Array], grid: Array) -> list[float]:
+    """Places between `grid[0]` and `grid[-1]` where a continuous function of places [m] changes sign.
 
     Values of exactly zero on the grid are the root itself, their middle if there are several, where the signs on both
     sides differ.
     """
-    values = np.array([function(place) for place in grid])
-    signed = np.flatnonzero(values != 0)
+    values = function(grid)
     places = []
-    for left, right in itertools.pairwise(signed):
-        if values[left] * values[right] > 0:
-            continue
+    for left, right in _turns(values):
         if right == left + 1:
-            places.append(float(brentq(function, grid[left], grid[right], xtol=1e-13, rtol=1e-14)))
+            found = brentq(lambda at: function(np.array([at]))[0], grid[left], grid[right], xtol=1e-13, rtol=1e-14)
+            places.append(float(found))
         else:
             places.append(float((grid[left + 1] + grid[right - 1]) / 2))
     return places
@@ -57,9 +55,8 @@ def meeting_points(
 ) -> list[float]:
     """All x between `low` and `high` where two curves given as functions x -> error meet, from a logarithmic grid."""
 
-    def gap(log_x: float) -> float:
-        x = math.exp(log_x)
-        return math.log(first(x)) - math.log(second(x))
+    def gap(log_x: Array) -> Array:
+        return np.array([math.log(first(x)) - math.log(second(x)) for x in np.exp(log_x).tolist()])
 
     return [math.exp(place) for place in sign_changes(gap, np.linspace(math.log(low), math.log(high), places))]
 
@@ -68,12 +65,12 @@ def mean_roots(pair: Pair, interpolation: Interpolation) -> tuple[Root, ...]:
     """The sign changes of the interpolated mean d, in order of x."""
     function, roots = _mean_difference(pair, interpolation), []
     grid = pair.nodes if interpolation == "linear" else fine_grid(pair)
-    places = sign_changes(function, grid)
+    places, values = sign_changes(function, grid), function(grid)
     # The sign between two roots is that of the point farthest from zero there.
     for index, place in enumerate(places):
         low = places[index - 1] if index else grid[0]
-        before = grid[(grid >= low) & (grid < place)]
-        first_better = max((function(at) for at in before), key=abs) < 0
+        before = values[(grid >= low) & (grid < place)]
+        first_better = before[np.abs(before).argmax()] < 0
         below, above = (pair.first, pair.second) if first_better else (pair.second, pair.first)
         log_error = interpolate(pair.first.log_x, pair.first.mean, np.array([place]), interpolation)[0]
         roots.append(Root(math.exp(place), math.exp(log_error), below.family, above.family))
@@ -110,20 +107,21 @@ def linear_zero(grid: Array, excess: Array, left: int) -> float:
     return float(grid[left] + (grid[left + 1] - grid[left]) * low / (low - high))
 
 
-def _mean_difference(pair: Pair, interpolation: Interpolation) -> Callable[[float], float]:
+def _mean_difference(pair: Pair, interpolation: Interpolation) -> Callable[[Array], Array]:
     first, second = (interpolant(curve.log_x, curve.mean, interpolation) for curve in (pair.first, pair.second))
+    return lambda log_x: np.asarray(first(log_x) - second(log_x))
 
-    def function(log_x: float) -> float:
-        at = np.array([log_x])
-        return float(first(at)[0] - second(at)[0])
 
-    return function
+def _turns(values: Array) -> list[tuple[int, int]]:
+    """Neighbours among the values that are not zero, by index, that differ in sign."""
+    signed = np.flatnonzero(values != 0)
+    turns = np.flatnonzero(np.diff(values[signed] > 0))
+    return [(int(signed[turn]), int(signed[turn + 1])) for turn in turns]
 
 
 def _only_root(grid: Array, values: Array) -> float:
     """The sign change of a tabulated function, NaN if there is none or another."""
-    signed = np.flatnonzero(values != 0).tolist()
-    turns = [(a, b) for a, b in itertools.pairwise(signed) if values[a] * values[b] < 0]
+    turns = _turns(values)
     if len(turns) != 1:
         return math.nan
     left, right = turns[0]

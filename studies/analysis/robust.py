@@ -1,0 +1,148 @@
+"""Minimising the sum of Huber losses of many curve fits at once.
+
+A fit has p <= 4 parameters and at most some hundred cells, so a minimiser's time is the interpreter's, not the
+arithmetic's: K fits (random starts, deletions, values of a profiled parameter) advance together, as one Levenberg-
+Marquardt iteration on arrays. The weights of iteratively reweighted least squares make each of its steps majorise the
+Huber loss (Huber 1964), and a step is taken only where the loss falls.
+
+The sum, not the mean, of the losses is minimised, and to the end: a mean with a minimiser's default tolerance stops
+early (Besiroglu et al. 2024, arXiv 2404.10102, on Hoffmann et al.).
+
+Shapes: K fits, R replicates, n values of x, p parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .curve import Array
+from .forms import Form
+
+MAX_DAMPING = 1e12
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What is fitted.
+
+    Attributes:
+        z: ln(x / x0) [n].
+        log_error: [K, R, n], or [1, R, n] where all fits share it; finite wherever the weight is not 0.
+        weight: 1 for a cell that counts, 0 for one that does not; shape as `log_error`.
+        delta: of the Huber loss [n].
+    """
+
+    z: Array
+    log_error: Array
+    weight: Array
+    delta: Array
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where the minimiser stopped.
+
+    Attributes:
+        theta: parameters [K, p].
+        loss: sum of Huber losses [K].
+    """
+
+    theta: Array
+    loss: Array
+
+
+def huber(residual: Array, delta: Array) -> Array:
+    """r^2 / 2 up to delta, delta (|r| - delta / 2) beyond."""
+    size = np.abs(residual)
+    inside = np.minimum(size, delta)
+    return np.asarray(inside * (size - inside / 2))
+
+
+def minimise(
+    form: Form,
+    cells: Cells,
+    theta: Array,
+    *,
+    free: npt.NDArray[np.bool_] | None = None,
+    max_steps: int = 300,
+    tolerance: float = 1e-15,
+) -> Minimum:
+    """Local minima of the sum of Huber losses of log errors.
+
+    Args:
+        form: of the curve.
+        cells: what it is fitted to.
+        theta: where to start [K, p].
+        free: which parameters may move [p]; all by default.
+        max_steps: iterations at most.
+        tolerance: a fit has arrived when three steps in a row promised to lower its loss by less than this share of it,
+            or 12 did not lower it.
+    """
+    moving = np.flatnonzero(np.ones(theta.shape[1], bool) if free is None else free)
+    theta = theta.copy()
+    fitted, gradient = _evaluate(form, cells, theta)
+    loss = _loss(cells, fitted)
+    damping, idle = np.full(len(theta), 1e-2), np.zeros(len(theta), int)
+    running = np.isfinite(loss)
+    for _ in range(max_steps):
+        live = np.flatnonzero(running)
+        if len(live) == 0:
+            break
+        part = _part(cells, live)
+        step, promised = _step(part, fitted[live], gradient[live][:, :, moving], damping[live])
+        tried = theta[live]
+        tried[:, moving] += step
+        zero_floor = np.isneginf(tried)
+        tried = np.where(zero_floor, tried, np.clip(tried, *form.limits))
+        tried_fitted, tried_gradient = _evaluate(form, part, tried)
+        tried_loss = _loss(part, tried_fitted)
+        better = tried_loss < loss[live]
+        arrived = promised <= tolerance * loss[live]
+        idle[live] = np.where(better & ~arrived, 0, idle[live] + np.where(arrived, 4, 1))
+        taken = live[better]
+        theta[taken], loss[taken] = tried[better], tried_loss[better]
+        fitted[taken], gradient[taken] = tried_fitted[better], tried_gradient[better]
+        damping[live] = np.clip(np.where(better, damping[live] / 5, damping[live] * 4), 1e-12, MAX_DAMPING)
+        running[live] = (idle[live] < 12) & (damping[live] < MAX_DAMPING) & (np.abs(step).max(axis=1) > 1e-12)
+    return Minimum(theta, loss)
+
+
+def residuals(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
+    """Measured minus fitted log errors [K, R, n] and the gradient of the fitted ones [K, n, p]."""
+    fitted, gradient = form.log_error(theta, cells.z)
+    return cells.log_error - fitted[:, None, :], gradient
+
+
+def _part(cells: Cells, live: npt.NDArray[np.intp]) -> Cells:
+    if len(cells.log_error) == 1:
+        return cells
+    return Cells(cells.z, cells.log_error[live], cells.weight[live], cells.delta)
+
+
+def _evaluate(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
+    """As `Form.log_error`; parameters so far off that they overflow give a loss that no step accepts."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return form.log_error(theta, cells.z)
+
+
+def _loss(cells: Cells, fitted: Array) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss = np.einsum("krn->k", cells.weight * huber(cells.log_error - fitted[:, None, :], cells.delta))
+    return np.asarray(np.where(np.isnan(loss), np.inf, loss))
+
+
+def _step(cells: Cells, fitted: Array, gradient: Array, damping: Array) -> tuple[Array, Array]:
+    """Damped steps [K, q] of the q parameters that move, each at most 3 long, and the fall of loss they promise [K]."""
+    residual = cells.log_error - fitted[:, None, :]
+    with np.errstate(divide="ignore"):
+        weight = cells.weight * np.minimum(1.0, cells.delta / np.abs(residual))
+    downhill = np.einsum("kn,knp->kp", np.einsum("krn,krn->kn", weight, residual), gradient)
+    curvature = np.einsum("kn,knp,knq->kpq", weight.sum(axis=1), gradient, gradient)
+    diagonal = np.einsum("kpp->kp", curvature)
+    ridge = damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30
+    step = np.linalg.solve(curvature + ridge[:, :, None] * np.eye(ridge.shape[1]), downhill[:, :, None])
+    step = np.clip(step[:, :, 0], -3, 3)
+    return step, np.einsum("kp,kp->k", step, downhill)
