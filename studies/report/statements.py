@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from studies.analysis.answers import Answers
-from studies.analysis.choice import Choice, Needed, probability_text
+from studies.analysis.choice import Choice, Needed, at_least, probability_text
 from studies.analysis.fitted_curve import CurveFit
 from studies.analysis.of_records import RULES, Rule
 from studies.analysis.paired import PairedTests
@@ -105,9 +105,9 @@ def choice_statements(choices: Sequence[Choice], names: Names) -> list[str]:
         sure = [one for one in known if one.probability >= SEPARATED]
         for family in dict.fromkeys(one.family for one in sure):
             of = [one for one in sure if one.family == family]
-            least = probability_text(min(one.probability for one in of))
-            many = len(of) > 1 or any(len(one.against) > 1 for one in of)
-            parts.append(f"with {_sizes(of)} {names[family]} (probability {'at least ' if many else ''}{least})")
+            bound = len(of) > 1 or any(len(one.against) > 1 for one in of)
+            least = at_least(min(one.probability for one in of), "at least " if bound else "")
+            parts.append(f"with {_sizes(of)} {names[family]} (probability {least})")
         if parts:
             told.append(f"What to choose at this budget: {'; '.join(parts)}.")
         if unsure := [one for one in known if one not in sure]:
