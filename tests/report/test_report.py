@@ -57,8 +57,8 @@ def test_same_records_give_the_same_bytes(records: list[Record], report: Path, t
 
 def test_the_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from report.cards import CARD; from report.synthetic import study_records; "
-        "from studies.report import write_report; "
+        "import sys; from pathlib import Path; from report.cards import CARD; "
+        "from report.synthetic import study_records; from studies.report import write_report; "
         "write_report(study_records(sizes=(128, 512, 2048), replicates=2), CARD, Path(sys.argv[1]))"
     )
     tests = Path(__file__).parents[1]
