@@ -75,7 +75,7 @@ def test_the_other_rule_may_answer_differently() -> None:
 
 def test_without_a_pair_all_pairs_are_counted(records: list[Record]) -> None:
     text = crossover_statements(answered(records, None), NAMES)[0]
-    assert text.startswith("No pair was declared; of all 6, corrected by Holm, ")
+    assert text.startswith("No pair was declared; of all 6, corrected by Holm: ")
 
 
 def test_sure_choices_name_their_probability_and_others_are_not_made() -> None:
@@ -92,6 +92,22 @@ def test_sure_choices_name_their_probability_and_others_are_not_made() -> None:
     assert text.startswith("What to choose at this budget: with 128 and 512 images ResNet (probability at least .99")
     assert "With 2,048 and 8,192 images the data do not separate the best; the lowest mean errors are" in text
     assert "those of ResNet 7.3%, 3.6% (probability of being best .63, .63)" in text
+
+
+def test_neighbouring_sizes_become_a_range() -> None:
+    sizes = (128, 256, 512, 1024, 2048)
+    apart = {"vit": power_error(4, 0.4), "resnet": lambda n: power_error(4, 0.4)(n) * (1.3 if n != 256 else 0.7)}
+    answers = answered(study_records(apart, sizes=sizes, replicates=4, noise=0.01))
+    (text,) = choice_statements(answers.by_rule["selected"].choices, NAMES)
+    assert "with 128 and 512 to 2,048 images ViT" in text
+    assert "with 256 images ResNet" in text
+
+
+def test_a_single_arm_is_described() -> None:
+    answers = answered(study_records({"vit": power_error(4, 0.4)}, replicates=2, noise=0))
+    assert main_statements(answers, CARD, FAMILIES, NAMES) == [
+        "ViT alone was measured: mean error 50.0% with 128 images and 10.9% with 8,192 images."
+    ]
 
 
 def test_one_replicate_chooses_nothing() -> None:
