@@ -47,8 +47,7 @@ def _jackknifed(
     value = float(scaled(theta[None])[0])
     half = t_quantile(0.5 + each / 2, refits.degrees) * float(np.sqrt(refits.variance(scaled)))
     estimate = Estimate(value, value - half, value + half, confidence, refits.degrees)
-    with np.errstate(over="ignore"):
-        return estimate if may_be_negative else estimate.exponentiated()
+    return estimate if may_be_negative else estimate.exponentiated()
 
 
 def floor_exponent_correlation(form: Form, data: FitData, theta: Array) -> float:

@@ -180,5 +180,5 @@ def fitted_meeting(first: CurveFit, second: CurveFit, low: float, high: float, *
 
 def _short(value: float) -> str:
     """Three significant digits, without the zero before the point."""
-    text = f"{value:.3g}"
+    text = f"{value + 0.0:.3g}"  # no minus before a zero
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text

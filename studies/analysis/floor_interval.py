@@ -8,6 +8,21 @@ quantile: a score test, inverted, its variance taken over whole replicates (Boos
 A floor often ends at zero, and its estimate is skewed: a t-interval around it is wrong there on any scale, but the
 scores, being nearly linear in the data, are not, and zero needs no special case. Where all replicates share their test
 images, the delete-one jackknife of the mean score over blocks of them is added to its variance.
+
+Measured coverage of the nominal 95% interval in simulated studies, M2 given, a standard deviation of .03 per replicate
+and .05 per cell in log error, 3, 5 and 10 replicates, 200 studies each (the standard error of a coverage is .015):
+
+    sizes              E_inf   A    b     score test         jackknife-t on E_inf   jackknife-t on ln E_inf
+    9, by factors 2    .16     6    .5    .940 .940 .955     .945 .940 .955         .950 .935 .960
+                       .0625   1.9  .41   .945 .940 .945     .960 .945 .945         .960 .940 .950
+                       .05     3.6  .35   .945 .940 .940     .960 .940 .945         .910 .955 .960
+                       0       3.6  .35   .975 .975 .980     .980 .965 .980         undefined
+    5, by factors 4    .16     6    .5    .960 .970 .970     .960 .965 .975         .965 .970 .980
+                       .0625   1.9  .41   .965 .960 .960     .970 .965 .965         .975 .955 .960
+                       .05     3.6  .35   .970 .970 .950     .940 .950 .945         .835 .885 .940
+
+With an error of .04 from 20 blocks of test images that all replicates share (150 studies, .02 per replicate, .03 per
+cell, the second curve at 9 sizes) it covered 1.0, .98 and .953; without the blocks .86, .75 and .63.
 """
 
 from __future__ import annotations
@@ -17,7 +32,7 @@ import numpy as np
 from .curve import Array
 from .fit_search import FitData
 from .forms import Form
-from .jackknife import t_quantile
+from .jackknife import jackknife_variance, t_quantile
 from .robust import minimise, residuals
 
 NEGLIGIBLE = 1e-6
@@ -91,9 +106,10 @@ def score_t(form: Form, data: FitData, thetas: Array) -> Array:
     residual, gradient = residuals(form, data.cells, thetas)
     inside = data.weight * (np.abs(residual) <= data.delta)  # the loss is quadratic there
     curvature = np.einsum("kn,knp,knq->kpq", inside.sum(axis=1), gradient, gradient)
-    curvature /= np.maximum(np.trace(curvature, axis1=1, axis2=2), 1e-100)[:, None, None]  # a flat curve has none
-    others = np.linalg.pinv(curvature[:, 1:, 1:], rcond=1e-12, hermitian=True)
-    absorbed = np.einsum("kpq,kq->kp", others, curvature[:, 1:, 0])
+    largest = np.einsum("kpp->kp", curvature).max(axis=1)[:, None]
+    size = np.sqrt(np.maximum(np.einsum("kpp->kp", curvature), 1e-20 * largest + 1e-200))  # 0 of what does nothing
+    scaled = curvature / (size[:, :, None] * size[:, None, :]) + 1e-12 * np.eye(form.num_parameters)
+    absorbed = np.linalg.solve(scaled[:, 1:, 1:], scaled[:, 1:, :1])[:, :, 0] * size[:, :1] / size[:, 1:]
     direction = gradient[:, :, 0] - np.einsum("knp,kp->kn", gradient[:, :, 1:], absorbed)  # [K, n]
     pull = data.weight * np.clip(residual, -data.delta, data.delta)  # [K, R, n]
     scores = np.einsum("krn,kn->kr", pull, direction)
@@ -116,8 +132,7 @@ def _block_variance(form: Form, data: FitData, thetas: Array, direction: Array) 
     deviation = data.blocks[None] - fitted[:, None, None, :]  # [K, B, R, n]
     pull = data.weight * np.clip(deviation, -data.delta, data.delta)
     means = np.einsum("kbrn,kn->kb", pull, direction) / data.num_replicates
-    count = means.shape[1]
-    return np.asarray((count - 1) / count * np.sum((means - means.mean(axis=1, keepdims=True)) ** 2, axis=1))
+    return jackknife_variance(means.T)
 
 
 def _profile(form: Form, data: FitData, floors: Array, starts: Array) -> Array:

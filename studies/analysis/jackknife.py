@@ -46,9 +46,9 @@ class Estimate:
 
     def exponentiated(self) -> Estimate:
         """The same of exp(value)."""
-        return Estimate(
-            float(np.exp(self.value)), float(np.exp(self.low)), float(np.exp(self.high)), self.confidence, self.degrees
-        )
+        with np.errstate(over="ignore"):  # an end beyond all numbers is an infinite one
+            value, low, high = (float(np.exp(number)) for number in (self.value, self.low, self.high))
+        return Estimate(value, low, high, self.confidence, self.degrees)
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ def spread(curves: Sequence[Curve], statistic: Statistic) -> Spread:
     num_replicates = curves[0].num_replicates
     if num_replicates > 1:
         deleted = statistic([_without_each_replicate(curve) for curve in curves])
-        variance, test_variance = _jackknife_variance(deleted), nothing
+        variance, test_variance = jackknife_variance(deleted), nothing
         if all(curve.block_log_error is not None for curve in curves):
             without_block = statistic([_without_each_block(curve) for curve in curves])
-            test_variance = _jackknife_variance(without_block)
+            test_variance = jackknife_variance(without_block)
             variance = variance + test_variance
             deleted = np.concatenate([deleted, without_block])
         return Spread(value, np.sqrt(variance), num_replicates - 1, deleted, np.sqrt(test_variance))
@@ -130,7 +130,8 @@ def _without_each_block(curve: Curve) -> Array:
     return np.asarray(np.nanmean(curve.block_log_error, axis=1))
 
 
-def _jackknife_variance(deleted: Array) -> Array:
+def jackknife_variance(deleted: Array) -> Array:
+    """Variance of a statistic from its values with one of K parts deleted, [K, ...] -> [...]."""
     count = len(deleted)
     return np.asarray((count - 1) / count * np.sum((deleted - deleted.mean(axis=0)) ** 2, axis=0))
 

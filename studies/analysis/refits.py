@@ -10,6 +10,7 @@ import numpy as np
 from .curve import Array
 from .fit_search import FitData, refit
 from .forms import Form
+from .jackknife import jackknife_variance
 from .robust import Cells
 
 
@@ -37,12 +38,8 @@ class Refits:
             return np.full(shape, np.nan)
         if self.shifted.size:
             return np.asarray(np.sum(((of(self.shifted[0]) - of(self.shifted[1])) / 2) ** 2, axis=0))
-        total = np.zeros(shape)
-        for deleted in (self.replicates, self.blocks):
-            if len(deleted):
-                values = of(deleted)
-                total += (len(deleted) - 1) / len(deleted) * np.sum((values - values.mean(axis=0)) ** 2, axis=0)
-        return np.asarray(total)
+        parts = [jackknife_variance(of(deleted)) for deleted in (self.replicates, self.blocks) if len(deleted)]
+        return np.asarray(sum(parts, np.zeros(shape)))
 
 
 def refitted(form: Form, data: FitData, theta: Array) -> Refits:

@@ -1,0 +1,78 @@
+"""The minimiser of many fits at once, against a library's minimiser of one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from studies.analysis.forms import build_form
+from studies.analysis.robust import Cells, huber, minimise
+
+Z = np.linspace(-2.5, 2.5, 8)
+
+
+def cells_of(seed: int, scale: float = 0.1) -> Cells:
+    generator = np.random.default_rng(seed)
+    truth = build_form("M2", None).log_error(np.array([[np.log(0.1), -1.5, np.log(0.6)]]), Z)[0][0]
+    rows = truth + scale * generator.standard_t(2, size=(4, 8))  # heavy tails: the Huber loss matters
+    weight = np.ones((4, 8))
+    weight[1, 2] = 0
+    return Cells(Z, rows[None], weight[None], np.full(8, 0.1))
+
+
+@pytest.mark.parametrize("name", ["M1", "M2", "M3", "M4"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_finds_no_worse_minimum_than_scipy_from_the_same_starts(name: str, seed: int) -> None:
+    form, cells = build_form(name, 0.9), cells_of(seed)
+    starts = form.starts(Z, np.median(cells.log_error[0], axis=0), 8, np.random.default_rng(0))
+
+    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        fitted, gradient = form.log_error(theta[None], Z)
+        residual = cells.log_error[0] - fitted
+        pull = cells.weight[0] * np.clip(residual, -cells.delta, cells.delta)
+        return float((cells.weight[0] * huber(residual, cells.delta)).sum()), -np.einsum("rn,np->p", pull, gradient[0])
+
+    bounds = list(zip(*form.limits.tolist(), strict=True))
+    scipy_best = min(
+        minimize(
+            objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-15, "gtol": 1e-10}
+        ).fun
+        for start in starts
+    )
+    found = minimise(form, cells, starts)
+    assert found.loss.min() <= scipy_best * (1 + 1e-6)
+    best = found.theta[found.loss.argmin()]
+    assert found.loss.min() == pytest.approx(objective(best)[0], rel=1e-12)
+
+
+def test_fits_together_are_the_fits_alone() -> None:
+    form, cells = build_form("M2", None), [cells_of(seed) for seed in range(3)]
+    start = np.array([[np.log(0.05), -1.0, np.log(0.5)]])
+    together = Cells(
+        Z, np.concatenate([c.log_error for c in cells]), np.concatenate([c.weight for c in cells]), cells[0].delta
+    )
+    found = minimise(form, together, np.repeat(start, 3, axis=0))
+    for index, one in enumerate(cells):
+        np.testing.assert_allclose(minimise(form, one, start).theta[0], found.theta[index], rtol=1e-9)
+
+
+def test_a_parameter_that_is_not_free_stays() -> None:
+    form, cells = build_form("M2", None), cells_of(0)
+    start = np.array([[np.log(0.05), -1.0, np.log(0.5)]])
+    found = minimise(form, cells, start, free=np.array([False, True, True]))
+    assert found.theta[0, 0] == start[0, 0]
+    assert (found.theta[0, 1:] != start[0, 1:]).all()
+
+
+def test_a_cell_without_weight_pulls_nothing() -> None:
+    form, cells = build_form("M1", None), cells_of(0)
+    other = cells.log_error.copy()
+    other[0, 1, 2] = 50.0
+    start = np.array([[-1.0, 0.5]])
+    first = minimise(form, cells, start).theta
+    np.testing.assert_array_equal(first, minimise(form, Cells(Z, other, cells.weight, cells.delta), start).theta)
+
+
+def test_the_huber_loss_is_quadratic_then_linear() -> None:
+    np.testing.assert_allclose(huber(np.array([0.1, -0.5, 2.0]), np.array([0.5])), [0.005, 0.125, 0.875])
