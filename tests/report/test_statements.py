@@ -96,7 +96,7 @@ def test_sure_choices_name_their_probability_and_others_are_not_made() -> None:
 
 def test_neighbouring_sizes_become_a_range() -> None:
     sizes = (128, 256, 512, 1024, 2048)
-    apart = {"vit": power_error(4, 0.4), "resnet": lambda n: power_error(4, 0.4)(n) * (1.3 if n != 256 else 0.7)}
+    apart = {"vit": power_error(2, 0.4), "resnet": lambda n: power_error(2, 0.4)(n) * (1.3 if n != 256 else 0.7)}
     answers = answered(study_records(apart, sizes=sizes, replicates=4, noise=0.01))
     (text,) = choice_statements(answers.by_rule["selected"].choices, NAMES)
     assert "with 128 and 512 to 2,048 images ViT" in text
