@@ -25,7 +25,7 @@ HEAVY = (
     "omegaconf",
     "datasets",
 )
-LIGHT_MODULES = ("planning", "spec", "budget", "records", "store", "files", "errors", "curves", "report", "terminal",
+LIGHT_MODULES = ("planning", "spec", "budget", "records", "store", "files", "errors", "analysis", "report", "terminal",
                  "export", "bundle", "housekeeping", "progress", "precision", "tuning",
                  "tuned", "tuning_file")  # fmt: skip
 LOADS_WHEN_CALLED = {"estimate": {"torch"}, "compose": {"hydra", "omegaconf"}}

@@ -34,7 +34,7 @@ def report_tables(of: Material) -> dict[str, Table]:
         if one.pair is not None:
             made.append(answer_tables.difference_table(one.crossovers[0], rule, names))
         if len(one.crossovers) > 1:
-            made.append(answer_tables.tests_table(one, rule, names))
+            made.append(answer_tables.paired_table(one, rule, names))
         made.append(fit_tables.fits_table(one, rule, names))
     if (primary := answers.primary) is not None:
         made += _primary_tables(of)
