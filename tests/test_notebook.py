@@ -35,7 +35,10 @@ def test_it_runs_and_ends_in_the_curve_figure(tmp_path: Path, monkeypatch: pytes
     client.execute(env=dict(os.environ))
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     assert outputs[0][0]["text"] == "12 trained cells, 48 rows\n"
-    assert outputs[3][0]["text"].splitlines()[0] in ("crosses", "not resolved", "none below N_max")
+    assert outputs[3][0]["text"].splitlines()[0] in ("crosses", "not resolved", "none below x_max")
+    assert "ViT" not in outputs[3][0]["text"]  # arms go by their own names here
+    assert "images vit needs" in outputs[5][0]["text"] or "vit needs" in outputs[5][0]["text"]
+    assert all("floor" in line or "no curve is fitted" in line for line in outputs[7][0]["text"].splitlines())
     picture = base64.b64decode(outputs[-1][-1]["data"]["image/png"])
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000

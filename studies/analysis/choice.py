@@ -55,7 +55,7 @@ class Choice(Finding):
         if len(self.against) == 1:
             return f"{start}, probability {probability_text(self.probability)} (against {runner_up})."
         return (
-            f"{start}, probability at least {probability_text(self.probability)} (against {runner_up}, the runner-up, "
+            f"{start}, probability {at_least(self.probability)} (against {runner_up}, the runner-up, "
             f"{probability_text(self.against[self.runner_up])})."
         )
 
@@ -173,6 +173,12 @@ def _better(first: Curve, second: Curve, at: Array, interpolation: Interpolation
     if se == 0:
         return 0.5 if d == 0 else float(d < 0)
     return float(stats.t.cdf(-d / se, here.degrees))
+
+
+def at_least(p: float, words: str = "at least ") -> str:
+    """A lower bound of a probability: `at least .97`, `> .999`."""
+    text = probability_text(p)
+    return text if not words or text.startswith(">") else f"{words}{0 if text.startswith('<') else text}"
 
 
 def probability_text(p: float) -> str:

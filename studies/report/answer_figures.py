@@ -21,7 +21,8 @@ from .axes import error_axis, new_figure, print_style, size_axis
 from .palette import FLOOR, INK, MUTED, Look
 
 _RATIO_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-_FINE_RATIO_TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3)
+_FINE_RATIO_TICKS = (1, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 6, 8)
+_TICK_GAP = 0.1  # of the axis: nearer ones would overlap
 
 
 def plot_multiplier(answer: Multiplier, names: Mapping[str, str]) -> Figure:
@@ -108,9 +109,13 @@ def _ratio_axis(axes: Axes, ratios: np.ndarray) -> None:
     low, high = max(low, 1e-3), min(high, 1e3)  # an interval without end would flatten the rest
     ticks = [tick for tick in _RATIO_TICKS if low <= tick <= high]
     if len(ticks) < 4:
-        ticks = [tick for tick in _FINE_RATIO_TICKS if low <= tick <= high]
+        ticks = []
+        for tick in _FINE_RATIO_TICKS:
+            gaps = [abs(np.log(tick / other)) for other in ticks]
+            if low <= tick <= high and min(gaps, default=np.inf) >= _TICK_GAP * np.log(high / low):
+                ticks.append(tick)
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_major_locator(FixedLocator(sorted(ticks)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))

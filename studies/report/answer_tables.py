@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from studies.analysis.answers import Answers
-from studies.analysis.choice import Choice, probability_text
+from studies.analysis.choice import Choice, at_least, probability_text
 from studies.analysis.crossover import Crossover
 from studies.analysis.multiplier import Multiplier
 from studies.analysis.of_records import Rule
@@ -53,7 +53,7 @@ def difference_table(crossover: Crossover, rule: Rule, names: Names) -> Table:
     )
 
 
-def tests_table(answers: Answers, rule: Rule, names: Names) -> Table:
+def paired_table(answers: Answers, rule: Rule, names: Names) -> Table:
     """The paired tests of every pair at every size."""
     rows = [row for crossover in answers.crossovers for row in _tests(crossover, names)]
     return Table(
@@ -138,14 +138,13 @@ def choice_cells(one: Choice, names: Names) -> tuple[str, ...]:
         return names[one.family], "–", "alone", percent(one.error), "–", "–"
     if math.isnan(one.probability):
         return names[one.family], names[next_one], "no replicates", percent(one.error), "–", "–"
-    least = "" if len(one.against) == 1 else "≥ "
     verdict = f"choose {names[one.family]}" if one.probability >= SEPARATED else "not separated"
     return (
         names[one.family],
         names[next_one],
         verdict,
         percent(one.error),
-        least + probability_text(one.probability),
+        at_least(one.probability, "≥ " if len(one.against) > 1 else ""),
         probability_text(one.against[next_one]),
     )
 

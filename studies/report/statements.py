@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from studies.analysis.answers import Answers
-from studies.analysis.choice import Choice, Needed, probability_text
+from studies.analysis.choice import Choice, Needed, at_least, probability_text
 from studies.analysis.fitted_curve import CurveFit
 from studies.analysis.of_records import RULES, Rule
 from studies.analysis.paired import PairedTests
@@ -58,7 +58,7 @@ def main_statements(answers: StudyAnswers, card: StudyCard, families: Mapping[st
     primary = answers.primary
     if primary is None:
         return []
-    told = crossover_statements(answers, names)
+    told = crossover_statements(answers, names) or alone_statements(primary, names)
     if primary.pair is not None:
         told += [one.sentence(names) for one in primary.multipliers[:1]]
     told += choice_statements(primary.choices, names)
@@ -84,6 +84,16 @@ def crossover_statements(answers: StudyAnswers, names: Names) -> list[str]:
     return told
 
 
+def alone_statements(answers: Answers, names: Names) -> list[str]:
+    """Where a single arm began and ended."""
+    told = []
+    for arm, curve in answers.table.curves.items():
+        of = curve.quantity
+        ends = [f"{percent(math.exp(curve.mean[i]))}% with {of.value(curve.x[i])}" for i in (0, -1)]
+        told.append(f"{names[arm]} alone was measured: mean error {' and '.join(dict.fromkeys(ends))}.")
+    return told
+
+
 def _pairs_that_cross(answers: Answers, names: Names) -> str:
     """Of all pairs, corrected over one another; empty with a single arm."""
     if not answers.crossovers:
@@ -91,8 +101,10 @@ def _pairs_that_cross(answers: Answers, names: Names) -> str:
     of = [one for one in answers.crossovers if one.decision == "crosses"]
     none = sum(one.decision == "none below x_max" for one in answers.crossovers)
     pairs = len(answers.crossovers)
-    start = f"No pair was declared; of all {pairs}, corrected by Holm, {len(of)} cross, {none} do not at any size "
-    start += f"measured, and {pairs - len(of) - none} are not resolved."
+    start = (
+        f"No pair was declared; of all {pairs}, corrected by Holm: {len(of)} crossing, {none} with one arm better at "
+    )
+    start += f"every size, {pairs - len(of) - none} not resolved."
     return " ".join([start, *(one.sentence(names) for one in of)])
 
 
@@ -105,21 +117,21 @@ def choice_statements(choices: Sequence[Choice], names: Names) -> list[str]:
         sure = [one for one in known if one.probability >= SEPARATED]
         for family in dict.fromkeys(one.family for one in sure):
             of = [one for one in sure if one.family == family]
-            least = probability_text(min(one.probability for one in of))
-            many = len(of) > 1 or any(len(one.against) > 1 for one in of)
-            parts.append(f"with {_sizes(of)} {names[family]} (probability {'at least ' if many else ''}{least})")
+            bound = len(of) > 1 or any(len(one.against) > 1 for one in of)
+            least = at_least(min(one.probability for one in of), "at least " if bound else "")
+            parts.append(f"with {_sizes(of, choices)} {names[family]} (probability {least})")
         if parts:
             told.append(f"What to choose at this budget: {'; '.join(parts)}.")
         if unsure := [one for one in known if one not in sure]:
-            told.append(_not_separated(unsure, names))
+            told.append(_not_separated(unsure, names, choices))
     if blind := [one for one in compared if math.isnan(one.probability)]:
         parts = [f"{names[one.family]} with {quantity(one.column).value(one.x)}" for one in blind]
         told.append(f"Lowest errors, without replicates and therefore without a probability: {', '.join(parts)}.")
     return [" ".join(told)] if told else []
 
 
-def _not_separated(choices: Sequence[Choice], names: Names) -> str:
-    """Choices whose family has too small a probability of being the best."""
+def _not_separated(choices: Sequence[Choice], names: Names, among: Sequence[Choice] = ()) -> str:
+    """Choices whose family has too small a probability of being the best, among all that were asked for."""
     by_family = {one.family: [own for own in choices if own.family == one.family] for one in choices}
     lowest = [
         f"{names[family]} {', '.join(f'{percent(one.error)}%' for one in of)} (probability of being best "
@@ -129,12 +141,21 @@ def _not_separated(choices: Sequence[Choice], names: Names) -> str:
     ]
     start = "With" if choices[0].column == "num_train" else "At"
     means = "the lowest mean error is that of" if len(choices) == 1 else "the lowest mean errors are those of"
-    return f"{start} {_sizes(choices)} the data do not separate the best; {means} {_listed(lowest)}."
+    return f"{start} {_sizes(choices, among)} the data do not separate the best; {means} {_listed(lowest)}."
 
 
-def _sizes(choices: Sequence[Choice]) -> str:
-    of = quantity(choices[0].column)
-    numbers = [of.number(one.x) for one in choices]
+def _sizes(choices: Sequence[Choice], among: Sequence[Choice] = ()) -> str:
+    """`64 and 1,024 to 16,384 images`: three neighbours or more among all that were asked for become a range."""
+    of, every = quantity(choices[0].column), [one.x for one in among]
+    runs: list[list[float]] = []
+    for one in choices:
+        follows = runs and one.x in every and every.index(one.x) == every.index(runs[-1][-1]) + 1
+        runs = [*runs[:-1], [*runs[-1], one.x]] if follows else [*runs, [one.x]]
+    numbers = [
+        word
+        for run in runs
+        for word in ([f"{of.number(run[0])} to {of.number(run[-1])}"] if len(run) > 2 else [of.number(x) for x in run])
+    ]
     return f"{_listed(numbers)} {of.unit}"
 
 
@@ -160,7 +181,7 @@ def needed_statement(one: Needed, names: Names) -> str:
 
 
 def floor_statements(answers: Answers, card: StudyCard, families: Mapping[str, str], names: Names) -> list[str]:
-    """Whether the fitted floors of the convolutional arms hold lambda; nothing where lambda is not known."""
+    """Whether the fitted floors of convolutional arms hold lambda; nothing without such arms or lambda."""
     if not card.floor:
         return []
     parts = []
@@ -168,8 +189,10 @@ def floor_statements(answers: Answers, card: StudyCard, families: Mapping[str, s
         if families[arm] == "resnet":
             last = f"{names[arm]} is at {percent(math.exp(answers.table.curves[arm].mean[-1]))}% with the most images"
             parts.append(f"{last}; {_floor_text(fit, card.floor)}" if isinstance(fit, CurveFit) else last)
+    if not parts:
+        return []
     text = f"An exactly translation-invariant model cannot get below λ = {100 * card.floor:.3g}%"
-    return [f"{text}. {'. '.join(parts)}." if parts else f"{text}."]
+    return [f"{text}. {'. '.join(parts)}."]
 
 
 def _floor_text(fit: CurveFit, floor: float | None) -> str:

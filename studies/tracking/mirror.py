@@ -82,7 +82,7 @@ def mirror_study(records: Sequence[Record], card: StudyCard, folder: Path, setti
     runs = [cell_run(record, card) for record in records]
     if records:
         figures = sorted((folder / "report" / "figures").glob("*.png"))
-        runs.append(summary_run(records, card, figures, _answers(folder / "report" / "answers.json")))
+        runs.append(summary_run(records, card, figures, read_answers(folder / "report" / "answers.json")))
     missing = [run for run in runs if _marker(target, run["id"]).get("digest") != run["digest"]]
     problems: tuple[str, ...] = ()
     if missing:
@@ -100,7 +100,7 @@ def mirror_study(records: Sequence[Record], card: StudyCard, folder: Path, setti
     return MirrorResult(state, decision.mode, written, kept, problems, message)
 
 
-def _answers(path: Path) -> dict[str, Any] | None:
+def read_answers(path: Path) -> dict[str, Any] | None:
     """The answers of the report; None where there are none that can be read."""
     try:
         answers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

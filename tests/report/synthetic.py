@@ -80,7 +80,7 @@ def make_record(
             "subset": replicate,
             "order": 100 + replicate,
             "initialization": 200 + replicate,
-            "augmentation": 300,
+            "augmentation": 300 + replicate,
         },
         "learning_rate": 0.001 if family != "resnet" else 0.002,
         "weight_decay": 0.05,

@@ -148,7 +148,8 @@ def test_a_bug_shows_its_traceback(study: Call, monkeypatch: pytest.MonkeyPatch)
 def test_an_incomplete_study_is_exit_code_3_and_says_what_is_missing_and_why(
     study: Call, store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = ReportPaths(store.root / "report" / "index.html", figures=(), tables=(), statements=())
+    folder, said = store.root / "report", ("No crossover from 64 to 128 images.",)
+    report = ReportPaths(folder / "index.html", folder / "answers.json", figures=(), tables=(), statements=said)
     mirror = MirrorResult("off", "off", 0, 0, (), "tracking is off")
     outcome = Outcome(incomplete={plan.cells[1].id: "its worker was killed"})
 
@@ -163,6 +164,7 @@ def test_an_incomplete_study_is_exit_code_3_and_says_what_is_missing_and_why(
     for cell, why in zip(plan.cells, ("out of memory", "its worker was killed"), strict=False):
         assert f"{cell.title} ({cell.id}): {why}; study logs {cell.id}" in out
     assert f"report: {report.page}" in out
+    assert said[0] in out
     finish(store, plan, plan.cells[:2])
     assert study("run", "mine", *FAST, "--store", str(store.root))[0] == ExitCode.OK
 

@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 import yaml
-from report.synthetic import failed_record, make_record, study_records
+from report.synthetic import failed_record, flexible_error, make_record, prior_error, study_records
 
-from studies.records import Record
+from studies.analysis.study import analyse_study
+from studies.records import Record, records_frame
 from studies.report import StudyCard
 from studies.tracking import LiveMirror, MirrorResult, TrackingSpec, decide, mirror_study, sync_study
 from studies.tracking import mirror as mirror_module
 from studies.tracking import settings as settings_module
 from studies.tracking.client import follow, write_runs
+from studies.tracking.mirror import read_answers
 from studies.tracking.runs import cell_run, history, run_id, summary_run, train_row, validation_row
 from studies.tracking.settings import Server, connection_problem
 
@@ -75,7 +77,7 @@ def mirrored(records: list[Record], tmp_path_factory: pytest.TempPathFactory) ->
     figures.mkdir(parents=True)
     from studies.records import records_frame
     from studies.report.axes import png_bytes
-    from studies.report.figures import plot_cost
+    from studies.report.course_figures import plot_cost
 
     (figures / "cost.png").write_bytes(png_bytes(plot_cost(records_frame(records)), 40))
     return folder, mirror_study(records, CARD, folder, OFFLINE)
@@ -157,7 +159,43 @@ def test_unknown_values_never_reach_the_rows() -> None:
     nan = record.branches[0].model_copy(update={"test_loss": float("nan"), "diverged": True})
     record = record.model_copy(update={"branches": (nan, *record.branches[1:])})
     json.dumps(cell_run(record, CARD), allow_nan=False)
-    json.dumps(summary_run(study_records(replicates=1), CARD, []), allow_nan=False)
+    records = study_records(replicates=1)
+    json.dumps(summary_run(records, CARD, []), allow_nan=False)
+    answers = analyse_study(records_frame(records), pair=("resnet", "vit"), chance=0.5).as_dict()
+    json.dumps(summary_run(records, CARD, [], answers), allow_nan=False)
+
+
+def test_the_summary_has_the_answers() -> None:
+    curves = {"resnet": prior_error, "vit": flexible_error}
+    records = study_records(curves, sizes=(100, 140, 250, 400, 800), replicates=5, noise=0.01)
+    of = analyse_study(records_frame(records), pair=("resnet", "vit"), chance=0.5)
+    summary = summary_run(records, CARD, [], of.as_dict())["summary"]
+    crossover, floor = of.by_rule["selected"].crossovers[0], of.by_rule["selected"].fits["resnet"].floor
+    assert summary["selected/decision"] == "crosses"
+    assert summary["selected/crossover"] == pytest.approx(crossover.roots[0].x, abs=0.05)
+    assert summary["selected/crossover_low"] == crossover.confidence_set[0].low
+    assert summary["selected/multiplier/250"] == of.by_rule["selected"].multipliers[0].by_x["multiplier"].iloc[2]
+    assert summary["full_budget/floor/resnet_high"] == pytest.approx(floor.high)
+    assert "selected/decision" not in summary_run(records, CARD, [])["summary"]
+
+
+def test_answers_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    assert read_answers(tmp_path / "answers.json") is None
+    (tmp_path / "answers.json").write_text("{cut")
+    assert read_answers(tmp_path / "answers.json") is None
+
+
+def test_a_trial_of_a_tuning_has_no_test_rows() -> None:
+    record = make_record()
+    unread = {"test_error": None, "test_loss": None, "test_calibration_error": None}
+    untested = record.model_copy(update={"branches": tuple(one.model_copy(update=unread) for one in record.branches)})
+    text = json.dumps(cell_run(untested, CARD), allow_nan=False)
+    assert "test_error" in json.dumps(cell_run(record, CARD))
+    assert "test/error" in json.dumps(cell_run(record, CARD))
+    assert "test_error" not in text
+    assert "test/error" not in text
+    assert "validation/error" in text
+    json.dumps(summary_run([untested], CARD, []), allow_nan=False)
 
 
 def test_live_rows_have_the_names_of_the_record(records: list[Record]) -> None:
