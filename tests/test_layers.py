@@ -26,8 +26,8 @@ HEAVY = (
     "datasets",
 )
 LIGHT_MODULES = ("planning", "spec", "budget", "records", "store", "files", "errors", "analysis", "report", "terminal",
-                 "export", "bundle", "housekeeping", "progress", "precision", "tuning", "tuned", "tuning_file", "console",
-                 "fit_command", "bench_command", "printed_answers", "bench_tables")  # fmt: skip
+                 "export", "bundle", "housekeeping", "progress", "precision", "tuning", "tuned", "tuning_file",
+                 "console", "fit_command", "bench_command", "printed_answers", "bench_tables")  # fmt: skip
 LOADS_WHEN_CALLED = {"estimate": {"torch"}, "compose": {"hydra", "omegaconf"}}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
