@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
-from closed_form import noisy_table, table_of
 
+from analysis.closed_form import noisy_table, table_of
 from studies.analysis.answers import Answers, analyse
 from studies.analysis.crossover import Crossover
 from studies.analysis.simulation import CONVOLUTION, TRANSFORMER, PowerLaw

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from closed_form import curve_of
 from scipy import stats
 
+from analysis.closed_form import curve_of
 from studies.analysis.crossover import crossover
 from studies.analysis.interaction import difference_of_differences
 from studies.analysis.jackknife import spread, t_quantile, t_two_sided

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from closed_form import SIZES, curve_of, dense, flexible, flexible_inverse, prior, prior_inverse
 
+from analysis.closed_form import SIZES, curve_of, dense, flexible, flexible_inverse, prior, prior_inverse
 from studies.analysis.choice import choose, needed
 from studies.analysis.crossover import crossover
 from studies.analysis.curve import Interpolation, pair_up
