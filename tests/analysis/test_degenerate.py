@@ -236,6 +236,18 @@ def test_shuffled_rows_change_nothing() -> None:
         assert answers_to(frame.sample(frac=1, random_state=seed)).as_dict() == known
 
 
+def test_shuffled_rows_change_no_x_that_was_measured() -> None:
+    frame = noisy_table({"a": CONVOLUTION, "b": TRANSFORMER}, replicates=7)
+    seconds = frame["num_train"] * np.random.default_rng(0).uniform(0.9, 1.1, len(frame))
+    frame, columns = frame.assign(seconds=seconds), Columns(x="seconds", point="num_train")
+    known = curve_table(frame, columns).curves
+    assert known["a"].x.shape == (4,)
+    for seed in range(10):
+        for family, curve in curve_table(frame.sample(frac=1, random_state=seed), columns).curves.items():
+            np.testing.assert_array_equal(curve.x, known[family].x)
+            np.testing.assert_array_equal(curve.log_error, known[family].log_error)
+
+
 def renamed(content: object, names: dict[str, str]) -> object:
     """JSON content with one text for another, everywhere."""
     text = json.dumps(content)

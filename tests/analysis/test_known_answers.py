@@ -100,6 +100,8 @@ def test_a_level_is_reached_where_the_curve_first_comes_down_to_it(kind: Interpo
     assert 1 < np.exp(between) < 2
     if kind == "linear":
         assert between == pytest.approx(math.log(2) * math.log(0.8 / 0.5) / math.log(2))
+        later = first_reach(log_x, log_error, np.log([0.3]), kind)[0]
+        assert later == pytest.approx(math.log(4) + math.log(2) * math.log(0.6 / 0.3) / math.log(0.6 / 0.1))
     several = first_reach(log_x, np.stack([log_error, log_error + math.log(0.5)]), np.log([0.3]), kind)
     assert several[1, 0] < several[0, 0]
 
