@@ -175,6 +175,18 @@ def test_no_common_replicate() -> None:
     assert "no replicate in common" in found.sentence()
 
 
+def test_replicates_are_paired_by_name() -> None:
+    frame = noisy_table({"a": BETTER, "b": WORSE}, noise=0.2)
+    kept = frame[~((frame["family"] == "a") & (frame["replicate"] == 0))]
+    kept = kept[~((kept["family"] == "b") & (kept["replicate"] == 3))]
+    found = the_crossover(kept)
+    assert (found.tests.tests["num_pairs"] == 2).all()
+    wide = np.log(frame.pivot(index="num_train", columns=["family", "replicate"], values="error"))
+    by_name = ((wide["a"][1] - wide["b"][1]) + (wide["a"][2] - wide["b"][2])) / 2
+    np.testing.assert_allclose(found.tests.tests["difference"], by_name.to_numpy(), rtol=1e-12)
+    assert [item.what for item in found.left_out] == ["replicate 3 of a", "replicate 0 of b"]
+
+
 def test_no_overlapping_sizes() -> None:
     frame = noisy_table({"a": BETTER, "b": WORSE})
     keep = (frame["family"] == "a") == (frame["num_train"] < 300)
