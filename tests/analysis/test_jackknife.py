@@ -6,14 +6,17 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from analysis.closed_form import curve_of
+from studies.analysis.choice import choose
 from studies.analysis.crossover import crossover
 from studies.analysis.interaction import difference_of_differences
 from studies.analysis.jackknife import spread, t_quantile, t_two_sided
 from studies.analysis.paired import holm, paired_tests
+from studies.analysis.table import curve_table
 
 X = [100.0, 1000.0]
 LEFT = np.array([[0.30, 0.20], [0.36, 0.21], [0.33, 0.17], [0.31, 0.22]])
@@ -79,6 +82,21 @@ def test_errors_stated_per_point_are_propagated() -> None:
     half = 1.959964 * 0.13
     assert tests["low"].iloc[0] == pytest.approx(math.log(0.75) - half, rel=1e-6)
     assert tests["p_value"].iloc[0] == pytest.approx(2 * stats.norm.sf(abs(math.log(0.75)) / 0.13), rel=1e-9)
+
+
+def test_errors_stated_in_a_table_become_those_of_logarithms() -> None:
+    frame = pd.DataFrame({"family": "a", "num_train": [10, 20], "error": [0.4, 0.1], "standard_error": [0.02, 0.01]})
+    np.testing.assert_allclose(curve_table(frame).curves["a"].standard_error, [0.05, 0.1], rtol=1e-12)
+
+
+def test_the_probability_of_a_choice_is_that_of_the_paired_t() -> None:
+    curves = {"a": curve_of(LEFT, X, "a"), "b": curve_of(RIGHT, X, "b")}
+    for place, best in enumerate("ab"):
+        known = stats.ttest_rel(np.log(LEFT[:, place]), np.log(RIGHT[:, place]))
+        chosen = choose(curves, X[place])
+        assert chosen is not None
+        assert chosen.family == best
+        assert chosen.probability == pytest.approx(1 - known.pvalue / 2, rel=1e-9)
 
 
 def test_nothing_known_of_the_uncertainty_gives_no_interval() -> None:
