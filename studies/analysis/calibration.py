@@ -20,8 +20,7 @@ import pandas as pd
 
 from .crossover import Crossover, crossover
 from .curve import Array, Curve, Interpolation
-from .fitted_curve import CurveFit
-from .fitting import fit_curve
+from .floors import floor_of
 from .multiplier import multiplier_at
 from .roots import meeting_points
 from .simulation import CONVOLUTION, TRANSFORMER, Noise, PowerLaw, simulate
@@ -132,8 +131,7 @@ def calibrate(
         seed: study s of a scenario is drawn from (seed, scenario, s), whatever else is asked for.
         scenarios: names of `SCENARIOS`.
         confidence: nominal coverage.
-        num_fitted: studies of the scenario `crossing` whose curves are fitted too, the form chosen as always; seconds
-            each.
+        num_fitted: studies of the scenario `crossing` whose floors are fitted too, over all forms; seconds each.
         num_processes: processes to share the work.
 
     Returns:
@@ -175,7 +173,7 @@ def requirements(rates: pd.DataFrame, num_replicates: int = 5) -> list[tuple[str
 
     Intervals contain the truth in 93% to 99.5% of studies, and identical curves are called crossing in at most 5%. The
     jackknife-t interval of N* is not among them: where it exists the study was a lucky one, so that its coverage is
-    that of a selection, and no statement rests on it. Fitted floors are not either: their form is chosen from the data.
+    that of a selection, and no statement rests on it. Floors are not either: they rest on fitted forms.
     """
     checks = []
     for row in rates[rates["num_replicates"] == num_replicates].to_dict("records"):
@@ -250,9 +248,8 @@ def _graded_crossover(result: Crossover) -> dict[str, float]:
 def _graded_floors(curves: Mapping[str, Curve], confidence: float) -> dict[str, float]:
     graded = {}
     for family, truth in (("prior", CONVOLUTION), ("flexible", TRANSFORMER)):
-        fit = fit_curve(curves[family], confidence=confidence)
-        if isinstance(fit, CurveFit) and fit.floor.has_interval:
-            graded[f"floor_{family}"] = float(fit.floor.low <= truth.floor <= fit.floor.high)
+        floor = floor_of(curves[family], confidence=confidence)
+        graded[f"floor_{family}"] = math.nan if math.isnan(floor.low) else float(floor.contains(truth.floor))
     return graded
 
 
