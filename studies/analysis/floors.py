@@ -51,7 +51,7 @@ class Floor(Finding):
         """The floor and its interval over all forms."""
         name = name_of(self.family, names)
         if not self.by_form:
-            return f"{name}: no floor can be fitted: {self.reason}"
+            return f"{name}: no floor can be fitted: {self.reason}."
         forms = " and ".join(self.by_form)
         if math.isnan(self.low):
             return f"{name}: floor {self.value:.3g}, without an interval for want of replicates (forms {forms})."
