@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from studies.errors import ConfigError, PlanError, StoreError, StudyError
     from studies.planning import Cell, Plan
     from studies.records import COLUMNS, Record, read_predictions, records_frame, selected_rows
+    from studies.rounds import TuneResult, plan_tuning, tune
     from studies.spec import Budget, EngineSpec, Recipe, StudySpec
     from studies.store import Store
+    from studies.tuned import Tuning
+    from studies.tuning import TuningSpec
+    from studies.tuning_file import read_tuning
     from studies.workflow import RunResult, load_answers, load_records, load_study, plan, report_study, run
 
 _MODULES = {
@@ -46,6 +50,10 @@ _MODULES = {
     "studies.errors": ("ConfigError", "PlanError", "StoreError", "StudyError"),
     "studies.planning": ("Cell", "Plan"),
     "studies.records": ("COLUMNS", "Record", "read_predictions", "records_frame", "selected_rows"),
+    "studies.rounds": ("TuneResult", "plan_tuning", "tune"),
+    "studies.tuned": ("Tuning",),
+    "studies.tuning": ("TuningSpec",),
+    "studies.tuning_file": ("read_tuning",),
     "studies.workflow": ("RunResult", "load_answers", "load_records", "load_study", "plan", "report_study", "run"),
     "studies.spec": ("Budget", "EngineSpec", "Recipe", "StudySpec"),
     "studies.store": ("Store",),
@@ -71,6 +79,9 @@ __all__ = [
     "StoreError",
     "StudyError",
     "StudySpec",
+    "TuneResult",
+    "Tuning",
+    "TuningSpec",
     "analyse",
     "block_counts",
     "choose",
@@ -88,12 +99,15 @@ __all__ = [
     "needed",
     "paired_tests",
     "plan",
+    "plan_tuning",
     "read_predictions",
+    "read_tuning",
     "records_frame",
     "records_table",
     "report_study",
     "run",
     "selected_rows",
+    "tune",
     "variance_split",
 ]
 

@@ -21,6 +21,7 @@ def calibration(
         Literal["default", "linear", "monotone"], typer.Option(help="Of log errors between the measured sizes.")
     ] = "default",
     sizes: Annotated[Literal["x2", "x4"], typer.Option(help="128 to 32,768 images, in steps of two or four.")] = "x2",
+    fits: Annotated[int, typer.Option(min=0, help="Studies whose curves are fitted too; seconds each.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
     processes: Annotated[int, typer.Option(min=0, help="Processes to use; 0 for one per core.")] = 0,
     as_json: JsonOption = False,
@@ -40,6 +41,7 @@ def calibration(
         interpolation=DEFAULT_INTERPOLATION if interpolation == "default" else interpolation,
         sizes=sizes,
         seed=seed,
+        num_fitted=fits,
         num_processes=processes or os.cpu_count() or 1,
     )
     checks = requirements(rates) if 5 in counts else []

@@ -56,13 +56,14 @@ def list_(
     store: StoreOption = Path("results"), config_dir: ConfigDirOption = None, as_json: JsonOption = False
 ) -> None:
     """Show every study: its question, its cost, and what of it is done."""
-    from .compose import list_studies
+    from .compose import list_studies, list_tunings
     from .store import Store
+    from .terminal import tuning_list
 
     found = Store(store)
     rows = []
     for name, content in list_studies(config_dir).items():
-        ids = [one for one in found.study_ids() if one.rpartition(".")[0] == name]
+        ids = [one for one in found.study_ids() if one.rpartition(".")[0] in (name, f"{name}-tuning")]
         done = [_count_done(found, one) for one in ids]
         rows.append({"study": name, "question": content.get("question", ""), "cost": content.get("cost", ""),
                      "runs": dict(zip(ids, done, strict=True))})  # fmt: skip
@@ -75,6 +76,8 @@ def list_(
             row["study"], row["question"], row["cost"], "\n".join(f"{k}: {v}" for k, v in row["runs"].items())
         )
     out.print(table)
+    for part in tuning_list(list_tunings(config_dir)):
+        out.print(part)
 
 
 @app.command()
@@ -85,18 +88,19 @@ def plan(
     config_dir: ConfigDirOption = None,
     as_json: JsonOption = False,
     timing: Annotated[bool, typer.Option(help="Measure a few steps per arm for the estimated time.")] = True,
+    tuning: Annotated[bool, typer.Option("--tuning", help="Plan what `study tune` would do instead.")] = False,
 ) -> None:
     """Validate a study and print its cells, steps, FLOPs, time and disk, without training."""
-    from . import workflow
+    from . import rounds, workflow
     from .compose import compose_study
     from .engines.local import devices
     from .estimate import estimate
     from .planning import Plan
     from .store import Store
-    from .terminal import plan_tables
+    from .terminal import plan_tables, trial_tables
 
     composed = compose_study(study, overrides or [], config_dir)
-    planned: Plan = workflow.plan(composed.spec)
+    planned: Plan = rounds.plan_tuning(composed) if tuning else workflow.plan(composed.spec)
     found = Store(store)
     states = found.states(planned)
     done = frozenset(cell_id for cell_id, state in states.items() if state in ("finished", "diverged"))
@@ -105,7 +109,8 @@ def plan(
     if as_json:
         print_json(planned.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)})
         return
-    for part in plan_tables(planned, cost, len(done)):
+    parts = trial_tables(planned, composed.tuning, cost, len(done)) if tuning else plan_tables(planned, cost, len(done))
+    for part in parts:
         out.print(part)
 
 
@@ -152,6 +157,67 @@ def run(
         err.print(f"interrupted: finished cells are kept; continue with the same command (study run {study} ...)")
         raise SystemExit(ExitCode.INTERRUPTED) from None
     for part in result_tables(result, found):
+        out.print(part)
+    raise SystemExit(result.exit_code)
+
+
+@app.command()
+def tune(
+    study: StudyArgument,
+    overrides: OverridesArgument = None,
+    store: StoreOption = Path("results"),
+    config_dir: ConfigDirOption = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="File to write; by default tuning.yaml in the folder of the tuning."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Train cells again whose record says failed or invalid.")] = False,
+) -> None:
+    """Find learning rate and weight decay of every arm on validation, into a file that studies cite.
+
+    The same command continues a killed tuning. The test split is never read.
+    """
+    import contextlib
+
+    from . import rounds
+    from .compose import compose_study
+    from .engines.local import warm_up
+    from .planning import Plan
+    from .progress import StudyProgress
+    from .store import Store
+    from .terminal import trial_tables, tuned_tables
+
+    composed = compose_study(study, overrides or [], config_dir)
+    warm_up()
+    found = Store(store)
+    seen: list[StudyProgress] = []
+
+    with contextlib.ExitStack() as stack:
+
+        def on_start(locked: Plan) -> None:
+            stack.close()
+            if not seen:
+                done = sum(state in ("finished", "diverged") for state in found.states(locked).values())
+                for part in trial_tables(locked, composed.tuning, None, done):
+                    out.print(part)
+            folder = found.study_folder(locked.study_id)
+            out.print(f"round {len(seen) + 1}: {len(locked.cells)} cells, plan locked in {folder}")
+            seen.append(stack.enter_context(StudyProgress(locked, found, out)))
+
+        try:
+            result = rounds.tune(
+                composed,
+                found,
+                out=output,
+                retry_failed=retry_failed,
+                on_start=on_start,
+                on_poll=lambda running: seen[-1].update(running),
+                on_message=lambda message: err.print(message, markup=False),
+            )
+        except KeyboardInterrupt:
+            err.print(f"interrupted: finished cells are kept; continue with the same command (study tune {study} ...)")
+            raise SystemExit(ExitCode.INTERRUPTED) from None
+    for part in tuned_tables(result, found):
         out.print(part)
     raise SystemExit(result.exit_code)
 

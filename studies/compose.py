@@ -6,7 +6,7 @@ import difflib
 import importlib.resources
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -17,6 +17,8 @@ from pydantic_core import ErrorDetails
 from .errors import ConfigError
 from .spec import EngineSpec, StudySpec
 from .tracking import TrackingSpec
+from .tuning import TuningSpec
+from .tuning_file import is_name, shipped_tunings
 
 GROUPS = ("study", "data", "budget", "recipe", "engine", "tracking")
 
@@ -34,11 +36,13 @@ class Composed:
         spec: the question; all that enters the plan.
         engine: where cells run; changes no result.
         tracking: the W&B mirror; changes no result.
+        tuning: how `study tune` tunes the study; changes no result of the study itself.
     """
 
     spec: StudySpec
     engine: EngineSpec
     tracking: TrackingSpec
+    tuning: TuningSpec = field(default_factory=TuningSpec)
 
 
 def compose_study(study: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> Composed:
@@ -57,16 +61,21 @@ def compose_study(study: str, overrides: Sequence[str] = (), config_dir: Path | 
     _check_choice("study", study, config_dir)
     for override in overrides:
         group, _, choice = override.lstrip("+").partition("=")
+        if group == "tuning":
+            raise ConfigError(
+                f"tuning: is a section with fields; to cite a finished tuning write recipe.tuning={choice}"
+            )
         if group in GROUPS and re.fullmatch(r"[\w-]+", choice):
             _check_choice(group, choice, config_dir)
     content = _compose(study, [_opened(override) for override in overrides], config_dir)
     if "study" in content:
         raise ConfigError(f"study {study}: the first line of its file must be `# @package _global_`")
-    engine, tracking = content.pop("engine"), content.pop("tracking")
+    engine, tracking, tuning = content.pop("engine"), content.pop("tracking"), content.pop("tuning")
     return Composed(
-        spec=validate(StudySpec, content, f"study {study}"),
+        spec=_with_tuning_found(validate(StudySpec, content, f"study {study}"), config_dir),
         engine=validate(EngineSpec, engine, f"study {study}", "engine."),
         tracking=validate(TrackingSpec, tracking, f"study {study}", "tracking."),
+        tuning=validate(TuningSpec, tuning, f"study {study}", "tuning."),
     )
 
 
@@ -110,6 +119,32 @@ def list_studies(config_dir: Path | None = None) -> dict[str, dict[str, Any]]:
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is not YAML: {_on_one_line(error)}") from None
     return studies
+
+
+def list_tunings(config_dir: Path | None = None) -> dict[str, Path]:
+    """Name -> file of every tuning a study can cite by name: shipped, or in `config_dir`/tuning.
+
+    Raises:
+        ConfigError: `config_dir` hides a packaged one.
+    """
+    return _choices("tuning", config_dir)
+
+
+def _with_tuning_found(spec: StudySpec, config_dir: Path | None) -> StudySpec:
+    """Replaces the name of a tuning of the user's by its path; the name of a shipped one means the same everywhere."""
+    name = spec.recipe.tuning
+    if name is None or not is_name(name):
+        return spec
+    known = list_tunings(config_dir)
+    if name in shipped_tunings():
+        return spec
+    if name not in known:
+        choices = ", ".join(known) or "none"
+        raise ConfigError(
+            f"recipe.tuning: {name!r} is not known{_did_you_mean(name, list(known))}; there are: {choices}, or give "
+            "the path of a file that `study tune` wrote"
+        )
+    return spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"tuning": str(known[name].resolve())})})
 
 
 def _opened(override: str) -> str:
@@ -213,7 +248,7 @@ def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> li
         nested = [type_ for annotation in annotations for type_ in (annotation, *get_args(annotation))]
         models = [type_ for type_ in nested if isinstance(type_, type) and issubclass(type_, BaseModel)]
     known = [name for each in models for name in each.model_fields]
-    return [*known, *GROUPS] if len(location) == 1 and model is StudySpec else known
+    return [*known, *GROUPS, "tuning"] if len(location) == 1 and model is StudySpec else known
 
 
 def _on_one_line(error: Exception) -> str:

@@ -71,10 +71,13 @@ def disk_needed(plan: Plan, num_workers: int) -> tuple[int, int]:
 
 def evaluation_flops(cell: Cell) -> int:
     """Forward FLOPs of validation and test, outside the budget."""
-    return cell.forward_flops * len(cell.branches) * (cell.num_validation + cell.num_test)
+    num_test = cell.num_test if cell.reads_test else 0
+    return cell.forward_flops * len(cell.branches) * (cell.num_validation + num_test)
 
 
 def _kept_bytes(cell: Cell) -> int:
+    if not cell.reads_test:
+        return BYTES_PER_RECORD
     return BYTES_PER_RECORD + BYTES_PER_PREDICTION * cell.num_test * (len(cell.branches) + 1)
 
 

@@ -25,6 +25,9 @@ def fit(
     family: Annotated[ColumnOption, typer.Option(help="Column that names what is compared.")] = None,
     error: Annotated[ColumnOption, typer.Option(help="Column of the error, or of an accuracy.")] = None,
     replicate: Annotated[ColumnOption, typer.Option(help="Column that says which rows belong together.")] = None,
+    num_train: Annotated[
+        Optional[int], typer.Option(help="Of a study: only cells with this many training images.")  # noqa: UP045
+    ] = None,
     pair: Annotated[
         ColumnOption, typer.Option(metavar="PRIOR,FLEXIBLE", help="The pair in question; others are corrected for.")
     ] = None,
@@ -55,12 +58,12 @@ def fit(
     """
     _check(confidence, chance, at or [], target or [], figure)
     from .analysis.answers import DEFAULT_INTERPOLATION, analyse
-    from .answer_tables import answer_tables
+    from .printed_answers import answer_tables
 
     columns = {"x": x, "family": family, "error": error, "replicate": replicate}
-    measured = _measured(table, columns, store)
+    measured = _measured(table, columns, num_train, store)
     chosen = _pair(pair, list(measured.table.curves)) or measured.pair
-    permuted = measured.control if control is None else _measured(control, columns, store).table
+    permuted = measured.control if control is None else _measured(control, columns, num_train, store).table
     answers = analyse(
         measured.table,
         pair=chosen,
@@ -86,24 +89,29 @@ def fit(
         out.print(part)
 
 
-def _measured(source: str, columns: dict[str, str | None], store: Path) -> Measured:
+def _measured(source: str, columns: dict[str, str | None], num_train: int | None, store: Path) -> Measured:
     """The curves of a file; of a study in the store where no such file exists."""
     from .analysis.measured import is_export, measured_export, measured_table
     from .analysis.reading import read_table
 
     path = Path(source)
     if not path.exists() and not path.suffix:
-        return _measured_study(source, columns, store)
+        return _measured_study(source, columns, num_train, store)
     frame = read_table(path)
     named = [columns[meaning] for meaning in ("family", "error", "replicate")]
     if is_export(frame) and not any(named):
-        return measured_export(frame, x=columns["x"])
+        return measured_export(frame, x=columns["x"], num_train=num_train)
+    if num_train is not None:
+        raise ConfigError(
+            "--num-train belongs to studies and their exports; choose the rows of another table beforehand"
+        )
     return measured_table(frame, **columns)
 
 
-def _measured_study(name: str, columns: dict[str, str | None], store: Path) -> Measured:
+def _measured_study(name: str, columns: dict[str, str | None], num_train: int | None, store: Path) -> Measured:
     from . import workflow
-    from .analysis.measured import measured_export, test_blocks
+    from .analysis.measured import measured_export
+    from .analysis.study import read_blocks
     from .records import records_frame
     from .report.palette import looks_of
     from .store import Store
@@ -123,7 +131,8 @@ def _measured_study(name: str, columns: dict[str, str | None], store: Path) -> M
     return measured_export(
         frame,
         x=columns["x"],
-        blocks=test_blocks(frame, paths),
+        num_train=num_train,
+        blocks=read_blocks(frame, paths),
         pair=card.primary_pair,
         chance=card.chance_error,
         names=names,

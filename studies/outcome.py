@@ -60,17 +60,21 @@ class TrainedCell:
 
 
 def assess(
-    trained: TrainedCell, test: ImageSplit, study_id: str, plan_hash: str, environment: Environment, now: str
-) -> tuple[Record, dict[str, npt.NDArray[Any]]]:
+    trained: TrainedCell, test: ImageSplit | None, study_id: str, plan_hash: str, environment: Environment, now: str
+) -> tuple[Record, dict[str, npt.NDArray[Any]] | None]:
     """Reads the test split once for all branches and writes everything down.
 
+    Args:
+        test: None in a trial of a tuning.
+
     Returns:
-        The record, and the arrays of `predictions.npz`.
+        The record, and the arrays of `predictions.npz` where there was a test.
     """
     cell, started = trained.cell, time.monotonic()
     selected = select(trained.branches)
     outcomes = [
-        test_branch(trained.network, branch["weights"], trained.batches, test, cell) for branch in trained.branches
+        None if test is None else test_branch(trained.network, branch["weights"], trained.batches, test, cell)
+        for branch in trained.branches
     ]
     branches = tuple(
         _branch(cell, branch, outcome, selected=branch is selected)
@@ -88,12 +92,14 @@ def assess(
         reason=reason,
         num_parameters=sum(parameter.numel() for parameter in trained.network.parameters()),
         train_checksum=trained.batches.split.checksum,
-        test_checksum=test.checksum,
+        test_checksum=test.checksum if test is not None else "",
         subset_hash=index_hash(trained.subset),
         validation_hash=index_hash(trained.validation),
         planned_train_flops=cell.executed_flops,
         executed_train_flops=executed,
-        evaluation_flops=cell.forward_flops * len(branches) * (cell.num_validation + len(test)),
+        evaluation_flops=cell.forward_flops
+        * len(branches)
+        * (cell.num_validation + (len(test) if test is not None else 0)),
         branches=branches,
         validations=tuple(_validation(branch) for branch in branches),
         train_losses=_train_losses(cell, trained.losses),
@@ -104,10 +110,13 @@ def assess(
         finished_at=now,
         environment=environment,
     )
+    if test is None:
+        return record, None
+    tested = [outcome for outcome in outcomes if outcome is not None]
     predictions = {
         "branch": np.array([branch.fraction for branch in branches]),
-        "predicted_class": np.stack([outcome.predicted_class for outcome in outcomes]),
-        "log_probability": np.stack([outcome.log_probability for outcome in outcomes]),
+        "predicted_class": np.stack([outcome.predicted_class for outcome in tested]),
+        "log_probability": np.stack([outcome.log_probability for outcome in tested]),
         "label": test.labels.astype(np.uint16),
     }
     return record, predictions
@@ -128,7 +137,7 @@ def weights_sha256(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _branch(cell: Cell, trained: TrainedBranch, outcome: TestOutcome, *, selected: bool) -> Branch:
+def _branch(cell: Cell, trained: TrainedBranch, outcome: TestOutcome | None, *, selected: bool) -> Branch:
     plan = next(plan for plan in cell.branch_plans if plan.fraction == trained["fraction"])
     examples = trained["examples"]
     return Branch(
@@ -143,9 +152,9 @@ def _branch(cell: Cell, trained: TrainedBranch, outcome: TestOutcome, *, selecte
         diverged=trained["weights"] is None,
         validation_error=trained["validation_error"],
         validation_loss=trained["validation_loss"],
-        test_error=outcome.error,
-        test_loss=outcome.loss,
-        test_calibration_error=outcome.calibration_error,
+        test_error=outcome.error if outcome else None,
+        test_loss=outcome.loss if outcome else None,
+        test_calibration_error=outcome.calibration_error if outcome else None,
         selected=selected,
         weights_sha256=weights_sha256(trained["weights"]) if trained["weights"] is not None else "",
     )

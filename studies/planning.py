@@ -23,7 +23,9 @@ from .budget import (
     train_flops,
 )
 from .errors import PlanError
-from .spec import PROTOCOL_VERSION, Permutation, StudySpec
+from .spec import LABEL_PRESERVING, PROTOCOL_VERSION, Permutation, StudySpec
+from .tuned import Citation, Conditions, Tuning
+from .tuning import TUNING_SEED
 
 MATCHED = 0.02
 """Largest relative difference of forward FLOPs between the arms of a study (PROTOCOL 2)."""
@@ -31,6 +33,11 @@ MATCHED_FOR_A_REASON = 0.05
 """The same where the network's own granularity forbids better; the plan then says so."""
 LEAST_PER_CLASS = 10
 """Smallest training set, in images per class (PROTOCOL 5)."""
+FIXED_RECIPE = (
+    "Fixed recipe: learning rates and weight decays were set beforehand and not tuned for each arm and train size "
+    "(recipe.tuning is null). A difference between arms may be one of hyper-parameters."
+)
+"""The note of a study without a tuning (the fixed-recipe mode of PROTOCOL 4)."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,12 @@ class Seeds(BaseModel):
 
 
 class Cell(BaseModel):
-    """One trunk training, fully resolved. Its id is a hash of everything below that can change its result."""
+    """One trunk training, fully resolved. Its id is a hash of everything below that can change its result.
+
+    Attributes:
+        reads_test: false in a tuning, whose cells end with their validation: they never see the test split, and their
+            ids are those of no reported cell.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -93,16 +105,21 @@ class Cell(BaseModel):
     cooldown_fraction: float
     forward_flops: int
     first_layer_flops: int
+    reads_test: bool = True
 
     @property
     def id(self) -> str:
         """Sixteen hexadecimal digits; names that label without changing the result do not enter."""
-        return _digest(self.model_dump(mode="json", exclude={"data", "replicate"}))[:16]
+        left_out = {"data", "replicate"}
+        if self.reads_test:  # younger than the ids of protocol 1, which it must not move
+            left_out.add("reads_test")
+        return _digest(self.model_dump(mode="json", exclude=left_out))[:16]
 
     @property
     def title(self) -> str:
         """A name for people; never parsed."""
-        return f"{self.family} {self.variant} {self.data} N={self.num_train} r={self.replicate}"
+        title = f"{self.family} {self.variant} {self.data} N={self.num_train} r={self.replicate}"
+        return title if self.reads_test else f"{title} lr={self.learning_rate:g} decay={self.weight_decay:g}"
 
     @property
     def warmup_steps(self) -> int:
@@ -131,6 +148,7 @@ class Plan:
 
     Attributes:
         notes: what a reader must know about the fairness of the comparison; repeated in the report.
+        tuning: the finished tuning that learning rates and weight decays were taken from.
     """
 
     spec: StudySpec
@@ -138,6 +156,7 @@ class Plan:
     arms: tuple[Arm, ...]
     cells: tuple[Cell, ...]
     notes: tuple[str, ...]
+    tuning: Citation | None = None
 
     @property
     def protocol_version(self) -> str:
@@ -148,18 +167,29 @@ class Plan:
     def hash(self) -> str:
         """Hash of all that was declared, so that none of it can change after the fact.
 
-        Where the data lie and what the study is said to cost are left out: neither changes the study.
+        Where the data and the file of a tuning lie and what the study is said to cost are left out: none changes the
+        study. A tuning counts by the hash of its content.
         """
         return _digest(
             {
-                "spec": self.spec.model_dump(mode="json", exclude={"data", "cost"}),
+                "spec": self.spec.model_dump(mode="json", exclude={"data": True, "cost": True, "recipe": {"tuning"}}),
                 "data": _data_json(self.data),
                 "arms": [vars(arm) for arm in self.arms],
                 "cells": [cell.id for cell in self.cells],
                 "notes": self.notes,
                 "protocol_version": self.protocol_version,
+                **self._tuning_json,
             }
         )
+
+    @property
+    def is_tuning(self) -> bool:
+        """Whether its cells are trials of a tuning, which never read the test split."""
+        return not any(cell.reads_test for cell in self.cells)
+
+    @property
+    def _tuning_json(self) -> dict[str, Any]:
+        return {} if self.tuning is None else {"tuning": self.tuning.model_dump(mode="json")}
 
     @property
     def study_id(self) -> str:
@@ -186,6 +216,7 @@ class Plan:
             "arms": [vars(arm) for arm in self.arms],
             "cells": [{"id": cell.id} | cell.model_dump(mode="json") for cell in self.cells],
             "notes": list(self.notes),
+            **self._tuning_json,
         }
 
     @classmethod
@@ -202,6 +233,7 @@ class Plan:
             arms=tuple(Arm(**arm) for arm in content["arms"]),
             cells=cells,
             notes=tuple(content["notes"]),
+            tuning=Citation.model_validate(content["tuning"]) if "tuning" in content else None,
         )
         if [cell.id for cell in cells] != [cell["id"] for cell in content["cells"]] or plan.hash != content[
             "plan_hash"
@@ -212,16 +244,19 @@ class Plan:
         return plan
 
 
-def make_plan(spec: StudySpec, data: DataInfo, arms: Mapping[str, Arm]) -> Plan:
+def make_plan(spec: StudySpec, data: DataInfo, arms: Mapping[str, Arm], tuning: Tuning | None = None) -> Plan:
     """Resolves every cell of a study.
 
     Args:
         arms: by the name the study file gives them.
+        tuning: what `recipe.tuning` names.
 
     Raises:
         PlanError: the study cannot be run, or its comparison would be unfair; says which field and why.
+        ConfigError: the tuning lacks an arm.
     """
     _check_data(spec, data)
+    _check_seeds(spec)
     ordered = tuple(arms[name] for name in spec.families)
     notes = _check_matched(spec, ordered)
     costliest = max(arm.forward_flops for arm in ordered)
@@ -231,13 +266,25 @@ def make_plan(spec: StudySpec, data: DataInfo, arms: Mapping[str, Arm]) -> Plan:
             reference = arm.forward_flops if spec.allow_unequal_flops else costliest
             steps = _steps(spec, reference, num_train, arm.name)
             for replicate in range(spec.num_replicates(arm.name)):
-                cells.append(_cell(spec, data, arm, num_train, replicate, steps))
+                cells.append(_cell(spec, data, arm, num_train, replicate, steps, tuning))
     cells.sort(key=lambda cell: (cell.replicate, cell.num_train))  # complete replicates first, small sets before large
-    return Plan(spec, data, ordered, tuple(cells), (*notes, *_coverage_notes(spec, data, cells)))
+    names = {(arm.family, arm.variant): arm.name for arm in ordered}
+    used = [(names[cell.family, cell.variant], cell.num_train, cell.steps) for cell in cells]
+    recipe_notes = tuning.remarks(Conditions.of(spec, data), used) if tuning else (FIXED_RECIPE,)
+    notes = (*notes, *_coverage_notes(spec, data, cells), *_augmentation_notes(spec, data), *recipe_notes)
+    return Plan(spec, data, ordered, tuple(cells), notes, tuning.citation if tuning else None)
 
 
-def _cell(spec: StudySpec, data: DataInfo, arm: Arm, num_train: int, replicate: int, steps: int) -> Cell:
+def _cell(
+    spec: StudySpec, data: DataInfo, arm: Arm, num_train: int, replicate: int, steps: int, tuning: Tuning | None
+) -> Cell:
     kinds = ("subset", "order", "initialization", "augmentation")
+    recipe = spec.recipe
+    if tuning is not None:
+        learning_rate, weight_decay = tuning.values(arm.name, num_train)
+    else:
+        learning_rate = recipe.value("learning_rate", arm.name, arm.family)
+        weight_decay = recipe.value("weight_decay", arm.name, arm.family)
     return Cell(
         protocol_version=PROTOCOL_VERSION,
         family=arm.family,
@@ -251,13 +298,13 @@ def _cell(spec: StudySpec, data: DataInfo, arm: Arm, num_train: int, replicate: 
         num_validation=spec.num_validation,
         num_test=data.num_test,
         permutation=spec.permutation,
-        augmentation=spec.recipe.augmentation,
+        augmentation=spec.augmentation,
         replicate=replicate,
         seeds=Seeds(**{kind: spec.seed + (replicate if kind in spec.vary else 0) for kind in kinds}),
-        learning_rate=spec.recipe.value("learning_rate", arm.name, arm.family),
-        weight_decay=spec.recipe.value("weight_decay", arm.name, arm.family),
-        label_smoothing=spec.recipe.label_smoothing,
-        precision=spec.recipe.precision,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        label_smoothing=recipe.label_smoothing,
+        precision=recipe.precision,
         batch_size=spec.budget.batch_size,
         steps=steps,
         branches=spec.budget.branches,
@@ -286,11 +333,21 @@ def _check_data(spec: StudySpec, data: DataInfo) -> None:
             f"num_validation: {spec.num_validation} is below the {data.num_classes} classes of {data.name}: "
             "give at least one image per class"
         )
-    refused = set(spec.recipe.augmentation) - set(getattr(spec.data, "label_preserving", ()))
+    refused = set(spec.augmentation) - set(spec.data.label_preserving)
     if refused:
         raise PlanError(
             f"recipe.augmentation: {sorted(refused)} would change labels of {data.name}; "
-            f"augmentations that keep them true: {list(getattr(spec.data, 'label_preserving', ())) or 'none'}"
+            f"augmentations that keep them true: {list(spec.data.label_preserving) or 'none'}"
+        )
+
+
+def _check_seeds(spec: StudySpec) -> None:
+    """Seeds from `TUNING_SEED` on belong to tunings: what chose the hyper-parameters is never reported."""
+    last = spec.seed + max(map(spec.num_replicates, spec.families)) - 1
+    if last >= TUNING_SEED:
+        raise PlanError(
+            f"seed: {spec.seed} makes seeds up to {last}, but those from 2**32 = {TUNING_SEED} on belong to tunings; "
+            "give a smaller one"
         )
 
 
@@ -349,6 +406,14 @@ def _steps(spec: StudySpec, forward_flops: int, num_train: int, arm: str) -> int
             f"before the warm-up of {int(budget.warmup_fraction * steps)} steps has ended"
         )
     return steps
+
+
+def _augmentation_notes(spec: StudySpec, data: DataInfo) -> tuple[str, ...]:
+    if spec.recipe.augmentation != (LABEL_PRESERVING,):
+        return ()
+    if not spec.augmentation:
+        return (f"No augmentation keeps the labels of {data.name} true: the shared recipe augments nothing here.",)
+    return (f"Augmentation: {', '.join(spec.augmentation)}, all that keep the labels of {data.name} true.",)
 
 
 def _coverage_notes(spec: StudySpec, data: DataInfo, cells: list[Cell]) -> list[str]:

@@ -44,7 +44,10 @@ class TrainLoss(_Frozen):
 
 
 class Branch(_Frozen):
-    """A cooldown of the trunk at a fraction of the budget (PROTOCOL 3): what it cost and what came out."""
+    """A cooldown of the trunk at a fraction of the budget (PROTOCOL 3): what it cost and what came out.
+
+    The test fields are None in a trial of a tuning, which never reads the test split.
+    """
 
     fraction: float
     steps: int
@@ -57,9 +60,9 @@ class Branch(_Frozen):
     diverged: bool
     validation_error: float
     validation_loss: float
-    test_error: float
-    test_loss: float
-    test_calibration_error: float
+    test_error: float | None
+    test_loss: float | None
+    test_calibration_error: float | None
     selected: bool
     weights_sha256: str
 
@@ -151,7 +154,7 @@ COLUMNS: dict[str, str] = {
     "validation_error": "fraction of validation images misclassified at the end of the branch",
     "validation_loss": "mean negative log-likelihood on validation, nats",
     "selected": "true for the branch with the smallest validation error (ties: the cheapest): the primary number",
-    "test_error": "fraction of test images misclassified",
+    "test_error": "fraction of test images misclassified; empty, as all of test, in a trial of a tuning",
     "test_loss": "mean negative log-likelihood on test, nats",
     "test_calibration_error": "expected calibration error on test, 15 bins",
     "num_test": "test images",

@@ -18,7 +18,8 @@ PROTOCOL_VERSION = "1"
 """Changes whenever a golden result or a rule of the protocol does: records of different versions are never mixed."""
 
 SeedKind = Literal["subset", "order", "initialization", "augmentation"]
-Augmentation = Literal["crop", "flip"]
+Augmentation = Literal["crop", "flip", "label_preserving"]
+LABEL_PRESERVING: Literal["label_preserving"] = "label_preserving"
 Permutation = Literal["none", "within_patch", "patches", "pixels"]
 
 
@@ -74,17 +75,31 @@ class Budget(_Strict):
 
 
 class Recipe(_Strict):
-    """How every run is optimised. A mapping sets a value per arm, with `default` for the arms it does not name."""
+    """How every run is optimised. A mapping sets a value per arm, with `default` for the arms it does not name.
+
+    Attributes:
+        augmentation: what is done to training images; `label_preserving`: all that keeps this data set's labels true.
+        tuning: a finished tuning, by the name of a shipped one or the path of its file. Each cell then takes learning
+            rate and weight decay from it, and those given here are not used.
+    """
 
     learning_rate: float | dict[str, float] = 1e-3
     weight_decay: float | dict[str, float] = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augmentation: tuple[Augmentation, ...] = ()
     precision: Literal["fp32", "bf16"] = "fp32"
+    tuning: str | None = None
+
+    @field_validator("augmentation", mode="before")
+    @classmethod
+    def _one_word(cls, augmentation: object) -> object:
+        return (augmentation,) if augmentation == LABEL_PRESERVING else augmentation
 
     @field_validator("augmentation")
     @classmethod
     def _in_one_order(cls, augmentation: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        if LABEL_PRESERVING in augmentation and len(augmentation) > 1:
+            raise ValueError(f"{LABEL_PRESERVING} is all of them already: give it alone, or name some of crop and flip")
         return tuple(sorted(set(augmentation)))  # the order is not a choice: crop comes before flip
 
     @field_validator("learning_rate", "weight_decay")
@@ -185,6 +200,13 @@ class StudySpec(_Strict):
         if not self.vary and max(map(self.num_replicates, self.families)) > 1:
             raise ValueError("vary is empty, so that all replicates are the same run: name a seed or set replicates=1")
         return self
+
+    @property
+    def augmentation(self) -> tuple[str, ...]:
+        """The augmentations by name, `label_preserving` resolved for this study's data."""
+        if self.recipe.augmentation == (LABEL_PRESERVING,):
+            return tuple(sorted(self.data.label_preserving))
+        return self.recipe.augmentation
 
     def num_replicates(self, arm: str) -> int:
         """Replicates R of an arm."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,8 +16,11 @@ from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds
 from .planning import Cell, Plan
 from .records import arm_name, records_frame, selected_rows
 from .store import CellState, Store
+from .tuning import TuningSpec
+from .tuning_file import read_tuning
 
 if TYPE_CHECKING:  # printing a status needs nothing that runs a study
+    from .rounds import TuneResult
     from .workflow import RunResult
 
 STATE_STYLES: Mapping[CellState, str] = {
@@ -51,8 +55,8 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             describe_flops(arm.forward_flops),
             f"{(3 * arm.forward_flops - arm.first_layer_flops) / arm.forward_flops:.3f}",
             f"{arm.num_parameters:,}",
-            f"{spec.recipe.value('learning_rate', arm.name, arm.family):g}",
-            f"{spec.recipe.value('weight_decay', arm.name, arm.family):g}",
+            _extent(cell.learning_rate for cell in plan.cells if plan.arm(cell) is arm),
+            _extent(cell.weight_decay for cell in plan.cells if plan.arm(cell) is arm),
             str(spec.num_replicates(arm.name)),
             describe_flops(flops[arm.name]),
         )
@@ -67,6 +71,12 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             f"{cell.executed_steps / cell.steps:.4g} C",
         )
     yield sizes
+    if plan.tuning is not None:
+        cited, share = plan.tuning, plan.tuning.train_flops / plan.executed_flops
+        yield Text(
+            f"tuned: learning rates and weight decays of {cited.name}, sha256 {cited.sha256[:12]} ({cited.trials} "
+            f"trials; {describe_flops(cited.train_flops)}, {share:.0%} of this study's training)"
+        )
     yield Text(f"branches end at {', '.join(f'{fraction:g} C' for fraction in spec.budget.branches)}")
     yield Text(f"{len(plan.cells)} cells, {num_done} done; {describe_flops(plan.executed_flops)} of training in all")
     if cost is not None:
@@ -83,13 +93,15 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
 def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> Iterator[RenderableType]:
     """Counts per state, then every cell."""
     yield Text(f"{plan.study_id}: {_counted(states)}", style="bold")
-    cells = Table("cell", "arm", "train size", "replicate", "state", "")
+    trial = ("peak lr", "decay") if plan.is_tuning else ()
+    cells = Table("cell", "arm", "train size", *trial, "replicate", "state", "")
     for cell in plan.cells:
         state = states[cell.id]
         cells.add_row(
             cell.id,
             arm_name(cell.family, cell.variant),
             f"{cell.num_train:,}",
+            *((f"{cell.learning_rate:g}", f"{cell.weight_decay:g}") if trial else ()),
             str(cell.replicate),
             Text(state, style=STATE_STYLES[state]),
             _remark(cell, state, store),
@@ -107,20 +119,109 @@ def result_tables(result: RunResult, store: Store) -> Iterator[RenderableType]:
     yield Text(
         f"{plan.study_id}: {_counted(result.states)}", style="bold" if set(states) == {"finished"} else "bold red"
     )
+    yield from _problems(result, store)
+    for statement in result.report.statements:
+        yield Text(statement)
+    yield Text(f"W&B: {result.mirror.message}")
+    yield Text(f"report: {result.report.page}")
+
+
+def trial_tables(plan: Plan, rules: TuningSpec, cost: Estimate | None, num_done: int) -> Iterator[RenderableType]:
+    """What a tuning tries, and what its first round costs."""
+    yield Text(f"{plan.study_id}: {plan.spec.question}", style="bold")
+    sizes = plan.spec.num_train
+    table = Table("train size", "arms", "trials per arm", "replicates", "steps x batch", "cells")
+    for size in sizes:
+        cells = [cell for cell in plan.cells if cell.num_train == size]
+        table.add_row(
+            f"{size:,}",
+            str(len(plan.arms)),
+            f"{len(rules.grid)}, at most {rules.max_trials}",
+            str(rules.num_replicates(size, sizes)),
+            f"{_extent(cell.steps for cell in cells)} x {cells[0].batch_size}",
+            f"{len(cells):,}",
+        )
+    yield table
+    most = plan.executed_flops * rules.max_trials / len(rules.grid)
+    yield Text(
+        f"{len(plan.cells)} cells, {num_done} done; {describe_flops(plan.executed_flops)} of training in the first "
+        f"round, at most {describe_flops(most)} with all extensions"
+    )
+    if cost is not None:
+        yield Text(
+            f"estimated {describe_seconds(cost.seconds)} on {cost.num_workers} workers for what is left of this round"
+        )
+    for note in plan.notes:
+        yield Text(f"note: {note}")
+
+
+def tuned_tables(result: TuneResult, store: Store) -> Iterator[RenderableType]:
+    """Winners by arm and size, or what is missing and why, and where the file lies."""
+    plan, tuning = result.plan, result.tuning
+    if tuning is not None:
+        table = Table(title="best on validation: peak learning rate, weight decay (validation error, trials)")
+        table.add_column("arm")
+        for size in plan.spec.num_train:
+            table.add_column(f"N = {size:,}", justify="right")
+        for arm, points in tuning.arms.items():
+            table.add_row(
+                arm,
+                *(
+                    f"{point.learning_rate:g}{' (edge)' if point.at_edge else ''}, {point.weight_decay:g} "
+                    f"({point.validation_error:.3f}, {point.num_trials})"
+                    for point in points.values()
+                ),
+            )
+        yield table
+        cost = tuning.cost
+        yield Text(f"{cost.trials} trials, {cost.cells} cells, {describe_flops(cost.train_flops)} of training")
+    states = set(result.states.values())
+    yield Text(f"{plan.study_id}: {_counted(result.states)}", style="bold" if states == {"finished"} else "bold red")
+    yield from _problems(result, store)
+    yield Text(f"W&B: {result.mirror.message}")
+    if tuning is None:
+        yield Text("not finished: the same command continues, with --retry-failed failed cells are trained again")
+    else:
+        yield Text(f"tuning: {result.path} (sha256 {tuning.sha256[:12]}); cite it with recipe.tuning={result.path}")
+
+
+def tuning_list(tunings: Mapping[str, Path]) -> Iterator[RenderableType]:
+    """The tunings that a study can cite by name."""
+    table = Table("tuning", "made for", "arms", "train sizes", "trials", "sha256", title="recipe.tuning=NAME cites one")
+    for name, path in tunings.items():
+        tuning = read_tuning(str(path))
+        made = tuning.conditions
+        sizes = sorted({size for points in tuning.arms.values() for size in points})
+        table.add_row(
+            name,
+            f"{made.data}, {made.image_size} px, {made.tier}",
+            ", ".join(tuning.arms),
+            ", ".join(f"{size:,}" for size in sizes),
+            str(tuning.cost.trials),
+            tuning.sha256[:12],
+        )
+    if tunings:
+        yield table
+
+
+def _problems(result: RunResult | TuneResult, store: Store) -> Iterator[RenderableType]:
+    """Cells that have no result and why, then what a person should know of the run itself."""
     reasons = {
         cell_id: store.record(cell_id) for cell_id, state in result.states.items() if state in ("failed", "invalid")
     }
-    for cell in plan.cells:
+    for cell in result.plan.cells:
         record = reasons.get(cell.id)
         why = record.reason if record else result.outcome.incomplete.get(cell.id)
         if why:
             yield Text(f"{cell.title} ({cell.id}): {why}; study logs {cell.id}", style="red")
-    for statement in result.report.statements:
-        yield Text(statement)
     for warning in result.outcome.warnings:
         yield Text(f"warning: {warning}", style="yellow")
-    yield Text(f"W&B: {result.mirror.message}")
-    yield Text(f"report: {result.report.page}")
+
+
+def _extent(values: Iterable[float]) -> str:
+    """One value, or the smallest and the largest."""
+    found = sorted(set(values))
+    return f"{found[0]:g}" if len(found) == 1 else f"{found[0]:g} to {found[-1]:g}"
 
 
 def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:

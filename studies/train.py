@@ -63,8 +63,8 @@ def train_cell(
         OSError: another fault of the machine.
     """
     trained = _CellTraining(cell, data, store, settings, device, live).run()
-    # Validation has had its say; only now is the test split read, once, for all branches together.
-    test = data.load("test", seed=cell.seeds.subset)
+    # Validation has had its say; only now is the test split read, once, for all branches together; never in a tuning.
+    test = data.load("test", seed=cell.seeds.subset) if cell.reads_test else None
     record, predictions = assess(trained, test, study_id, plan_hash, environment(device), _now())
     if live is not None:
         record = record.model_copy(update={"wandb_url": live.close().url or ""})

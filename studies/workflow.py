@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from datamodules import DataError, DataInfo
 
@@ -30,9 +31,13 @@ from .report.card import StudyCard
 from .spec import StudySpec
 from .store import CellState, Store
 from .tracking import MirrorResult, TrackingSpec, decide, mirror_study
+from .tuning_file import read_tuning
 
 REPEATED: frozenset[CellState] = frozenset({"waiting", "interrupted", "running", "damaged"})
 """States whose cells a run takes up; a running one belongs to another launcher until it turns out otherwise."""
+
+
+SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def plan(spec: StudySpec) -> Plan:
     arms: dict[str, Arm] = survey_arms(spec, info)
     known = {arm.name for arm in arms.values()} | {arm.family for arm in arms.values()} | {"default"}
     _check_recipe_names(spec, known)
-    return make_plan(spec, info, arms)
+    return make_plan(spec, info, arms, read_tuning(spec.recipe.tuning) if spec.recipe.tuning else None)
 
 
 def run(
@@ -100,22 +105,37 @@ def run(
         StoreError: the results folder cannot be written.
     """
     locked = planned or plan(study.spec)
-    check_precision(study.spec.recipe.precision, devices(study.engine)[0])
-    check_disk(locked, store, len(devices(study.engine)))
-    prepare_data(locked)
-    store.lock_plan(locked)
-    on_start(locked)
-    missing = _missing(locked, store, retry_failed, on_message)
-    engine = LocalEngine(store, locked, study.engine, _live_tracking(study.tracking), on_poll)
-    outcome = engine.run(missing) if missing else Outcome()
+    outcome = train_cells(locked, study, store, retry_failed, on_start, on_poll, on_message)
     card = study_card(locked)
     report = report_study(locked, store, card)
     mirror = mirror_study(store.records(locked), card, store.study_folder(locked.study_id), study.tracking)
     return RunResult(locked, outcome, store.states(locked), report, mirror)
 
 
+def train_cells(
+    planned: Plan,
+    study: Composed,
+    store: Store,
+    retry_failed: bool,
+    on_start: Callable[[Plan], None],
+    on_poll: Callable[[Sequence[str]], None],
+    on_message: Callable[[str], None],
+) -> Outcome:
+    """Checks the machine, locks a plan and trains its cells that have no record yet; arguments as of `run`."""
+    check_precision(study.spec.recipe.precision, devices(study.engine)[0])
+    check_disk(planned, store, len(devices(study.engine)))
+    prepare_data(planned)
+    store.lock_plan(planned)
+    on_start(planned)
+    missing = _missing(planned, store, retry_failed, on_message)
+    engine = LocalEngine(store, planned, study.engine, _live_tracking(study.tracking), on_poll)
+    return engine.run(missing) if missing else Outcome()
+
+
 def prepare_data(planned: Plan) -> None:
     """Decodes both splits into the cache once, so that a broken image is found now and no worker decodes.
+
+    Of a tuning only the training split: nothing of it ever opens the other.
 
     Raises:
         ConfigError: an image cannot be decoded, or the data are not what the plan was made from.
@@ -123,14 +143,17 @@ def prepare_data(planned: Plan) -> None:
     data = planned.spec.data
     try:
         fingerprint = data.describe().fingerprint
-        train, test = data.load("train"), data.load("test")
+        expected = {"train": planned.data.num_train, "test": planned.data.num_test}
+        splits = {name: data.load(name) for name in SPLITS if name == "train" or not planned.is_tuning}
     except DataError as error:
         raise ConfigError(_of_data(error)) from None
     if fingerprint != planned.data.fingerprint:
         raise ConfigError("data: the files have changed since the study was planned; plan it anew")
-    for split, images, expected in (("train", train, planned.data.num_train), ("test", test, planned.data.num_test)):
-        if len(images) != expected:
-            raise ConfigError(f"data: the {split} split has {len(images)} images where the plan counted {expected}")
+    for name, images in splits.items():
+        if len(images) != expected[name]:
+            raise ConfigError(
+                f"data: the {name} split has {len(images)} images where the plan counted {expected[name]}"
+            )
 
 
 def check_disk(planned: Plan, store: Store, num_workers: int) -> None:
@@ -152,7 +175,16 @@ def check_disk(planned: Plan, store: Store, num_workers: int) -> None:
 
 
 def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> ReportPaths:
-    """Writes the report of a study from its records alone."""
+    """Writes the report of a study from its records alone.
+
+    Raises:
+        ConfigError: the plan is a tuning's, which has no test errors to report.
+    """
+    if planned.is_tuning:
+        raise ConfigError(
+            f"{planned.study_id} is a tuning: it has no report, its result is the file that `study tune` writes; "
+            "`study status` and `study export` show its cells"
+        )
     folder = store.study_folder(planned.study_id) / "report"
     records = store.records(planned)
     return write_report(records, card or study_card(planned), folder, _predictions(records, store))
@@ -166,7 +198,7 @@ def _predictions(records: Sequence[Record], store: Store) -> dict[str, Path]:
 def study_card(planned: Plan) -> StudyCard:
     """What the report and the mirror say of the study besides its records."""
     spec = planned.spec
-    bayes = getattr(spec.data, "bayes_error", None)
+    bayes = None if planned.is_tuning else getattr(spec.data, "bayes_error", None)
     return StudyCard(
         name=spec.name,
         study_id=planned.study_id,
@@ -181,6 +213,8 @@ def study_card(planned: Plan) -> StudyCard:
         floor=getattr(spec.data, "position_dependence", None),
         num_validation=spec.num_validation,
         notes=planned.notes,
+        executed_flops=planned.executed_flops,
+        tuning=planned.tuning,
     )
 
 

@@ -26,7 +26,8 @@ HEAVY = (
     "datasets",
 )
 LIGHT_MODULES = ("planning", "spec", "budget", "records", "store", "files", "errors", "analysis", "report", "terminal",
-                 "export", "bundle", "housekeeping", "progress", "precision")  # fmt: skip
+                 "export", "bundle", "housekeeping", "progress", "precision", "tuning", "tuned", "tuning_file",
+                 "console", "fit_command", "bench_command", "printed_answers", "bench_tables")  # fmt: skip
 LOADS_WHEN_CALLED = {"estimate": {"torch"}, "compose": {"hydra", "omegaconf"}}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -175,7 +176,9 @@ from studies.store import Store
 plan = planned()
 finish(Store("results"), plan)
 before = sorted({name.split(".")[0] for name in sys.modules})
-for verb in (["list"], ["status", "small"], ["show", plan.cells[0].id], ["export", "small"], ["report", "small"]):
+for verb in (["list"], ["status", "small"], ["show", plan.cells[0].id], ["export", "small"], ["report", "small"],
+             ["fit", "small"], ["fit", f"{plan.study_id}.csv", "--figure", "curves.png"],
+             ["bench", "calibration", "--studies", "1", "--replicates", "3", "--processes", "1"]):
     app(verb, standalone_mode=False)
 assert Path("results/studies", plan.study_id, "report/index.html").exists()
 Path("modules.json").write_text(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))

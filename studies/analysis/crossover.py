@@ -169,7 +169,7 @@ def crossover(
         roots=mean_roots(shared, interpolation) if shared else (),
         confidence_set=confidence_set(shared, confidence, interpolation) if shared else None,
         interval=root_interval(shared, confidence, interpolation) if shared else None,
-        fitted=tuple(fitted(*np.exp(shared.log_range))) if fitted and shared else None,
+        fitted=tuple(fitted(*np.exp(shared.log_range))) if fitted and shared and len(shared.nodes) > 1 else None,
         p_crosses=p_crosses,
         p_corrected=p_corrected,
         p_none=p_none,

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import zipfile
-import zlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from studies.errors import ConfigError
-from studies.records import read_predictions
 
-from .of_records import block_counts, records_table
+from .of_records import BRANCH_COLUMNS, records_table
 from .reading import understand
 from .table import CurveTable, curve_table
 
@@ -68,6 +63,7 @@ def measured_export(
     frame: pd.DataFrame,
     *,
     x: str | None = None,
+    num_train: int | None = None,
     blocks: Mapping[Hashable, np.ndarray] | None = None,
     pair: tuple[str, str] | None = None,
     chance: float | None = None,
@@ -80,7 +76,8 @@ def measured_export(
     Args:
         frame: a row per cell and branch.
         x: a column; `num_train` if None.
-        blocks: `test_blocks`.
+        num_train: only cells of this size; needed where x belongs to a branch, as `train_flops` does.
+        blocks: `read_blocks`.
         pair: the declared pair; dropped where an arm of it has no curve.
         chance: error of guessing.
         names: what arms are called.
@@ -95,35 +92,27 @@ def measured_export(
     column = x or "num_train"
     if column not in frame:
         raise ConfigError(f"--x: the table has no column {column!r}; it has {', '.join(frame.columns)}")
+    sizes = sorted(int(size) for size in frame["num_train"].dropna().unique())
+    if num_train is not None and num_train not in sizes:
+        raise ConfigError(f"--num-train: no cell has {num_train:,} training images; there are {_listed(sizes)}")
+    if column in BRANCH_COLUMNS and num_train is None and len(sizes) > 1:
+        raise ConfigError(f"--x {column}: say at which size with --num-train; there are {_listed(sizes)}")
     permutation = frame["permutation"] if "permutation" in frame else pd.Series("none", index=frame.index)
     kinds = sorted(permutation.unique())
     shown = kinds[0] if len(kinds) == 1 else "none"
-    table = records_table(frame[permutation == shown], x=column, blocks=blocks)
+    table = records_table(frame[permutation == shown], x=column, num_train=num_train, blocks=blocks)
     notes = [] if shown == "none" else [f"All images are permuted ({shown})."]
     notes += [f"Cells with permutation {kind} are not analysed." for kind in kinds if kind not in (shown, CONTROL)]
     control = None
     if CONTROL in kinds and shown != CONTROL:
-        control = records_table(frame[permutation == CONTROL], x=column, blocks=blocks)
+        control = records_table(frame[permutation == CONTROL], x=column, num_train=num_train, blocks=blocks)
     table = replace(table, notes=(*notes, *table.notes, *_without_replicates(table)))
     known = pair if pair is not None and set(pair) <= set(table.curves) else None
     return Measured(table, control, known, chance, names or {})
 
 
-def test_blocks(frame: pd.DataFrame, predictions: Mapping[str, Path]) -> dict[Hashable, np.ndarray]:
-    """Errors and images per block of test images, by (cell id, branch).
-
-    Args:
-        frame: `records_frame`.
-        predictions: `predictions.npz` by cell id. A branch whose predictions are missing or damaged is absent, and the
-            answers say that the variance of the test set was not counted.
-    """
-    blocks: dict[Hashable, np.ndarray] = {}
-    for cell_id, branches in frame[frame["branch"].notna()].groupby("cell_id"):
-        with contextlib.suppress(KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error):
-            stored = read_predictions(predictions[str(cell_id)])
-            for branch in branches["branch"]:
-                blocks[cell_id, branch] = block_counts(stored, branch)
-    return blocks
+def _listed(sizes: list[int]) -> str:
+    return ", ".join(f"{size:,}" for size in sizes)
 
 
 def _plain_types(frame: pd.DataFrame) -> pd.DataFrame:

@@ -138,8 +138,11 @@ def first_reach(log_x: Array, log_error: Array, level: Array, interpolation: Int
         measured.
     """
     if interpolation == "monotone" and len(log_x) > 2:
-        fine = np.unique(np.concatenate([np.linspace(a, b, 65) for a, b in itertools.pairwise(log_x)]))
-        log_x, log_error = fine, interpolate(log_x, log_error, fine, "monotone")
+        gaps = [np.linspace(a, b, 64, endpoint=False) for a, b in itertools.pairwise(log_x)]
+        fine = np.concatenate([*gaps, log_x[-1:]])
+        between = interpolate(log_x, log_error, fine, "monotone")
+        between[..., ::64] = log_error  # without rounding: a level may be that of a measured point
+        log_x, log_error = fine, between
     level = np.broadcast_to(level, (*log_error.shape[:-1], level.shape[-1]))
     below = log_error[..., None, :] <= level[..., None]  # [..., m, n]
     place = below.argmax(axis=-1)

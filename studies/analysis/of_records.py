@@ -21,6 +21,9 @@ NUM_TEST_BLOCKS = 20  # PROTOCOL 6: delete-one of 20 blocks of test images
 
 LEFT_OUT_COLUMNS = ["cell_id", "arm", "num_train", "replicate", "reason"]
 
+BRANCH_COLUMNS = ("train_flops", "train_flops_exact", "epochs", "train_seconds")
+"""What differs between the branches of a cell and can be x: every branch is then a point of the curve."""
+
 BlockKey = tuple[str, float]
 """A cell and one of its branches."""
 
@@ -74,7 +77,7 @@ def records_table(
         ConfigError: the column does not exist, or holds no numbers.
     """
     of_size = frame if num_train is None else frame[frame["num_train"] == num_train]
-    by_branch = x in ("train_flops", "train_flops_exact", "epochs", "train_seconds")
+    by_branch = x in BRANCH_COLUMNS
     rows = _branch_points(of_size) if by_branch else curve_points(of_size, rule)
     keys = list(zip(rows["cell_id"], rows["branch"], strict=True))
     rows = rows.assign(block_key=pd.Series(keys, index=rows.index, dtype=object))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from studies.tuned import Citation
+
 
 @dataclass(frozen=True)
 class StudyCard:
@@ -25,6 +27,8 @@ class StudyCard:
             none.
         num_validation: validation images V.
         notes: deviations from the plan and other remarks the report must carry.
+        executed_flops: training FLOPs of all cells planned; 0 where unknown.
+        tuning: the finished tuning the study took its learning rates and weight decays from.
     """
 
     name: str
@@ -40,3 +44,5 @@ class StudyCard:
     floor: float | None
     num_validation: int
     notes: tuple[str, ...] = ()
+    executed_flops: int = 0
+    tuning: Citation | None = None

@@ -9,7 +9,7 @@ import pandas as pd
 from studies.analysis.finding import Finding
 from studies.analysis.of_records import RULES
 
-from . import answer_tables, fit_tables, statements, tables
+from . import answer_tables, fit_tables, hyperparameters, statements, tables
 from .card import StudyCard
 from .drawings import Material
 from .methods import METHODS
@@ -24,6 +24,8 @@ def report_tables(of: Material) -> dict[str, Table]:
     made = [tables.missing_table(frame, card)]
     if len(frame):
         made += [tables.settings_table(frame), tables.seeds_table(frame)]
+    if len(frame) and card.tuning is not None:
+        made.append(hyperparameters.tuned_table(frame, card.tuning, card.executed_flops))
     for rule in RULES:
         if rule not in answers.by_rule:
             continue
@@ -126,6 +128,7 @@ def sections(of: Material, pictures: Mapping[str, Picture], shown: Mapping[str, 
         section("At equal seconds", "error_against_seconds equal_seconds", remarks=seconds, closed=True),
         section("Along the way", "validation_against_test training_loss variance", closed=True),
         section("What it cost", "cost", closed=True),
+        section("Tuned hyper-parameters", "tuned", closed=True),
         section("Cells left out", "left_out", "left_out_of_answers"),
         section("Every finding", "statements", closed=True),
         section("Methods", paragraphs=METHODS, closed=True),
@@ -145,6 +148,8 @@ def _facts(frame: pd.DataFrame, card: StudyCard) -> list[tuple[str, str]]:
         ("Validation images", f"{card.num_validation:,}"),
         ("Chance error", f"{100 * card.chance_error:.4g}%"),
     ]
+    if card.tuning is not None:
+        facts.append(("Tuning", f"{card.tuning.name}, sha256 {card.tuning.sha256}"))
     if card.bayes_error is not None:
         facts.append(("Bayes error", f"{100 * card.bayes_error:.4g}%"))
     columns = {

@@ -24,8 +24,10 @@ def run_id(study_id: str, key: str) -> str:
 
 
 def run_name(cell: dict[str, Any]) -> str:
-    """A name for people: `resnet-circular N=512 r0`."""
-    return f"{arm_name(cell['family'], cell['variant'])} N={cell['num_train']} r{cell['replicate']}"
+    """A name for people: `resnet-circular N=512 r0`; a trial of a tuning adds its rate and decay."""
+    name = f"{arm_name(cell['family'], cell['variant'])} N={cell['num_train']} r{cell['replicate']}"
+    trial = f" lr={cell['learning_rate']:g} decay={cell['weight_decay']:g}"
+    return name if cell.get("reads_test", True) else name + trial
 
 
 def cell_run(record: Record, card: StudyCard) -> Run:
@@ -91,14 +93,13 @@ def history(record: Record) -> Iterable[Row]:
     for look in record.validations:
         rows.append(validation_row(look.branch, look.train_flops, look.step * batch_size, look.error, look.loss))
     for branch in record.branches:
+        test = {f"test/{name}": getattr(branch, f"test_{name}") for name in ("error", "loss", "calibration_error")}
         rows.append(
             {
                 "train_flops": branch.train_flops,
                 "examples": branch.examples,
                 "branch": branch.fraction,
-                "test/error": branch.test_error,
-                "test/loss": branch.test_loss,
-                "test/calibration_error": branch.test_calibration_error,
+                **test,  # None in a trial of a tuning, and then left out below
                 "train_flops_exact": branch.train_flops_exact,
             }
         )
@@ -203,4 +204,4 @@ def _described(run: Run) -> Run:
 
 
 def _is_known(value: object) -> bool:
-    return not (isinstance(value, float) and not math.isfinite(value))
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))

@@ -20,6 +20,7 @@ from studies.errors import ConfigError
 from studies.planning import Arm, make_plan
 from studies.spec import Budget, EngineSpec, Recipe
 from studies.tracking import TrackingSpec
+from studies.tuning import TuningSpec
 
 CONFIGS = Path(str(importlib.resources.files("configs")))
 STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
@@ -99,7 +100,8 @@ def test_every_budget_composes(own: Path, override: str, field: str, value: floa
 
 @pytest.mark.parametrize("group", ["budget", "recipe", "engine", "tracking"])
 def test_every_shipped_choice_is_in_a_group_the_command_line_knows(group: str) -> None:
-    assert {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(GROUPS)
+    folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"__pycache__", "tuning"}  # not composed
+    assert folders == set(GROUPS)
     owner = {"budget": Budget, "recipe": Recipe, "engine": EngineSpec, "tracking": TrackingSpec}[group]
     for path in (CONFIGS / group).glob("*.yaml"):
         keys = {line.partition(":")[0] for line in path.read_text().splitlines() if line[:1].isalpha()}
@@ -112,6 +114,25 @@ def test_the_defaults_of_the_files_are_the_defaults_of_the_code(own: Path) -> No
     fields = ("branches", "warmup_fraction", "cooldown_fraction", "batch_size")
     assert [getattr(composed.spec.budget, f) for f in fields] == [Budget.model_fields[f].default for f in fields]
     assert [composed.spec.recipe.value("learning_rate", "vit", "vit"), composed.spec.recipe.precision] == [1e-3, "fp32"]
+
+
+def test_tuning_by_the_files_is_tuning_by_the_code(own: Path) -> None:
+    assert compose_study("mine", config_dir=own).tuning == TuningSpec()
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [("cifar10", ("crop", "flip")), ("mnist", ("crop",)), ("dial", ())],
+)
+def test_the_shared_recipe_takes_what_keeps_labels_true(data: str, found: tuple[str, ...], own: Path) -> None:
+    assert compose_study("mine", [f"data={data}", "recipe=shared"], own).spec.augmentation == found
+    assert compose_study("mine", [f"data={data}", "recipe=plain"], own).spec.augmentation == ()
+
+
+def test_label_preserving_stands_alone() -> None:
+    assert "augmentation: label_preserving is all of them already" in refusal(
+        "real_images", "recipe.augmentation=[label_preserving,crop]"
+    )
 
 
 def test_studies_are_listed_with_their_question(own: Path) -> None:

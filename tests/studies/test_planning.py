@@ -166,7 +166,7 @@ def test_every_field_of_a_cell_but_its_labels_enters_the_id() -> None:
                 seeds = cell.seeds.model_copy(update={kind: 99})
                 assert cell.model_copy(update={"seeds": seeds}).model_copy().id != cell.id, kind
             continue
-        changed: Any = {str: f"{value}x", int: 99, float: 0.777, tuple: (1.0,)}[type(value)]
+        changed: Any = {str: f"{value}x", int: 99, float: 0.777, tuple: (1.0,), bool: False}[type(value)]
         if field == "augmentation":
             changed = ("flip",)
         other = Cell.model_construct(**(dict(cell) | {field: changed}))

@@ -185,6 +185,19 @@ def test_answers_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     assert read_answers(tmp_path / "answers.json") is None
 
 
+def test_a_trial_of_a_tuning_has_no_test_rows() -> None:
+    record = make_record()
+    unread = {"test_error": None, "test_loss": None, "test_calibration_error": None}
+    untested = record.model_copy(update={"branches": tuple(one.model_copy(update=unread) for one in record.branches)})
+    text = json.dumps(cell_run(untested, CARD), allow_nan=False)
+    assert "test_error" in json.dumps(cell_run(record, CARD))
+    assert "test/error" in json.dumps(cell_run(record, CARD))
+    assert "test_error" not in text
+    assert "test/error" not in text
+    assert "validation/error" in text
+    json.dumps(summary_run([untested], CARD, []), allow_nan=False)
+
+
 def test_live_rows_have_the_names_of_the_record(records: list[Record]) -> None:
     names = {name for row in history(records[0]) for name in row}
     assert set(train_row(0.0, 1, 2, 0.5)) | set(validation_row(0.5, 1, 2, 0.1, 0.2)) <= names
