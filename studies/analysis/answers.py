@@ -16,6 +16,7 @@ from .curve import Curve, Interpolation
 from .finding import Finding, Names, plain
 from .fitted_curve import CurveFit, NoFit, fitted_meeting
 from .fitting import fit_curves
+from .floors import Floor, floor_of
 from .interaction import DifferenceOfDifferences, difference_of_differences
 from .multiplier import Multiplier, multiplier
 from .table import CurveTable
@@ -34,6 +35,7 @@ class Answers:
         crossovers: the declared pair first; the others corrected over one another by Holm.
         multipliers: of the declared pair first, then of every other pair.
         fits: by family; `NoFit` where none was possible, with the reason.
+        floors: by family, over all forms with a floor.
         choices: the best family at each x.
         needed: x needed per family and error asked for.
         interactions: difference of differences against a control with permuted pixels, per pair.
@@ -45,6 +47,7 @@ class Answers:
     crossovers: tuple[Crossover, ...]
     multipliers: tuple[Multiplier, ...]
     fits: Mapping[str, CurveFit | NoFit]
+    floors: Mapping[str, Floor]
     choices: tuple[Choice, ...]
     needed: tuple[Needed, ...]
     interactions: tuple[DifferenceOfDifferences, ...]
@@ -58,6 +61,7 @@ class Answers:
             *self.choices,
             *self.needed,
             *self.interactions,
+            *self.floors.values(),
             *self.fits.values(),
         )
 
@@ -143,6 +147,10 @@ def analyse(
             multiplier(curves[a], curves[b], confidence=confidence, interpolation=interpolation) for a, b in pairs
         ),
         fits=fits,
+        floors={
+            family: floor_of(curve, fits[family], chance=chance, confidence=confidence, seed=seed)
+            for family, curve in curves.items()
+        },
         choices=tuple(choice for choice in choices if choice is not None),
         needed=tuple(
             needed(curve, error, confidence=confidence, interpolation=interpolation)

@@ -127,8 +127,8 @@ class CurveFit(Finding):
             return f"floor {_short(self.floor.value)} ({known})"
         low, high = _short(self.floor.low), _short(self.floor.high)
         if self.floor.low == 0:
-            return f"no floor is resolved: best {_short(self.floor.value)}, {percent} 0 to {high}"
-        return f"floor {_short(self.floor.value)}, {percent} {low} to {high}"
+            return f"no floor is resolved: best {_short(self.floor.value)}, {percent} 0 to {high} if this is the form"
+        return f"floor {_short(self.floor.value)}, {percent} {low} to {high} if this is the form"
 
     def _log_errors(self, thetas: Array, x: npt.ArrayLike) -> Array:
         at = np.asarray(x, float)

@@ -37,6 +37,8 @@ from .robust import minimise, residuals
 
 NEGLIGIBLE = 1e-6
 """Of the smallest error: a floor below it is called zero."""
+INERT = 1e-8
+"""A parameter whose curvature is below this part of the largest does not move the curve."""
 
 
 def floor_intervals(
@@ -106,9 +108,13 @@ def score_t(form: Form, data: FitData, thetas: Array) -> Array:
     residual, gradient = residuals(form, data.cells, thetas)
     inside = data.weight * (np.abs(residual) <= data.delta)  # the loss is quadratic there
     curvature = np.einsum("kn,knp,knq->kpq", inside.sum(axis=1), gradient, gradient)
-    largest = np.einsum("kpp->kp", curvature).max(axis=1)[:, None]
-    size = np.sqrt(np.maximum(np.einsum("kpp->kp", curvature), 1e-20 * largest + 1e-200))  # 0 of what does nothing
+    own = np.einsum("kpp->kp", curvature)
+    # A parameter at the end of its range, as the skew of M4 at 0, does nothing and can absorb nothing.
+    moving = own > INERT * own.max(axis=1, keepdims=True)
+    curvature = np.where(moving[:, :, None] & moving[:, None, :], curvature, 0.0)
+    size = np.where(moving, np.sqrt(np.where(moving, own, 1.0)), 1.0)
     scaled = curvature / (size[:, :, None] * size[:, None, :]) + 1e-12 * np.eye(form.num_parameters)
+    scaled = scaled + np.where(moving, 0.0, 1.0)[:, :, None] * np.eye(form.num_parameters)
     absorbed = np.linalg.solve(scaled[:, 1:, 1:], scaled[:, 1:, :1])[:, :, 0] * size[:, :1] / size[:, 1:]
     direction = gradient[:, :, 0] - np.einsum("knp,kp->kn", gradient[:, :, 1:], absorbed)  # [K, n]
     pull = data.weight * np.clip(residual, -data.delta, data.delta)  # [K, R, n]

@@ -1,0 +1,101 @@
+"""The error a family would keep with unlimited x, whatever form its curve is given.
+
+A floor is an extrapolation: it depends on the form as much as on the data. M2 and M3 have the same number of parameters
+and approach their floors differently; a curve of few sizes fits both and gives two floors whose intervals need not even
+overlap. The interval stated here is therefore the hull of those of M2 and M3, and of the form chosen by extrapolation
+where that is another one with a floor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .curve import Curve
+from .finding import Finding, Names, name_of
+from .fitted_curve import CurveFit, NoFit
+from .fitting import fit_curve
+from .jackknife import Estimate
+
+FORMS_WITH_FLOOR = ("M2", "M3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor(Finding):
+    """The floor of one family over several forms.
+
+    Attributes:
+        family: whose.
+        by_form: the floor under each form that could be fitted, with its own interval.
+        value: under the form chosen by extrapolation where it has a floor, else under M2, else under M3.
+        low: smallest lower end over the forms; NaN without intervals.
+        high: largest upper end.
+        confidence: nominal coverage of every interval; the hull covers at least as often.
+        reason: why no form could be fitted; empty otherwise.
+    """
+
+    family: str
+    by_form: Mapping[str, Estimate]
+    value: float
+    low: float
+    high: float
+    confidence: float
+    reason: str = ""
+
+    def contains(self, error: float) -> bool:
+        """Whether an error lies in the hull."""
+        return self.low <= error <= self.high
+
+    def sentence(self, names: Names | None = None) -> str:
+        """The floor and its interval over all forms."""
+        name = name_of(self.family, names)
+        if not self.by_form:
+            return f"{name}: no floor can be fitted: {self.reason}"
+        forms = " and ".join(self.by_form)
+        if math.isnan(self.low):
+            return f"{name}: floor {self.value:.3g}, without an interval for want of replicates (forms {forms})."
+        each = "; ".join(f"{form} {one.low:.3g} to {one.high:.3g}" for form, one in self.by_form.items())
+        span = f"{100 * self.confidence:g}% interval {self.low:.3g} to {self.high:.3g} over forms {forms} ({each})"
+        if self.low == 0:
+            return f"{name}: no floor is resolved, best {self.value:.3g}, {span}."
+        return f"{name}: floor {self.value:.3g}, {span}."
+
+
+def floor_of(
+    curve: Curve,
+    fit: CurveFit | NoFit | None = None,
+    *,
+    chance: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Floor:
+    """The floor of a curve over all forms that have one.
+
+    Args:
+        curve: the measured curve.
+        fit: of the form chosen by extrapolation, where there is one.
+        chance: error of guessing.
+        confidence: of the intervals.
+        seed: of the random starts of fits.
+    """
+    fits = [fit_curve(curve, form=form, chance=chance, confidence=confidence, seed=seed) for form in ("M2", "M3")]
+    if isinstance(fit, CurveFit) and fit.form not in ("M1", *FORMS_WITH_FLOOR):
+        fits.append(fit)
+    fitted = {one.form: one for one in fits if isinstance(one, CurveFit)}
+    by_form = {form: one.floor for form, one in fitted.items()}
+    chosen = fit.form if isinstance(fit, CurveFit) and fit.form in by_form else next(iter(by_form), None)
+    reasons = [one.reason for one in fits if isinstance(one, NoFit)]
+    left_out = next((one.left_out for one in fits), ())
+    return Floor(
+        method="floors of M2 and M3, each with its score-test interval over replicates, and the hull of these",
+        used=f"{curve.family}, {len(curve.x)} values of {curve.column}, {curve.num_replicates} replicates",
+        left_out=left_out,
+        family=curve.family,
+        by_form=by_form,
+        value=by_form[chosen].value if chosen else math.nan,
+        low=min((one.low for one in by_form.values()), default=math.nan),
+        high=max((one.high for one in by_form.values()), default=math.nan),
+        confidence=confidence,
+        reason=reasons[0] if reasons and not by_form else "",
+    )
