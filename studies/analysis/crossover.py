@@ -125,7 +125,12 @@ class Crossover(Finding):
             return f"{first} and {second}: {mean}; without replicates nothing more can be said."
         text = f"Whether {first} and {second} cross is not resolved: {mean}, and "
         if not self.confidence_set:
-            return f"{text}some of the planned sizes are missing."
+            known = self.tests.tests
+            better = first if known["difference"].iloc[0] < 0 else second
+            where = f"from {of.number(known['x'].min())} to {of.value(known['x'].max())}"
+            return (
+                f"{text}{better} is better wherever both were measured, {where}; elsewhere one of the two is missing."
+            )
         return f"{text}the two cannot be told apart for {of.axis} {places_text(self.confidence_set, self.column)}."
 
 

@@ -54,7 +54,7 @@ class Multiplier(Finding):
         known = self.by_x[self.by_x["multiplier"].notna()]
         if known.empty:
             return (
-                f"The {of.of} multiplier of {prior} over {flexible} cannot be measured: no error that {prior} has at a "
+                f"The {of.of} multiplier of {prior} over {flexible} cannot be measured: no error that {prior} has at "
                 f"measured {of.axis} is reached by both."
             )
         most = int(known["multiplier"].to_numpy().argmax())

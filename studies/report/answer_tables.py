@@ -50,6 +50,7 @@ def difference_table(crossover: Crossover, rule: Rule, names: Names) -> Table:
         note=f"Error of {first} / error of {second}, geometric mean of paired replicates; below 1 {first} is better. "
         + ("Intervals include the choice of test images. " if counted else "")
         + "Intervals hold for each size by itself; evidence is after Holm's correction over all sizes.",
+        num_label_columns=2,
     )
 
 
@@ -62,11 +63,11 @@ def paired_table(answers: Answers, rule: Rule, names: Names) -> Table:
         columns=_TEST_COLUMNS,
         rows=tuple(rows),
         note="Error of the first / error of the second arm. Holm's correction is over the sizes of a pair.",
-        num_label_columns=1,
+        num_label_columns=3,
     )
 
 
-_TEST_COLUMNS = ("Pair", "N", "Error ratio", "95% interval", "p", "p, Holm", "Replicates", "Evidence")
+_TEST_COLUMNS = ("Pair", "N", "Evidence", "Error ratio", "95% interval", "p", "p, Holm", "Replicates")
 
 
 def _tests(crossover: Crossover, names: Names) -> list[tuple[str, ...]]:
@@ -80,12 +81,12 @@ def _tests(crossover: Crossover, names: Names) -> list[tuple[str, ...]]:
             (
                 f"{first} / {second}",
                 of.number(row["x"]),
+                f"{better} better" if better else "not separated",
                 f"{math.exp(row['difference']):.2f}",
                 interval_text(math.exp(row["low"]), math.exp(row["high"])),
                 p_text(row["p_value"]),
                 p_text(row["p_holm"]),
                 str(row["num_pairs"]),
-                f"{better} better" if better else "not separated",
             )
         )
     return rows

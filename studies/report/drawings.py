@@ -95,7 +95,7 @@ def drawings(of: Material) -> dict[str, Drawing]:
             found["floors"] = Drawing(lambda: answer_figures.plot_floors(primary, looks, card.floor), caption)
     for column, name, text in (
         ("train_flops", "error_against_flops", "training FLOPs"),
-        ("train_seconds", "error_against_seconds", "seconds of training, of runs packed on one machine,"),
+        ("train_seconds", "error_against_seconds", "seconds of training (runs packed on one machine)"),
     ):
         if tables_by_size := _cost_tables(frame, column):
             caption = f"Geometric mean test error of every branch against its {text}, a panel per training size."

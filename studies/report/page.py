@@ -36,7 +36,7 @@ figure img { display: block; width: 100%; height: auto; background: #fff; border
 figcaption, .note { color: var(--muted); font-size: .88rem; margin: .5rem 0 0; max-width: 50rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; min-width: 60%; }
-th, td { padding: .34rem .75rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .34rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; }
 th.label, td.label { text-align: left; }
 table.prose { min-width: 100%; } .prose th, .prose td { text-align: left; white-space: normal; vertical-align: top; }

@@ -107,7 +107,10 @@ def test_blocks_are_read_where_test_images_are_shared(tmp_path: Path) -> None:
     assert set(blocks) == {(record.cell_id, branch) for record in shared for branch in BRANCHES}
     paths[shared[0].cell_id].write_bytes(b"cut short")
     assert {cell for cell, _ in read_blocks(records_frame(shared), paths)} == {shared[1].cell_id}
-    assert read_blocks(records_frame(study_records(curves, sizes=(128,), replicates=2)), paths) == {}
+    own = study_records(curves, sizes=(128,), replicates=2, num_test=200)
+    copies = {record.cell_id: paths[shared[1].cell_id] for record in own}
+    assert read_blocks(records_frame(own), copies) == {}  # test images of their own
+    assert read_blocks(records_frame(shared[1:]), paths) == {}  # one replicate
 
 
 def test_answers_are_loaded_from_a_store(tmp_path: Path) -> None:

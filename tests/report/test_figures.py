@@ -100,7 +100,7 @@ def test_the_crossover_is_marked_with_its_set_and_open_ends() -> None:
     )
     axes = plot_curves(frame, crossover=opened).axes[0]
     (span,) = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
-    assert span.get_x() + span.get_width() == pytest.approx(axes.get_xlim()[1])
+    assert (span.get_x(), span.get_x() + span.get_width()) == pytest.approx((stretch.low, axes.get_xlim()[1]))
     lines = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
     assert sorted(lines) == pytest.approx([stretch.low, crossover.roots[0].x])  # no edge at the open end
     assert any("not resolved" in text.get_text() for text in axes.texts)

@@ -120,6 +120,11 @@ def test_one_replicate_chooses_nothing() -> None:
 def test_images_needed_are_said_in_percent(records: list[Record]) -> None:
     of = answered(records).by_rule["selected"]
     said = {(one.family, one.error): needed_statement(one, NAMES) for one in of.needed}
+    for one in of.needed:
+        text = said[one.family, one.error]
+        assert ("does not reach" in text) == (one.error < one.lowest)
+        assert ("is below" in text) == (one.error > one.highest)
+    assert any("does not reach" in text for text in said.values())
     for (family, error), text in said.items():
         assert f"a test error of {100 * error:g}%" in text
         assert NAMES[family] in text

@@ -72,9 +72,9 @@ def test_the_declared_pair_is_tested_at_every_size(answers: StudyAnswers) -> Non
     table = difference_table(of.crossovers[0], "selected", NAMES)
     assert [row[0] for row in table.rows] == ["128", "512", "2,048", "8,192"]
     ratio = math.exp(of.crossovers[0].tests.tests["difference"].iloc[0])
-    assert table.rows[0][1] == f"{ratio:.2f}"
+    assert table.rows[0][2] == f"{ratio:.2f}"
     for row, (_, better) in zip(table.rows, of.crossovers[0].tests.better(), strict=True):
-        assert row[-1] == (f"{NAMES[better]} better" if better else "not separated")
+        assert row[1] == (f"{NAMES[better]} better" if better else "not separated")
     assert len(paired_table(of, "selected", NAMES).rows) == 6 * 4
 
 
