@@ -6,6 +6,7 @@ come in as a second opinion, and a disagreement is flagged.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -68,14 +69,22 @@ class Crossover(Finding):
     threshold: float
 
     @property
+    def resolved_roots(self) -> tuple[Root, ...]:
+        """The roots between neighbouring significant x of opposite sign; another may be noise around no difference."""
+        tests = self.tests.tests
+        surely = tests[tests["p_value"] <= 1 - self.confidence]
+        places = list(zip(surely["x"], np.sign(surely["difference"]), strict=True))
+        gaps = [(low, high) for (low, below), (high, above) in itertools.pairwise(places) if below != above]
+        return tuple(root for root in self.roots if any(low < root.x < high for low, high in gaps))
+
+    @property
     def fits_disagree(self) -> bool:
-        """Fitted curves meet another number of times, or outside the confidence set."""
-        if self.fitted is None:
+        """Fitted curves meet another number of times than is claimed, or outside the confidence set."""
+        if self.fitted is None or self.decision == "not resolved":
             return False
-        if len(self.fitted) != len(self.roots):
+        if len(self.fitted) != len(self.resolved_roots if self.decision == "crosses" else ()):
             return True
-        stretches = self.confidence_set or ()
-        return any(not any(part.low <= x <= part.high for part in stretches) for x in self.fitted) and bool(stretches)
+        return any(not any(part.low <= x <= part.high for part in self.confidence_set or ()) for x in self.fitted)
 
     def sentence(self, names: Names | None = None) -> str:
         """The answer, with its interval where it has one."""
@@ -96,7 +105,7 @@ class Crossover(Finding):
         of, percent = quantity(self.column), f"{100 * self.confidence:g}%"
         told = [
             f"{name_of(root.better_above, names)} overtakes {name_of(root.better_below, names)} at {of.value(root.x)}"
-            for root in self.roots
+            for root in self.resolved_roots
         ]
         text = ", ".join(told)
         if self.confidence_set is not None:
@@ -181,11 +190,18 @@ def crossover(
 def corrected(crossovers: list[Crossover]) -> list[Crossover]:
     """The same comparisons with their claims corrected by Holm over all of them, for pairs that were not declared."""
     p_crosses = holm(np.array([one.p_crosses for one in crossovers]))
+    p_corrected = holm(np.array([one.p_corrected for one in crossovers]))
     p_none = holm(np.array([one.p_none for one in crossovers]))
     changed = []
     for place, one in enumerate(crossovers):
         method = f"{one.method}; claims corrected by Holm over {len(crossovers)} pairs"
-        one = replace(one, p_crosses=float(p_crosses[place]), p_none=float(p_none[place]), method=method)
+        one = replace(
+            one,
+            p_crosses=float(p_crosses[place]),
+            p_corrected=float(p_corrected[place]),
+            p_none=float(p_none[place]),
+            method=method,
+        )
         changed.append(replace(one, decision=_decide(one)))
     return changed
 
