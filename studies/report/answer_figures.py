@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from studies.analysis.answers import Answers
-from studies.analysis.fitted_curve import CurveFit
 from studies.analysis.multiplier import Multiplier
 
 from .axes import error_axis, new_figure, print_style, size_axis
+from .fit_tables import hull
 from .palette import FLOOR, INK, MUTED, Look
 
 _RATIO_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -62,13 +62,13 @@ def plot_multiplier(answer: Multiplier, names: Mapping[str, str]) -> Figure:
 
 def plot_floors(answers: Answers, looks: Mapping[str, Look], floor: float | None) -> Figure:
     """Fitted floors with their intervals, one line per arm, against lambda where it is known."""
-    fits = {arm: fit for arm in looks if isinstance(fit := answers.fits.get(arm), CurveFit) and fit.form != "M1"}
+    fits = {arm: hull(own) for arm in looks if (own := answers.floors.get(arm)) is not None and own.by_form}
     with print_style():
         figure = new_figure(6.2, 1.1 + 0.36 * max(len(fits), 1))
         axes = figure.add_subplot()
         heights = np.arange(len(fits))[::-1]
-        for height, (arm, fit) in zip(heights, fits.items(), strict=True):
-            look, estimate = looks[arm], fit.floor
+        for height, (arm, estimate) in zip(heights, fits.items(), strict=True):
+            look = looks[arm]
             if estimate.has_interval:
                 axes.plot([100 * estimate.low, 100 * estimate.high], [height] * 2, color=look.colour, linewidth=2)
             axes.scatter(

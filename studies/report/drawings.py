@@ -90,8 +90,8 @@ def drawings(of: Material) -> dict[str, Drawing]:
                 "the fits, broken where points near chance were left out; bands: their pointwise 95% intervals."
             )
             found["fitted_curves"] = Drawing(lambda: curve_figures.plot_fits(primary, looks, card), caption)
-        if any(fit.form != "M1" for fit in fits):
-            caption = "Fitted floors with 95% intervals; an extrapolation that takes the form for granted."
+        if any(floor.by_form for floor in primary.floors.values()):
+            caption = "Fitted floors with 95% intervals over every form that has one; an extrapolation."
             found["floors"] = Drawing(lambda: answer_figures.plot_floors(primary, looks, card.floor), caption)
     for column, name, text in (
         ("train_flops", "error_against_flops", "training FLOPs"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from studies.analysis.answers import Answers
 from studies.analysis.fitted_curve import CurveFit, NoFit
+from studies.analysis.floors import Floor
 from studies.analysis.jackknife import Estimate
 from studies.analysis.of_records import Rule
 
@@ -56,23 +57,27 @@ def fits_table(answers: Answers, rule: Rule, names: Mapping[str, str]) -> Table:
 
 
 def floors_table(answers: Answers, names: Mapping[str, str], floor: float | None) -> Table:
-    """The fitted floor of every arm with the interval of the floor alone, against lambda where it is known."""
+    """The fitted floor of every arm with its interval over all forms, against lambda where it is known."""
     rows = []
-    for arm, fit in _in_order(answers, names):
+    for arm in (arm for arm in names if arm in answers.floors):
         last = percent(float(math.exp(answers.table.curves[arm].mean[-1])))
-        if isinstance(fit, NoFit) or fit.form == "M1":
-            why = "no fit" if isinstance(fit, NoFit) else "a power law, without a floor"
-            rows.append((names[arm], last, "–", "–", why))
+        if not answers.floors[arm].by_form:
+            rows.append((names[arm], last, "–", "–", "no fit"))
             continue
-        estimate = fit.floor
+        estimate = hull(answers.floors[arm])
         rows.append((names[arm], last, percent(estimate.value), _span(estimate), floor_verdict(estimate, floor)))
     return Table(
         name="floors",
         title="Where the curves end",
         columns=("Arm", "Error % with the most images", "Fitted floor %", "95% interval", "Verdict"),
         rows=tuple(rows),
-        note="An extrapolation to unlimited images, which takes the fitted form for granted.",
+        note="An extrapolation to unlimited images. The interval is the hull of those under every form with a floor.",
     )
+
+
+def hull(floor: Floor) -> Estimate:
+    """The floor of an arm with its interval over all forms."""
+    return Estimate(floor.value, floor.low, floor.high, floor.confidence, math.nan)
 
 
 def floor_verdict(estimate: Estimate, floor: float | None) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 from studies.analysis.answers import Answers
 from studies.analysis.choice import Choice, Needed, at_least, probability_text
 from studies.analysis.fitted_curve import CurveFit
+from studies.analysis.floors import Floor
 from studies.analysis.of_records import RULES, Rule
 from studies.analysis.paired import PairedTests
 from studies.analysis.quantity import quantity
@@ -20,7 +21,7 @@ from studies.analysis.study import CostView, StudyAnswers
 
 from .answer_tables import SEPARATED
 from .card import StudyCard
-from .fit_tables import floor_verdict
+from .fit_tables import floor_verdict, hull
 from .tables import percent
 
 Names = Mapping[str, str]
@@ -185,24 +186,23 @@ def floor_statements(answers: Answers, card: StudyCard, families: Mapping[str, s
     if not card.floor:
         return []
     parts = []
-    for arm, fit in answers.fits.items():
+    for arm, floor in answers.floors.items():
         if families[arm] == "resnet":
             last = f"{names[arm]} is at {percent(math.exp(answers.table.curves[arm].mean[-1]))}% with the most images"
-            parts.append(f"{last}; {_floor_text(fit, card.floor)}" if isinstance(fit, CurveFit) else last)
+            parts.append(f"{last}; {_floor_text(floor, card.floor)}" if floor.by_form else last)
     if not parts:
         return []
     text = f"An exactly translation-invariant model cannot get below λ = {100 * card.floor:.3g}%"
     return [f"{text}. {'. '.join(parts)}."]
 
 
-def _floor_text(fit: CurveFit, floor: float | None) -> str:
-    if fit.form == "M1":
-        return "the form fitted to it has no floor"
-    text = f"its fitted floor is {percent(fit.floor.value)}%"
-    if not fit.floor.has_interval:
+def _floor_text(fitted: Floor, floor: float | None) -> str:
+    text, estimate = f"its fitted floor is {percent(fitted.value)}%", hull(fitted)
+    if not estimate.has_interval:
         return text
-    span = f"{percent(fit.floor.low)}% to {percent(fit.floor.high)}%"
-    return f"{text}, {100 * fit.floor.confidence:g}% interval {span} ({floor_verdict(fit.floor, floor)})"
+    span = f"{percent(estimate.low)}% to {percent(estimate.high)}%"
+    forms = f" over forms {' and '.join(fitted.by_form)}" if len(fitted.by_form) > 1 else ""
+    return f"{text}, {100 * estimate.confidence:g}% interval {span}{forms} ({floor_verdict(estimate, floor)})"
 
 
 def cost_statements(view: CostView, names: Names) -> list[str]:
@@ -224,7 +224,8 @@ def every_statement(answers: StudyAnswers, card: StudyCard, names: Names) -> lis
         for arm, fit in of.fits.items():
             text = fit.sentence(names)
             if isinstance(fit, CurveFit):
-                text = f"{names[arm]}: form {fit.form}; {_floor_text(fit, card.floor)}."
+                text = f"{names[arm]}: form {fit.form}"
+                text += f"; {_floor_text(of.floors[arm], card.floor)}." if of.floors[arm].by_form else "."
             rows.append((f"Fit, {where}", text))
     for what, views in (("Equal compute", answers.compute), ("Equal seconds, packed runs", answers.seconds)):
         for view in views:

@@ -185,8 +185,8 @@ def answer_values(answers: Mapping[str, Any]) -> dict[str, Any]:
                 values |= {f"crossover_{end}": stretches[0][end] for end in ("low", "high")}
         elif one["kind"] == "Multiplier" and [one["prior"], one["flexible"]] == list(pair):
             values |= {f"multiplier/{row['x_prior']:.0f}": row["multiplier"] for row in one["by_x"]}
-        elif one["kind"] == "CurveFit":
-            values |= {f"floor/{one['family']}{end}": one["floor"][key] for end, key in _ENDS}
+        elif one["kind"] == "Floor":
+            values |= {f"floor/{one['family']}{end}": one[key] for end, key in _ENDS}
     return {name: value for name, value in values.items() if value is not None}
 
 

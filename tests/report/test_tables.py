@@ -23,7 +23,7 @@ from studies.report.answer_tables import (
     paired_table,
     variance_table,
 )
-from studies.report.fit_tables import fits_table, floor_verdict, floors_table
+from studies.report.fit_tables import fits_table, floor_verdict, floors_table, hull
 from studies.report.tables import Table, cost_table, error_table, percent, settings_table
 
 NAMES = {"vit": "ViT", "resnet": "ResNet", "mixer": "MLP-Mixer", "mlp": "Fully connected"}
@@ -128,7 +128,7 @@ def test_cost_tables_have_a_row_per_size_and_branch(answers: StudyAnswers) -> No
 def test_floors_stand_against_lambda(answers: StudyAnswers) -> None:
     of = answers.by_rule["selected"]
     rows = {row[0]: row for row in floors_table(of, NAMES, 0.06).rows}
-    floor = of.fits["resnet"].floor
+    floor = hull(of.floors["resnet"])
     assert rows["ResNet"][2] == percent(floor.value)
     assert rows["ResNet"][4] == floor_verdict(floor, 0.06)
 

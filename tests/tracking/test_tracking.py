@@ -170,7 +170,7 @@ def test_the_summary_has_the_answers() -> None:
     records = study_records(curves, sizes=(100, 140, 250, 400, 800), replicates=5, noise=0.01)
     of = analyse_study(records_frame(records), pair=("resnet", "vit"), chance=0.5)
     summary = summary_run(records, CARD, [], of.as_dict())["summary"]
-    crossover, floor = of.by_rule["selected"].crossovers[0], of.by_rule["selected"].fits["resnet"].floor
+    crossover, floor = of.by_rule["selected"].crossovers[0], of.by_rule["full_budget"].floors["resnet"]
     assert summary["selected/decision"] == "crosses"
     assert summary["selected/crossover"] == pytest.approx(crossover.roots[0].x, abs=0.05)
     assert summary["selected/crossover_low"] == crossover.confidence_set[0].low
