@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 
 
+PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A quantity x that error is measured against.
@@ -15,7 +18,8 @@ class Quantity:
         axis: its name on an axis.
         unit: what it counts, in the plural.
         of: how a multiplier of it is called: the *data* multiplier counts images.
-        grouped: counted things, written as 2,849; otherwise three digits and a power of ten.
+        grouped: counted things, written as 2,849.
+        prefixed: large numbers, written as 33.6G.
     """
 
     column: str
@@ -23,9 +27,10 @@ class Quantity:
     unit: str
     of: str
     grouped: bool = False
+    prefixed: bool = False
 
     def value(self, x: float) -> str:
-        """A value with its unit: `2,849 images`, `1.3e+12 training FLOPs`."""
+        """A value with its unit: `2,849 images`, `33.6G training FLOPs`."""
         return f"{self.number(x)} {self.unit}"
 
     def number(self, x: float) -> str:
@@ -34,14 +39,21 @@ class Quantity:
             return "unlimited" if x > 0 else "unknown"
         if self.grouped and 1 <= x < 1e7:
             return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+        if self.prefixed and x >= 1000:
+            power = min(int(math.log10(x)) // 3, len(PREFIXES) - 1)
+            if float(f"{x / 1000**power:.3g}") >= 1000 and power < len(PREFIXES) - 1:  # 999,999 is 1M
+                power += 1
+            return f"{x / 1000**power:.3g}{PREFIXES[power]}"
         return f"{x:.3g}"
 
 
 KNOWN = {
     "num_train": Quantity("num_train", "training images N", "images", "data", grouped=True),
-    "train_flops": Quantity("train_flops", "training FLOPs", "training FLOPs", "compute"),
-    "train_flops_exact": Quantity("train_flops_exact", "exact training FLOPs", "training FLOPs", "compute"),
-    "num_parameters": Quantity("num_parameters", "parameters", "parameters", "size"),
+    "train_flops": Quantity("train_flops", "training FLOPs", "training FLOPs", "compute", prefixed=True),
+    "train_flops_exact": Quantity(
+        "train_flops_exact", "exact training FLOPs", "training FLOPs", "compute", prefixed=True
+    ),
+    "num_parameters": Quantity("num_parameters", "parameters", "parameters", "size", prefixed=True),
     "train_seconds": Quantity("train_seconds", "seconds of training", "seconds of training", "time"),
     "epochs": Quantity("epochs", "passes over the training set", "passes", "epoch"),
 }
