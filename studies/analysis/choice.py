@@ -26,11 +26,12 @@ class Choice(Finding):
         column: name of x.
         family: the one with the lowest mean log error there.
         error: its geometric mean error there.
-        runner_up: the next one; None if there is no other.
+        runner_up: the next one of those that can be tested against it; None if there is no other.
         probability: that the chosen family is the best: 1 minus the sum of the probabilities that any other is better,
             which is exact for two families and a lower bound for more; NaN without any variance.
-        against: per other family, the probability that the chosen one has the lower expected log error: Student's t of
-            the paired difference (the posterior under a flat prior).
+        against: per other family that shares replicates with it there, the probability that the chosen one has the
+            lower expected log error: Student's t of the paired difference (the posterior under a flat prior).
+        untested: families measured there that share fewer than two replicates with it, while others share more.
     """
 
     x: float
@@ -40,6 +41,7 @@ class Choice(Finding):
     runner_up: str | None
     probability: float
     against: Mapping[str, float]
+    untested: tuple[str, ...]
 
     def sentence(self, names: Names | None = None) -> str:
         """The choice and how sure it is."""
@@ -51,12 +53,15 @@ class Choice(Finding):
             return f"{start}: no other family was measured there."
         if math.isnan(self.probability):
             return f"{start}; without replicates its probability is not known."
-        runner_up = name_of(self.runner_up, names)
+        runner_up, rest = name_of(self.runner_up, names), ""
+        if self.untested:
+            listed = ", ".join(name_of(family, names) for family in self.untested)
+            rest = f", for want of common replicates not counting {listed}"
         if len(self.against) == 1:
-            return f"{start}, probability {probability_text(self.probability)} (against {runner_up})."
+            return f"{start}, probability {probability_text(self.probability)} (against {runner_up}{rest})."
         return (
             f"{start}, probability {at_least(self.probability)} (against {runner_up}, the runner-up, "
-            f"{probability_text(self.against[self.runner_up])})."
+            f"{probability_text(self.against[self.runner_up])}{rest})."
         )
 
 
@@ -121,6 +126,9 @@ def choose(
     best, others = ranked[0], ranked[1:]
     against = {other: _better(known[best], known[other], at, interpolation) for other in others}
     column = known[best].column
+    tested = {other: p for other, p in against.items() if not math.isnan(p)} or against
+    untested = tuple(other for other in others if other not in tested)
+    left_out += [LeftOut(other, f"no two replicates have it and {best} there: no probability") for other in untested]
     return Choice(
         method="Student's t of the paired log-error differences under a flat prior, jackknife variance; several "
         "rivals are added up (Bonferroni)",
@@ -130,9 +138,10 @@ def choose(
         column=column,
         family=best,
         error=math.exp(mean[best]),
-        runner_up=others[0] if others else None,
-        probability=float(np.clip(1 - sum(1 - p for p in against.values()), 0, 1)),  # NaN stays NaN
-        against=against,
+        runner_up=next(iter(tested), None),
+        probability=float(np.clip(1 - sum(1 - p for p in tested.values()), 0, 1)),  # NaN stays NaN
+        against=tested,
+        untested=untested,
     )
 
 

@@ -50,7 +50,9 @@ class Crossover(Finding):
             asks for each sign at one x without such a correction: curves that differ at small x and become one are
             then called crossing more often than in one study of twenty (`study bench calibration`, "becoming one").
         p_none: p-value of the claim that one is better at every x: the largest one-sided p.
-        threshold: p up to which a claim is made; below 1 - confidence where other pairs are corrected for.
+        threshold: p up to which a claim is made.
+        covered: both families were measured, within `paired.SAME_X`, at every x at which either was.
+        num_pairs: pairs over which the claims were corrected; the confidence set never is.
     """
 
     first: str
@@ -67,6 +69,8 @@ class Crossover(Finding):
     p_corrected: float
     p_none: float
     threshold: float
+    covered: bool
+    num_pairs: int = 1
 
     @property
     def resolved_roots(self) -> tuple[Root, ...]:
@@ -115,7 +119,9 @@ class Crossover(Finding):
             interval = "interval" if bounded else "confidence set"
             text += f", {percent} {interval} {stretches_text(self.confidence_set, self.column)} (by test inversion)"
         if self.p_corrected > self.threshold:
-            text += f". Corrected over the {len(self.tests.tests)} sizes the claim has p = {self.p_corrected:.2f} only"
+            text += (
+                f". Corrected over the {of.places(len(self.tests.tests))} the claim has p = {self.p_corrected:.2f} only"
+            )
         return f"{text}."
 
     def _none(self, names: Names | None) -> str:
@@ -123,7 +129,7 @@ class Crossover(Finding):
         better, worse = (self.first, self.second) if (tests["difference"] < 0).all() else (self.second, self.first)
         return (
             f"No crossover from {of.number(tests['x'].min())} to {of.value(tests['x'].max())}: "
-            f"{name_of(better, names)} is better than {name_of(worse, names)} at every one of {len(tests)} sizes."
+            f"{name_of(better, names)} is better than {name_of(worse, names)} at every one of {of.places(len(tests))}."
         )
 
     def _not_resolved(self, names: Names | None) -> str:
@@ -137,6 +143,11 @@ class Crossover(Finding):
             known = self.tests.tests
             better = first if known["difference"].iloc[0] < 0 else second
             where = f"from {of.number(known['x'].min())} to {of.value(known['x'].max())}"
+            if self.covered:
+                return (
+                    f"{text}{better} is better at every value {where} taken by itself, but not after correction over "
+                    f"{self.num_pairs} pairs (p = {self.p_none:.2f})."
+                )
             return (
                 f"{text}{better} is better wherever both were measured, {where}; elsewhere one of the two is missing."
             )
@@ -163,7 +174,8 @@ def crossover(
     tests = paired_tests(first, second, confidence=confidence, interpolation=interpolation)
     pair = pair_up(first, second)
     shared = pair if pair is not None and len(pair.nodes) else None
-    p_crosses, p_corrected, p_none = _p_values(tests, _planned(first, second))
+    covered = _covered(tests, np.union1d(first.x, second.x))
+    p_crosses, p_corrected, p_none = _p_values(tests, covered)
     result = Crossover(
         method=f"mean log errors interpolated in ln {first.column} ({interpolation}); {tests.method}; "
         f"confidence set by inversion of the test",
@@ -183,34 +195,40 @@ def crossover(
         p_corrected=p_corrected,
         p_none=p_none,
         threshold=1 - confidence,
+        covered=covered,
     )
     return replace(result, decision=_decide(result))
 
 
 def corrected(crossovers: list[Crossover]) -> list[Crossover]:
-    """The same comparisons with their claims corrected by Holm over all of them, for pairs that were not declared."""
-    p_crosses = holm(np.array([one.p_crosses for one in crossovers]))
+    """The same comparisons with their claims corrected by Holm, for pairs that were not declared.
+
+    A pair can be claimed to cross and claimed not to: both claims of all pairs are one family of hypotheses.
+    """
+    num_pairs = len(crossovers)
+    claims = holm(np.array([one.p_crosses for one in crossovers] + [one.p_none for one in crossovers]))
     p_corrected = holm(np.array([one.p_corrected for one in crossovers]))
-    p_none = holm(np.array([one.p_none for one in crossovers]))
     changed = []
     for place, one in enumerate(crossovers):
-        method = f"{one.method}; claims corrected by Holm over {len(crossovers)} pairs"
         one = replace(
             one,
-            p_crosses=float(p_crosses[place]),
+            p_crosses=float(claims[place]),
             p_corrected=float(p_corrected[place]),
-            p_none=float(p_none[place]),
-            method=method,
+            p_none=float(claims[num_pairs + place]),
+            num_pairs=num_pairs,
+            method=f"{one.method}; claims corrected by Holm over both claims of {num_pairs} pairs, confidence sets not",
         )
         changed.append(replace(one, decision=_decide(one)))
     return changed
 
 
-def _planned(first: Curve, second: Curve) -> Array:
-    return np.union1d(first.x, second.x)
+def _covered(tests: PairedTests, planned: Array) -> bool:
+    """Whether both families were measured near every planned x."""
+    measured = np.log(tests.tests.loc[tests.tests["measured"], "x"].to_numpy(float))
+    return len(measured) > 0 and all(np.min(np.abs(measured - np.log(x))) <= np.log1p(SAME_X) for x in planned)
 
 
-def _p_values(tests: PairedTests, planned: Array) -> tuple[float, float, float]:
+def _p_values(tests: PairedTests, covered: bool) -> tuple[float, float, float]:
     """Of the claims that the curves cross, the same corrected over x, and that one is better at every planned x."""
     table = tests.tests
     p, d = table["p_value"].to_numpy(float), table["difference"].to_numpy(float)
@@ -218,8 +236,6 @@ def _p_values(tests: PairedTests, planned: Array) -> tuple[float, float, float]:
         return math.nan, math.nan, math.nan
     smallest = [float(np.nanmin(p[side], initial=1.0)) if side.any() else 1.0 for side in (d < 0, d > 0)]
     one_sided = [np.where(d < 0, p / 2, 1 - p / 2), np.where(d > 0, p / 2, 1 - p / 2)]
-    measured = np.log(table.loc[table["measured"], "x"].to_numpy(float))
-    covered = len(measured) > 0 and all(np.min(np.abs(measured - np.log(x))) <= np.log1p(SAME_X) for x in planned)
     one_sign = (d < 0).all() or (d > 0).all()
     p_none = float(p.max() / 2) if covered and one_sign and not np.isnan(p).any() else 1.0
     return max(smallest), max(_simes(side) for side in one_sided), p_none

@@ -19,6 +19,9 @@ from .quantity import Quantity, quantity
 Array = npt.NDArray[np.float64]
 Interpolation = Literal["linear", "monotone"]
 
+FEWEST_REPLICATES = 3
+"""Two replicates leave one degree of freedom, and an interval of 12.7 standard errors."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -153,8 +156,9 @@ class Pair:
 def pair_up(first: Curve, second: Curve) -> Pair | None:
     """The largest complete part of two curves; None if they have no replicate and x in common.
 
-    Whatever is missing is given up in the smallest portions: again and again the replicate, or the x of one family,
-    that lacks the largest share of its rows; between equals a replicate. Each is named in `Pair.left_out`.
+    A replicate is its whole row (PROTOCOL 6). As long as rows are missing, an x of one family that at least half of the
+    replicates lack is given up, else the replicate that lacks the most; but never so many replicates that fewer than
+    three are left while giving up an x would do. Each is named in `Pair.left_out`.
     """
     common = tuple(name for name in first.replicates if name in second.replicates)
     left_out = [
@@ -172,10 +176,10 @@ def pair_up(first: Curve, second: Curve) -> Pair | None:
     missing = np.isnan(rows)
     keep_row, keep_column = np.ones(rows.shape[0], bool), np.ones(rows.shape[1], bool)
     while (live := missing & keep_row[:, None] & keep_column).any():
-        row_share = live.sum(axis=1) / keep_column.sum()
         column_share = live.sum(axis=0) / keep_row.sum()
-        if row_share.max() >= column_share.max():
-            worst = int(row_share.argmax())
+        spared = keep_row.sum() > FEWEST_REPLICATES and column_share.max() < 0.5
+        if spared or keep_column[: len(first.x)].sum() == 1 or keep_column[len(first.x) :].sum() == 1:
+            worst = int(live.sum(axis=1).argmax())
             keep_row[worst] = False
             absent = [columns[i] for i in np.flatnonzero(live[worst])]
             listed = ", ".join(f"{family} at {first.column}={x:g}" for family, x in absent)

@@ -1,7 +1,7 @@
 """What a prior is worth: how many times more of x the other family needs for the same error.
 
 k(e) = x_flexible(e) / x_prior(e); over training images this is the data multiplier of PROTOCOL 1, over training FLOPs
-the compute multiplier. k(x) is k at the error that the prior reaches at x.
+the compute multiplier. k(x) is k at the error that the prior reaches at x, where it reaches it there first.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from .paired import describe
 from .quantity import quantity
 
 NUM_ERRORS = 25
+REACHED_THERE = 1e-6
+"""Difference of ln x up to which an error counts as first reached at x."""
 COLUMNS = ["x_prior", "x_flexible", "error", "multiplier", "low", "high"]
 
 
@@ -68,6 +70,9 @@ class Multiplier(Finding):
         (first_x, first), *rest = parts
         text = f"For the error that {prior} has at {first_x} {of.unit}, {flexible} needs {first}"
         text += "".join(f"; for its error at {x}, {times}" for x, times in rest)
+        if self.falls_back:
+            again = " and ".join(name_of(family, names) for family in self.falls_back)
+            text += f"; the mean curve of {again} is not falling throughout, and the first {of.axis} counts"
         return f"{text} ({of.of} multiplier of the prior)."
 
 
@@ -83,9 +88,7 @@ def multiplier(
         levels = _shared_levels(pair)
         by_error = _table(pair, levels, None, confidence, interpolation)
         by_x = _table(pair, None, pair.first.log_x, confidence, interpolation)
-        unreached = by_x.loc[by_x["multiplier"].isna(), "x_prior"]
-        reason = f"{flexible.family} does not reach the error of {prior.family} there, or is below it from its first x"
-        left_out += [LeftOut(f"k at {prior.column}={x:g}", reason) for x in unreached]
+        left_out += _unanswered(pair, by_x, interpolation)
     return Multiplier(
         method=f"first x at which each mean curve, interpolated in ln x ({interpolation}), reaches the error; "
         "jackknife-t on ln k",
@@ -155,6 +158,21 @@ def first_reach(log_x: Array, log_error: Array, level: Array, interpolation: Int
     return np.where(reached, found, np.nan)
 
 
+def _unanswered(pair: Pair, by_x: pd.DataFrame, interpolation: Interpolation) -> list[LeftOut]:
+    """Why k(x) has no value where it has none."""
+    prior, flexible = pair.first, pair.second
+    before = first_reach(prior.log_x, prior.mean, prior.mean, interpolation)
+    left_out = []
+    for log_x, first, unknown in zip(prior.log_x, before, by_x["multiplier"].isna(), strict=True):
+        if not unknown:
+            continue
+        reason = f"{flexible.family} does not reach the error of {prior.family} there, or is below it from its first x"
+        if abs(first - log_x) >= REACHED_THERE:
+            reason = f"{prior.family} has reached its error there before, at {math.exp(first):.4g}"
+        left_out.append(LeftOut(f"k at {prior.column}={math.exp(log_x):g}", reason))
+    return left_out
+
+
 def _shared_levels(pair: Pair) -> Array:
     """Log errors that both mean curves pass through, evenly spaced."""
     highest = min(pair.first.mean[0], pair.second.mean[0])
@@ -170,23 +188,25 @@ def _table(
     def log_places(means: Sequence[Array]) -> Array:
         """ln x of both families [K, 2, m]."""
         first, second = means[0], means[1]
-        if log_x is not None:
-            own = np.broadcast_to(log_x, (len(first), len(log_x)))
-            at = interpolate(pair.first.log_x, first, log_x, interpolation)
-        else:
-            assert levels is not None
-            own, at = first_reach(pair.first.log_x, first, levels, interpolation), levels
-        return np.stack([own, first_reach(pair.second.log_x, second, at, interpolation)], axis=1)
+        at = levels if log_x is None else interpolate(pair.first.log_x, first, log_x, interpolation)
+        assert at is not None
+        reached = [
+            first_reach(curve.log_x, means_of, at, interpolation)
+            for curve, means_of in ((pair.first, first), (pair.second, second))
+        ]
+        return np.stack(reached, axis=1)
 
     curves = [pair.first, pair.second]
     places = log_places([curve.mean[None] for curve in curves])[0]
     here = spread(curves, lambda means: np.asarray(np.diff(log_places(means), axis=1)[:, 0]))
     half = t_quantile(0.5 + confidence / 2, here.degrees) * here.standard_error
-    at = levels if levels is not None else interpolate(pair.first.log_x, pair.first.mean, places[0], interpolation)
-    columns = [
-        np.exp(places[0]),
-        np.exp(places[1]),
-        np.exp(at),
-        *np.exp([here.value, here.value - half, here.value + half]),
-    ]
+    if log_x is None:
+        assert levels is not None
+        own, at, answered = places[0], levels, np.full(len(levels), True)
+    else:
+        own, at = log_x, interpolate(pair.first.log_x, pair.first.mean, log_x, interpolation)
+        answered = np.abs(places[0] - log_x) < REACHED_THERE
+    answers = np.where(answered, [here.value, here.value - half, here.value + half], np.nan)
+    with np.errstate(over="ignore"):
+        columns = np.exp([own, np.where(answered, places[1], np.nan), at, *answers])
     return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))

@@ -83,11 +83,15 @@ def paired_tests(
 ) -> PairedTests:
     """Compares two curves at every x of either where both are known.
 
-    Where both were measured, all replicates that have both at this x are used; where one was not, it is interpolated on
-    complete rows.
+    Where both were measured, all replicates that have both at this x are used, complete rows or not; where one was not,
+    it is interpolated on complete rows. Points nearer than `SAME_X` are one place.
     """
     pair = pair_up(first, second)
-    rows = [] if pair is None else [_row(pair, first, second, at, confidence, interpolation) for at in _places(pair)]
+    rows = (
+        []
+        if pair is None
+        else [_row(pair, first, second, at, confidence, interpolation) for at in _places(pair, first, second)]
+    )
     tests = pd.DataFrame(rows, columns=TEST_COLUMNS)
     tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
     return PairedTests(
@@ -144,21 +148,33 @@ def describe(first: Curve, second: Curve, pair: Pair | None) -> str:
     )
 
 
-def _places(pair: Pair) -> Array:
-    """ln x of all points of either curve within the range of both."""
+def _places(pair: Pair, first: Curve, second: Curve) -> Array:
+    """ln x to compare at: every x that both families have, and points of either within the range of both.
+
+    Points of the two families nearer than `SAME_X` are one place, in their middle: budgets that are equal within it
+    must not count twice in a correction over places.
+    """
+    both = np.intersect1d(first.log_x, second.log_x)
+    both = both[[local_pair(first, second, float(at)) is not None for at in both]] if len(both) else both
     low, high = pair.log_range
-    return pair.nodes if low <= high else np.zeros(0)
+    others = [at for at in pair.nodes if low <= at <= high and not np.isin(at, both)]
+    groups: list[list[float]] = []
+    for at in sorted([*both.tolist(), *others]):
+        if groups and at - groups[-1][0] <= np.log1p(SAME_X):
+            groups[-1].append(at)
+        else:
+            groups.append([at])
+    places = []
+    for group in groups:
+        exact = [at for at in group if at in both]
+        places += exact or [float(np.clip(np.mean(group), low, high))]
+    return np.array(places)
 
 
 def _row(
     pair: Pair, first: Curve, second: Curve, at: float, confidence: float, interpolation: Interpolation
 ) -> dict[str, float | bool]:
-    here, kind = pair, interpolation
-    points = [np.flatnonzero(np.isclose(curve.log_x, at, rtol=0, atol=1e-12)) for curve in (first, second)]
-    if all(len(point) for point in points):  # both measured here: every replicate that has both
-        alone = [curve.restricted(curve.replicates, np.isclose(curve.log_x, at, rtol=0, atol=1e-12))
-                 for curve in (first, second)]  # fmt: skip
-        here = pair_up(*alone) or pair
+    here, kind = local_pair(first, second, at) or pair, interpolation
     spread_here = difference(here, np.array([at]), kind)
     d, se = float(spread_here.value[0]), float(spread_here.standard_error[0])
     half = t_quantile(0.5 + confidence / 2, spread_here.degrees) * se

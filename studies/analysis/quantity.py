@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -32,6 +31,10 @@ class Quantity:
     def value(self, x: float) -> str:
         """A value with its unit: `2,849 images`, `33.6G training FLOPs`."""
         return f"{self.number(x)} {self.unit}"
+
+    def places(self, count: int) -> str:
+        """So many values of it: `9 sizes`, `4 values of training FLOPs`."""
+        return f"{count} sizes" if self.column == "num_train" else f"{count} values of {self.axis}"
 
     def number(self, x: float) -> str:
         """A value without its unit, at four significant digits at most where it is counted."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from studies.analysis.crossover import corrected, crossover
 from studies.analysis.curve import Curve
@@ -38,11 +41,72 @@ def test_two_resolved_roots_are_both_named() -> None:
     assert found.sentence().count("overtakes") == 2
 
 
-def test_all_claims_of_undeclared_pairs_are_corrected() -> None:
-    one = crossover(*pair(np.array([-0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4])))
-    twice = corrected([one, one])
-    for field in ("p_crosses", "p_corrected", "p_none"):
-        assert getattr(twice[0], field) == pytest.approx(min(1.0, 2 * getattr(one, field)))
+def test_both_claims_of_undeclared_pairs_are_corrected_together() -> None:
+    crosses = crossover(*pair(np.array([-0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4])))
+    apart = crossover(*pair(np.full(7, -0.05), noise=0.015))
+    assert (crosses.decision, apart.decision) == ("crosses", "none below x_max")
+    both = corrected([crosses, apart])
+    claims = [crosses.p_crosses, apart.p_crosses, crosses.p_none, apart.p_none]
+    assert [one.p_crosses for one in both] + [one.p_none for one in both] == pytest.approx(by_hand(claims))
+    assert [one.p_corrected for one in both] == pytest.approx(by_hand([crosses.p_corrected, apart.p_corrected]))
+
+
+def by_hand(p_values: list[float]) -> list[float]:
+    """Holm (1979), one p at a time."""
+    ranked = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(ranked):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def test_a_claim_lost_to_the_correction_is_told_as_such() -> None:
+    """All sizes are significant by themselves; nothing is missing; the correction over pairs is what is in the way."""
+    apart = crossover(*pair(np.full(7, -0.05), noise=0.022))
+    assert apart.decision == "none below x_max"
+    many = corrected([apart] * 12)
+    assert many[0].decision == "not resolved"
+    assert "not after correction over 12 pairs" in many[0].sentence()
+    assert "missing" not in many[0].sentence()
+
+
+def test_a_missing_cell_costs_no_size_of_the_tests() -> None:
+    first, second = pair(np.array([-0.3, -0.2, -0.1, 0.0, 0.2, 0.3, 0.4]))
+    log_error = first.log_error.copy()
+    log_error[3, -1] = np.nan
+    found = crossover(replace(first, log_error=log_error), second)
+    assert found.decision == "crosses"
+    assert list(found.tests.tests["num_pairs"]) == [5, 5, 5, 5, 5, 5, 4]
+
+
+def test_budgets_that_are_equal_within_two_percent_are_one_place() -> None:
+    first, second = pair(np.array([-0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4]))
+    near = replace(second, x=second.x * 1.01, column="train_flops")
+    tests = crossover(replace(first, column="train_flops"), near).tests.tests
+    assert len(tests) == len(SIZES)
+    assert tests["measured"].all()
+
+
+def test_the_correction_over_sizes_is_that_of_simes_on_either_side() -> None:
+    one = crossover(*pair(np.array([-0.03, -0.02, -0.025, 0.0, 0.02, 0.03, 0.028]), noise=0.02))
+    tests = one.tests.tests
+    sides = []
+    for sign in (-1, 1):
+        one_sided = sorted(
+            stats.t.sf(sign * d / se, 4) for d, se in zip(tests["difference"], tests["standard_error"], strict=True)
+        )
+        sides.append(min(len(one_sided) * p / (rank + 1) for rank, p in enumerate(one_sided)))
+    assert one.p_corrected == pytest.approx(max(sides))
+    mirrored = crossover(*reversed(pair(np.array([-0.03, -0.02, -0.025, 0.0, 0.02, 0.03, 0.028]), noise=0.02)))
+    assert mirrored.p_corrected == pytest.approx(one.p_corrected)
+
+
+def test_the_set_holds_the_root_where_there_is_no_spread_at_all() -> None:
+    found = crossover(*pair(np.array([-0.3, -0.2, -0.1, 0.07, 0.2, 0.3, 0.4]), noise=0.0), interpolation="monotone")
+    (root,) = found.roots
+    assert found.confidence_set is not None
+    assert [part.low <= root.x <= part.high for part in found.confidence_set] == [True]
 
 
 def test_a_claim_that_rests_on_one_size_says_so() -> None:
