@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from .budget import (
 )
 from .errors import PlanError
 from .spec import LABEL_PRESERVING, PROTOCOL_VERSION, Permutation, StudySpec
-from .tuned import Citation, Conditions, Tuning
+from .tuned import Citation, Conditions, Network, Tuning
 from .tuning import TUNING_SEED
 
 MATCHED = 0.02
@@ -270,9 +270,14 @@ def make_plan(spec: StudySpec, data: DataInfo, arms: Mapping[str, Arm], tuning: 
     cells.sort(key=lambda cell: (cell.replicate, cell.num_train))  # complete replicates first, small sets before large
     names = {(arm.family, arm.variant): arm.name for arm in ordered}
     used = [(names[cell.family, cell.variant], cell.num_train, cell.steps) for cell in cells]
-    recipe_notes = tuning.remarks(Conditions.of(spec, data), used) if tuning else (FIXED_RECIPE,)
+    recipe_notes = tuning.remarks(Conditions.of(spec, data), used, networks_of(ordered)) if tuning else (FIXED_RECIPE,)
     notes = (*notes, *_coverage_notes(spec, data, cells), *_augmentation_notes(spec, data), *recipe_notes)
     return Plan(spec, data, ordered, tuple(cells), notes, tuning.citation if tuning else None)
+
+
+def networks_of(arms: Iterable[Arm]) -> dict[str, Network]:
+    """What a tuning remembers of its arms, by name."""
+    return {arm.name: Network(forward_flops=arm.forward_flops, num_parameters=arm.num_parameters) for arm in arms}
 
 
 def _cell(

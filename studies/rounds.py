@@ -18,7 +18,7 @@ from pathlib import Path
 from .compose import Composed
 from .engines import Outcome
 from .errors import ConfigError, ExitCode, PlanError
-from .planning import FIXED_RECIPE, Cell, Plan
+from .planning import FIXED_RECIPE, Cell, Plan, networks_of
 from .records import Record
 from .spec import StudySpec
 from .store import CellState, Store
@@ -243,5 +243,6 @@ def _assemble(
             cells=len(last.cells),
             train_flops=sum(record.executed_train_flops for record in records),
         ),
+        networks=networks_of(last.arms),
         arms=arms,
     ).sealed()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -105,6 +105,13 @@ class TunedPoint(_Strict):
     trials: tuple[Trial, ...]
 
 
+class Network(_Strict):
+    """What an arm was when it was tuned: a name alone does not say that its network is still the same."""
+
+    forward_flops: int
+    num_parameters: int
+
+
 class Citation(_Strict):
     """What a plan and a report say of the tuning they used."""
 
@@ -120,6 +127,7 @@ class Tuning(_Strict):
 
     Attributes:
         name: of the study that was tuned.
+        networks: size and cost per image of every arm.
         arms: per arm and train size the winner and all trials.
         sha256: of everything else.
     """
@@ -130,6 +138,7 @@ class Tuning(_Strict):
     conditions: Conditions
     rules: TuningSpec
     cost: TuningCost
+    networks: dict[str, Network]
     arms: Annotated[dict[str, Annotated[dict[PositiveInt, TunedPoint], Field(min_length=1)]], Field(min_length=1)]
     sha256: str = ""
 
@@ -163,12 +172,15 @@ class Tuning(_Strict):
         decays = {size: point.weight_decay for size, point in points.items()}
         return interpolate(rates, num_train), interpolate(decays, num_train)
 
-    def remarks(self, conditions: Conditions, used: Iterable[tuple[str, int, int]]) -> tuple[str, ...]:
+    def remarks(
+        self, conditions: Conditions, used: Iterable[tuple[str, int, int]], networks: Mapping[str, Network]
+    ) -> tuple[str, ...]:
         """What a reader of a study that cites this tuning must know, a sentence each.
 
         Args:
             conditions: of the study.
             used: arm, train size and steps of the study's cells.
+            networks: of the study's arms.
         """
         places = sorted(set(used))
         sizes = sorted({size for arm, _, _ in places for size in self.arms[arm]})
@@ -184,6 +196,12 @@ class Tuning(_Strict):
                      if here[name] != there[name]]  # fmt: skip
         if self.origin.protocol_version != PROTOCOL_VERSION:
             different.append(f"protocol {PROTOCOL_VERSION} (tuned: {self.origin.protocol_version})")
+        different += [
+            f"{arm} of {new.num_parameters:,} parameters and {new.forward_flops:,} forward FLOPs "
+            f"(tuned: {old.num_parameters:,} and {old.forward_flops:,})"
+            for arm, new in networks.items()
+            if (old := self.networks[arm]) != new
+        ]
         if different:
             remarks.append(f"This study differs from what its tuning was made for: {'; '.join(different)}.")
         if other := self._other_budgets(places):

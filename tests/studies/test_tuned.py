@@ -15,9 +15,9 @@ from studies import compose
 from studies.budget import train_flops
 from studies.compose import compose_study, list_tunings
 from studies.errors import ConfigError
-from studies.planning import FIXED_RECIPE, Plan, make_plan
+from studies.planning import FIXED_RECIPE, Plan, make_plan, networks_of
 from studies.spec import StudySpec
-from studies.tuned import Conditions, Origin, TunedPoint, Tuning, TuningCost
+from studies.tuned import Conditions, Network, Origin, TunedPoint, Tuning, TuningCost
 from studies.tuning import Trial, TuningSpec
 from studies.tuning_file import read_tuning, shipped_tunings, write_tuning
 
@@ -50,9 +50,20 @@ def make_tuning(spec: StudySpec | None = None, **changes: Any) -> Tuning:
         "conditions": Conditions.of(spec, spec.data.describe()),
         "rules": TuningSpec(),
         "cost": TuningCost(trials=12, cells=30, train_flops=10**12),
+        "networks": networks_of(make_arms(spec).values()),
         "arms": {arm: {64: point(0.004, 0.02), 256: point(0.001, 0.2)} for arm in ("vit", "resnet", "mlp")},
     }
     return Tuning(**(content | changes)).sealed()
+
+
+def test_a_network_that_has_changed_since_is_said() -> None:
+    tuning = make_tuning()
+    assert "forward FLOPs" not in remarks(citing(tuning))
+    other = tuning.networks | {"vit": Network(forward_flops=7_000, num_parameters=9_000)}
+    text = remarks(citing(make_tuning(networks=other)))
+    assert "vit of" in text
+    assert "(tuned: 9,000 and 7,000)" in text
+    assert "mlp of" not in text
 
 
 def citing(tuning: Tuning, **changes: Any) -> Plan:
