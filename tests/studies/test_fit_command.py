@@ -75,7 +75,7 @@ def test_a_table_with_other_names_and_no_replicates(study: Call, tmp_path: Path)
     assert code == 0
     assert "without replicates nothing more can be said" in out
     assert "Errors are 1 - accuracy." in out
-    assert "There are no replicates and no standard errors: no interval and no test is possible." in out
+    assert "There are no replicates and no complete standard errors: no interval and no test is possible." in out
     assert "95% interval " not in out.split("Curves")[0]
     one.assign(se=0.005, num_train=one["num_train"]).to_csv(tmp_path / "stated.csv", index=False)
     code, out, _ = study("fit", "stated.csv")
