@@ -100,7 +100,7 @@ def _exp(logarithm: float, form: str) -> str:
     """The end of an interval of a logarithm, in units of the errors or of their ratio."""
     with np.errstate(over="ignore", under="ignore"):
         value = float(np.exp(logarithm))
-    return "unlimited" if math.isinf(value) else format(value, form)
+    return "unlimited" if math.isinf(value) else format(value, form if value < 1e6 else ".4g")
 
 
 def _p(value: float) -> str:

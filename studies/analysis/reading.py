@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def read_table(path: Path, *, text: Sequence[str] = ()) -> pd.DataFrame:
         raise ConfigError(f"{path} is not a file; expected a table as .csv or .parquet, or the name of a study")
     try:
         frame = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path, text)
-    except (ValueError, OSError, EOFError, csv.Error) as error:
+    except (ValueError, OSError, EOFError, csv.Error, pd.errors.ParserWarning) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{path} cannot be read as a table (CSV or parquet): {reason}") from None
     if frame.empty:
@@ -79,9 +80,10 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _read_csv(path: Path, text: Sequence[str]) -> pd.DataFrame:
     opened = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as file, warnings.catch_warnings():
         header, separator = _header(path, file)
         of_names = {name for name in header if name in text or name.lower() in (*FAMILY, *REPLICATE)}
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header loses cells otherwise
         return pd.read_csv(
             file,
             sep=separator,

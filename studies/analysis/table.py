@@ -166,7 +166,7 @@ def _incomplete_standard_errors(rows: pd.DataFrame, curves: Mapping[str, Curve])
     notes = []
     for family, group in rows.groupby("family"):
         known = np.isfinite(_stated(group))
-        if curves[str(family)].num_replicates > 1 or known.all() or not known.any():
+        if curves[str(family)].num_replicates > 1 or known.all() or group["standard_error"].isna().all():
             continue
         lacking = ", ".join(f"{place + 1}" for place in group.index[~known][:5])
         more = "" if (~known).sum() <= 5 else f" and {int((~known).sum()) - 5} more"

@@ -13,14 +13,16 @@ def labels(column: pd.Series[float]) -> pd.Series[str]:
 
     Text stays what it is, so that "01" and "1" are two; whole numbers have no decimals, so that 1 and 1.0 are one.
     """
-    return pd.Series([_label(value) for value in column], index=column.index, dtype=object)
+    return pd.Series(
+        [None if gap else _label(value) for value, gap in zip(column, column.isna(), strict=True)],
+        index=column.index,
+        dtype=object,
+    )
 
 
 def _label(value: object) -> str | None:
     if isinstance(value, str):
         return value.strip() or None
-    if pd.isna(value):
-        return None
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)
