@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 SourceArgument = Annotated[
     str, typer.Argument(metavar="TABLE", help="CSV or parquet file, or the name or id of a study in the store.")
 ]
+MANY_REPLICATES = 100
+"""From here on an analysis says beforehand that it takes its time: two families at five sizes take some 5 s."""
 ColumnOption = Optional[str]  # noqa: UP045  # typer reads this form
 
 
@@ -45,7 +48,7 @@ def fit(
     target: Annotated[
         Optional[list[float]], typer.Option(help="Say which x this error needs; may be repeated.")  # noqa: UP045
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random starts of the fits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random starts of the fits.")] = 0,
     figure: Annotated[Optional[Path], typer.Option(help="Draw the curves into this .png or .svg.")] = None,  # noqa: UP045
     store: StoreOption = Path("results"),
     as_json: JsonOption = False,
@@ -64,6 +67,11 @@ def fit(
     measured = _measured(table, columns, num_train, store)
     chosen = _pair(pair, list(measured.table.curves)) or measured.pair
     permuted = measured.control if control is None else _measured(control, columns, num_train, store).table
+    if (count := max((curve.num_replicates for curve in measured.table.curves.values()), default=0)) > MANY_REPLICATES:
+        err.print(
+            f"{count:,} replicates: intervals refit every curve without each of them, which can take minutes",
+            markup=False,
+        )
     answers = analyse(
         measured.table,
         pair=chosen,
@@ -97,8 +105,8 @@ def _measured(source: str, columns: dict[str, str | None], num_train: int | None
     path = Path(source)
     if not path.exists() and not path.suffix:
         return _measured_study(source, columns, num_train, store)
-    frame = read_table(path)
     named = [columns[meaning] for meaning in ("family", "error", "replicate")]
+    frame = read_table(path, text=[name for name in (columns["family"], columns["replicate"]) if name is not None])
     if is_export(frame) and not any(named):
         return measured_export(frame, x=columns["x"], num_train=num_train)
     if num_train is not None:
@@ -154,11 +162,11 @@ def _pair(told: str | None, families: list[str]) -> tuple[str, str] | None:
 def _check(confidence: float, chance: float | None, at: list[float], target: list[float], figure: Path | None) -> None:
     if not 0 < confidence < 1:
         raise ConfigError(f"--confidence is {confidence:g}; expected a number between 0 and 1, such as 0.95")
-    if chance is not None and not chance > 0:
+    if chance is not None and not 0 < chance < math.inf:
         raise ConfigError(f"--chance is {chance:g}; expected the error of guessing, such as 0.9 for ten equal classes")
     for option, values in (("at", at), ("target", target)):
         for value in values:
-            if not value > 0 or value == float("inf"):
+            if not value > 0 or value == math.inf:
                 raise ConfigError(f"--{option} is {value:g}; expected a positive number")
     if figure is not None and figure.suffix.lower() not in (".png", ".svg"):
         raise ConfigError(f"--figure is {figure}; expected a name that ends in .png or .svg")

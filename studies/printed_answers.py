@@ -45,7 +45,7 @@ def _curves(answers: Answers) -> Table:
             if curve.standard_error is not None:
                 se, degrees = float(curve.standard_error[place]), math.inf
             half = t_quantile(0.5 + answers.confidence / 2, degrees) * se
-            interval = "" if math.isnan(half) else f"{_error(math.exp(mean - half))} to {_error(math.exp(mean + half))}"
+            interval = "" if math.isnan(half) else f"{_exp(mean - half, '.4g')} to {_exp(mean + half, '.4g')}"
             table.add_row(family, of.number(x), str(count), _error(math.exp(mean)), interval)
     return table
 
@@ -64,7 +64,7 @@ def _tests(tests: PairedTests) -> Table:
         title_justify="left",
     )
     for row in tests.tests.to_dict("records"):
-        interval = "" if math.isnan(row["low"]) else f"{math.exp(row['low']):.3f} to {math.exp(row['high']):.3f}"
+        interval = "" if math.isnan(row["low"]) else f"{_exp(row['low'], '.3f')} to {_exp(row['high'], '.3f')}"
         shown = of.number(row["x"]) + ("" if row["measured"] else " (interpolated)")
         ratio = f"{math.exp(row['difference']):.3f}"
         table.add_row(shown, str(row["num_pairs"]), ratio, interval, _p(row["p_value"]), _p(row["p_holm"]))
@@ -94,6 +94,13 @@ def _left_out(answers: Answers) -> Iterator[object]:
 
 def _error(value: float) -> str:
     return f"{value:.4g}"
+
+
+def _exp(logarithm: float, form: str) -> str:
+    """The end of an interval of a logarithm, in units of the errors or of their ratio."""
+    with np.errstate(over="ignore", under="ignore"):
+        value = float(np.exp(logarithm))
+    return "unlimited" if math.isinf(value) else format(value, form if value < 1e6 else ".4g")
 
 
 def _p(value: float) -> str:

@@ -132,4 +132,6 @@ def _without_replicates(table: CurveTable) -> list[str]:
         return []
     if all(curve.standard_error is not None for curve in single):
         return ["There are no replicates: intervals rest on the standard errors that the table states."]
-    return ["There are no replicates and no standard errors: no interval and no test is possible."]
+    if any(curve.standard_error is not None for curve in single):
+        return ["There are no replicates: only families with a standard error at every point have intervals."]
+    return ["There are no replicates and no complete standard errors: no interval and no test is possible."]

@@ -6,15 +6,20 @@ percent is never divided by 100 by itself.
 
 from __future__ import annotations
 
+import csv
+import gzip
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
 from studies.errors import ConfigError
 
 from .table import Columns
+from .values import numbers, refuse_repeated
 
 FAMILY = ("family", "arm", "model", "architecture", "arch", "method", "network")
 X = ("num_train", "n_train", "train_size", "num_images", "dataset_size", "train_flops", "flops", "num_parameters")
@@ -23,6 +28,8 @@ ACCURACY = ("accuracy", "test_accuracy", "acc", "test_acc", "top1", "top1_accura
 REPLICATE = ("replicate", "seed", "run", "trial", "repeat")
 NUM_TEST = ("num_test", "n_test", "test_size")
 STANDARD_ERROR = ("standard_error", "error_standard_error", "stderr", "se")
+NOT_A_NUMBER = ("", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "None", "#N/A", "#NA", "<NA>")
+"""Cells of a CSV file that hold nothing, where no names are expected."""
 LOSSES = ("loss", "nll", "entropy", "perplexity", "likelihood", "bits")
 """Words in the name of a column whose values may exceed 1."""
 
@@ -42,27 +49,71 @@ class ForeignTable:
     notes: tuple[str, ...]
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Reads a CSV or parquet file.
+def read_table(path: Path, *, text: Sequence[str] = ()) -> pd.DataFrame:
+    """Reads a parquet file, or a CSV file separated by commas, semicolons or tabs, with `#` lines before its header.
+
+    Args:
+        path: of the file; a CSV file may be gzipped.
+        text: columns of names besides those that are usually so called. Names of a CSV file are read as they are
+            written: 007 is not 7, NA is a name, and only an empty cell is none.
 
     Raises:
-        ConfigError: there is no such file, or it is not a table, or it has no rows.
+        ConfigError: there is no such file, or it is not a table, or it has no rows, or two columns have one name.
     """
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; expected a table as .csv or .parquet, or the name of a study")
     try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, comment="#", skipinitialspace=True)
-    except pd.errors.EmptyDataError:
-        raise ConfigError(f"{path} is empty; expected a header and rows") from None
-    except (ValueError, OSError, UnicodeDecodeError) as error:
+        frame = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path, text)
+    except (ValueError, OSError, EOFError, csv.Error, pd.errors.ParserWarning) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{path} cannot be read as a table (CSV or parquet): {reason}") from None
     if frame.empty:
         raise ConfigError(f"{path} has a header ({', '.join(map(str, frame.columns))}) and no rows")
     return frame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(path)
+    named = [name for name in frame.index.names if name is not None]
+    return frame.reset_index(level=named) if named else frame
+
+
+def _read_csv(path: Path, text: Sequence[str]) -> pd.DataFrame:
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as file, warnings.catch_warnings():
+        header, separator = _header(path, file)
+        of_names = {name for name in header if name in text or name.lower() in (*FAMILY, *REPLICATE)}
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header loses cells otherwise
+        return pd.read_csv(
+            file,
+            sep=separator,
+            header=None,
+            names=header,
+            index_col=False,
+            skipinitialspace=True,
+            dtype=dict.fromkeys(of_names, str),
+            keep_default_na=False,
+            na_values={name: [""] if name in of_names else list(NOT_A_NUMBER) for name in header},
+            low_memory=False,
+        )
+
+
+def _header(path: Path, file: TextIO) -> tuple[list[str], str]:
+    """Names of the columns and what separates them; leaves the file at the first row."""
+    for line in file:
+        if line.strip() and not line.lstrip().startswith("#"):
+            break
+    else:
+        raise ConfigError(f"{path} is empty; expected a header and rows")
+    split = {separator: next(csv.reader([line], delimiter=separator, skipinitialspace=True)) for separator in ",;\t"}
+    separator = max(split, key=lambda one: len(split[one]))  # the first of equals: the comma
+    header = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(split[separator])]
+    if len(header) == 1:
+        raise ConfigError(
+            f"{path} has a single column ({header[0]}); expected several, separated by commas, semicolons or tabs"
+        )
+    refuse_repeated(header)
+    return header, separator
 
 
 def understand(
@@ -83,15 +134,22 @@ def understand(
         replicate: of what says which rows of different families belong together.
 
     Raises:
-        ConfigError: a named column does not exist, no or several columns could be meant, or values seem to be percent.
+        ConfigError: a named column does not exist, no or several columns could be meant, one column would have two
+            meanings, two columns have one name, or values seem to be percent.
     """
+    refuse_repeated([str(column) for column in frame.columns])
     notes: list[str] = []
     family_column = _column(frame, "family", family, FAMILY, notes)
     x_column = _column(frame, "x", x, X, notes)
     error_column = _error_column(frame, error, notes)
-    replicate_column = _optional(frame, replicate, "replicate", REPLICATE, notes)
+    taken = {"x": x_column, "family": family_column, "error": error_column}
+    if replicate is not None:
+        taken["replicate"] = replicate
+    _refuse_two_meanings(taken)
+    free = frame.drop(columns=[column for column in taken.values() if column != replicate and column in frame])
+    replicate_column = _optional(free, replicate, "replicate", REPLICATE, notes)
     num_test, standard_error = (
-        _optional(frame, None, meaning, known, notes)
+        _optional(free.drop(columns=replicate_column, errors="ignore"), None, meaning, known, notes)
         for meaning, known in (("num_test", NUM_TEST), ("standard_error", STANDARD_ERROR))
     )
     frame = frame.copy()
@@ -100,7 +158,7 @@ def understand(
         name = "error"
         while name in frame.columns:
             name = f"{name}_"
-        frame[name] = 1 - _numeric(frame, error_column)
+        frame[name] = 1 - numbers(frame, error_column)
         notes.append(f"Errors are 1 - {error_column}.")
         error_column = name
     columns = Columns(x_column, family_column, error_column, replicate_column, num_test, standard_error)
@@ -143,6 +201,16 @@ def _candidates(frame: pd.DataFrame, known: Sequence[str]) -> list[str]:
     return [str(column) for column in frame.columns if str(column).lower() in known]
 
 
+def _refuse_two_meanings(taken: dict[str, str]) -> None:
+    for meaning, column in taken.items():
+        for other, its_column in taken.items():
+            if meaning < other and column == its_column:
+                raise ConfigError(
+                    f"column {column!r} would be both the {meaning} and the {other}; name one column for each with "
+                    f"--{meaning} and --{other}"
+                )
+
+
 def _either(names: Sequence[str]) -> str:
     return " or ".join(repr(name) for name in names)
 
@@ -154,7 +222,7 @@ def _is_accuracy(column: str) -> bool:
 def _refuse_percent(frame: pd.DataFrame, column: str) -> None:
     if any(word in column.lower() for word in LOSSES):
         return
-    values = _numeric(frame, column)
+    values = numbers(frame, column)
     if (values > 1).any():
         place = int((values > 1).to_numpy().argmax())
         raise ConfigError(
@@ -164,12 +232,3 @@ def _refuse_percent(frame: pd.DataFrame, column: str) -> None:
     if _is_accuracy(column) and (values < 0).any():
         place = int((values < 0).to_numpy().argmax())
         raise ConfigError(f"row {place + 1}: {column} is {values.iloc[place]:g}, and a rate is between 0 and 1")
-
-
-def _numeric(frame: pd.DataFrame, column: str) -> pd.Series[float]:
-    numbers = pd.to_numeric(frame[column], errors="coerce").astype(float)
-    wrong = numbers.isna() & frame[column].notna()
-    if wrong.any():
-        place = int(wrong.to_numpy().argmax())
-        raise ConfigError(f"row {place + 1}: {column} is {frame[column].iloc[place]!r}; expected a number")
-    return numbers

@@ -16,6 +16,10 @@ from studies.errors import ConfigError
 
 from .curve import Array, Curve
 from .finding import LeftOut
+from .values import labels, numbers, refuse, refuse_repeated
+
+MAX_REPLICATES = 1000
+"""Of one family; intervals refit every curve without each replicate, which takes many minutes from here on."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,9 @@ def curve_table(
     rows = _checked(frame, names)
     rows, left_out = _usable(rows)
     rows, repeated = _without_repeats(rows)
+    _refuse_many(rows, names)
     curves = {str(family): _curve(str(family), group, names, blocks) for family, group in rows.groupby("family")}
-    notes = []
+    notes = _incomplete_standard_errors(rows, curves)
     if (rows["error"] > 1).any():
         notes.append("Some errors exceed 1: they are read as a loss, not as a rate.")
     if not len(curves):
@@ -109,24 +114,26 @@ def _checked(frame: pd.DataFrame, names: Columns) -> pd.DataFrame:
             raise ConfigError(
                 f"the table has no column {column!r} for {meaning}; it has {', '.join(map(str, frame.columns))}"
             )
+    refuse_repeated([str(column) for column in frame.columns])
     frame = frame.reset_index(drop=True)
     rows = pd.DataFrame(index=frame.index)
-    rows["family"] = frame[names.family].astype("string")
+    rows["family"] = labels(frame[names.family]).astype("string")
     for ours, theirs in (
         ("x", names.x),
         ("error", names.error),
         ("num_test", names.num_test),
         ("standard_error", names.standard_error),
     ):
-        rows[ours] = _numbers(frame, theirs) if theirs in frame.columns else np.nan
-    rows["replicate"] = _labels(frame[names.replicate]) if names.replicate in frame.columns else "0"
+        rows[ours] = numbers(frame, theirs) if theirs in frame.columns else np.nan
+    rows["replicate"] = labels(frame[names.replicate]) if names.replicate in frame.columns else "0"
     rows["point"] = frame[names.point] if names.point else rows["x"]
     rows["block_key"] = frame[names.block_key] if names.block_key else None
-    for place, (x, error) in enumerate(zip(rows["x"], rows["error"], strict=True), start=1):
-        if x <= 0 or np.isinf(x):
-            raise ConfigError(f"row {place}: {names.x} is {x:g}; expected a positive number")
-        if error < 0 or np.isinf(error):
-            raise ConfigError(f"row {place}: {names.error} is {error:g}; expected an error of at least 0")
+    refuse((rows["x"] <= 0) | np.isinf(rows["x"]), rows["x"], names.x, "a positive number")
+    refuse((rows["error"] < 0) | np.isinf(rows["error"]), rows["error"], names.error, "an error of at least 0")
+    few = (rows["num_test"] < 1) | np.isinf(rows["num_test"])
+    refuse(few, rows["num_test"], names.num_test, "the number of test images, at least 1, or nothing where not known")
+    wrong = (rows["standard_error"] < 0) | np.isinf(rows["standard_error"])
+    refuse(wrong, rows["standard_error"], names.standard_error, "a standard error above 0, or nothing where not known")
     if names.replicate not in frame.columns:
         counts = rows.groupby(["family", "point"]).size()
         if (counts > 1).any():
@@ -138,20 +145,36 @@ def _checked(frame: pd.DataFrame, names: Columns) -> pd.DataFrame:
     return rows
 
 
-def _numbers(frame: pd.DataFrame, column: str) -> pd.Series[float]:
-    numbers = pd.to_numeric(frame[column], errors="coerce")
-    wrong = numbers.isna() & frame[column].notna()
-    if wrong.any():
-        place = int(wrong.to_numpy().argmax())
-        raise ConfigError(f"row {place + 1}: {column} is {frame[column].iloc[place]!r}; expected a number")
-    return numbers.astype(float)
+def _refuse_many(rows: pd.DataFrame, names: Columns) -> None:
+    counts = rows.groupby("family")["replicate"].nunique()
+    if len(counts) and counts.max() > MAX_REPLICATES:
+        raise ConfigError(
+            f"{counts.idxmax()} has {counts.max():,} replicates in column {names.replicate!r}, and at most "
+            f"{MAX_REPLICATES:,} can be analysed: intervals refit every curve without each of them. Name the column of "
+            "replicates (one value per repetition of the whole measurement, not per row), or keep fewer replicates"
+        )
 
 
-def _labels(column: pd.Series[float]) -> pd.Series[str]:
-    """Replicates as text, so that 1, 1.0 and "1" are one."""
-    return column.map(
-        lambda value: None if pd.isna(value) else f"{value:g}" if isinstance(value, float) else f"{value}"
-    )
+def _stated(rows: pd.DataFrame) -> Array:
+    """Standard errors of log errors per row, d ln E = dE / E; NaN where none is stated or the error is zero."""
+    known = (rows["standard_error"] > 0) & (rows["error"] > 0)
+    return (rows["standard_error"].where(known) / rows["error"].where(known)).to_numpy(float)
+
+
+def _incomplete_standard_errors(rows: pd.DataFrame, curves: Mapping[str, Curve]) -> list[str]:
+    """Says whose standard errors are stated in part and therefore not used, and which rows have none."""
+    notes = []
+    for family, group in rows.groupby("family"):
+        known = np.isfinite(_stated(group))
+        if curves[str(family)].num_replicates > 1 or known.all() or group["standard_error"].isna().all():
+            continue
+        lacking = ", ".join(f"{place + 1}" for place in group.index[~known][:5])
+        more = "" if (~known).sum() <= 5 else f" and {int((~known).sum()) - 5} more"
+        notes.append(
+            f"{family} has no intervals: {int((~known).sum())} of its {len(group)} points state no standard error "
+            f"above 0 of an error above 0 (rows {lacking}{more})."
+        )
+    return notes
 
 
 def _usable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[LeftOut]]:
@@ -201,7 +224,7 @@ def _curve(family: str, rows: pd.DataFrame, names: Columns, blocks: Mapping[Hash
     at = rows["replicate"].map(row_of).to_numpy(int), rows["point"].map(column_of).to_numpy(int)
     values = np.full((len(replicates), len(x)), np.nan)
     values[at] = log_error(rows["error"].to_numpy(float), rows["num_test"].to_numpy(float))
-    stated = (rows["standard_error"] / rows["error"]).to_numpy(float)  # d ln E = dE / E
+    stated = _stated(rows)
     standard_error = None
     if len(replicates) == 1 and np.isfinite(stated).all():
         standard_error = np.full(len(x), np.nan)
@@ -222,6 +245,7 @@ def _geometric_mean(x: pd.Series[float]) -> float:
 def _natural(label: str) -> tuple[int, float, str]:
     """Sorts numbers by value before words."""
     try:
-        return 0, float(label), label
+        value = float(label)
     except ValueError:
-        return 1, 0.0, label
+        value = np.nan
+    return (0, value, label) if np.isfinite(value) else (1, 0.0, label)

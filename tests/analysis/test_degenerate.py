@@ -230,6 +230,12 @@ REFUSED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "negative size": (lambda frame: frame.assign(num_train=-frame["num_train"]), "row 1: num_train is -64"),
     "negative error": (lambda frame: frame.assign(error=-frame["error"]), "row 1: error is -"),
     "infinite error": (lambda frame: frame.assign(error=math.inf), "row 1: error is inf"),
+    "negative standard error": (lambda frame: frame.assign(standard_error=-0.01), "row 1: standard_error is -0.01"),
+    "infinite standard error": (lambda frame: frame.assign(standard_error=math.inf), "row 1: standard_error is inf"),
+    "negative num_test": (lambda frame: frame.assign(num_test=-5), "row 1: num_test is -5; expected the number of"),
+    "date": (lambda frame: frame.assign(num_train=pd.Timestamp("2020-01-01")), "row 1: num_train is 2020-01-01"),
+    "too many replicates": (lambda frame: frame.iloc[:1].loc[[0] * 1001].assign(replicate=range(1001)),
+                            "a has 1,001 replicates in column 'replicate', and at most 1,000"),
     "unnamed replicates": (lambda frame: frame.drop(columns="replicate"), "4 rows at num_train=64 .* no column 'repl"),
 }  # fmt: skip
 

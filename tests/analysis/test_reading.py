@@ -49,6 +49,12 @@ REFUSED = {
     "two errors": (PLAIN.drop(columns="error").assign(test_error=0.1, error_rate=0.1), {}, "could be the error"),
     "percent": (PLAIN.assign(error=[20.0, 30.0]), {}, "row 1: error is 20, .* in percent, divide it by 100"),
     "percent accuracy": (PLAIN.drop(columns="error").assign(acc=[0.9, 91.0]), {}, "row 2: acc is 91"),
+    "one column twice": (pd.concat([PLAIN, PLAIN[["error"]]], axis=1), {}, "2 columns called 'error'"),
+    "x is error": (PLAIN, {"x": "error"}, "'error' would be both the error and the x"),
+    "replicate is error": (PLAIN, {"replicate": "error"}, "'error' would be both the error and the replicate"),
+    "family is x": (PLAIN, {"family": "num_train"}, "'num_train' would be both the family and the x"),
+    "boolean": (PLAIN.assign(error=[True, False]), {}, "row 1: error is True; expected a number"),
+    "decimal comma": (PLAIN.assign(error=["0,2", "0,3"]), {}, "expected a number, with a point before its decimals"),
     "text": (PLAIN.assign(error=["0.1", "low"]), {}, "row 2: error is 'low'; expected a number"),
 }  # fmt: skip
 
@@ -88,3 +94,58 @@ def test_files(tmp_path: Path) -> None:
             read_table(tmp_path / name)
     with pytest.raises(ConfigError, match="is not a file"):
         read_table(tmp_path)
+
+
+def test_names_of_a_csv_file_are_read_as_written(tmp_path: Path) -> None:
+    names = ["1", "2.50", "007", "7", "NA", "None", "null", "#vit", "vit"]
+    path = tmp_path / "table.csv"
+    rows = "".join(f"{name},10,.2,{label}\n" for name in names for label in ("1", "1.0", "01"))
+    path.write_text(f"# it's \"open\nfamily,num_train,error,replicate\n{rows}vit ,20,.1,1\n,30,.1,1\nlast,10,NA,1\n")
+    table = measured_table(read_table(path)).table
+    assert set(table.curves) == set(names)
+    assert set(table.curves["1"].replicates) == {"1", "1.0", "01"}
+    assert table.curves["vit"].x.tolist() == [10, 20]
+    assert [item.reason for item in table.left_out] == ["it names no family", "it has no error"]
+    path.write_text("kind,num_train,error\n007,10,.2\n7,10,.3\n")
+    assert set(measured_table(read_table(path, text=["kind"]), family="kind").table.curves) == {"007", "7"}
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(PLAIN.to_csv(index=False, sep=separator))
+    pd.testing.assert_frame_equal(read_table(path), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("family num_train error\na 1 .2\n", "a single column .* separated by commas, semicolons or tabs"),
+        ("family,num_train,error,error\na,1,.2,.3\n", "2 columns called 'error'"),
+        ("family,num_train,error\nrow,a,1,.2\n", "cannot be read as a table"),
+    ],
+)
+def test_files_with_columns_in_doubt(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises(ConfigError, match=says):
+        read_table(tmp_path / "table.csv")
+
+
+def test_named_levels_of_an_index_are_columns(tmp_path: Path) -> None:
+    PLAIN.set_index(["family", "num_train"]).to_parquet(tmp_path / "table.parquet")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "table.parquet"), PLAIN)
+
+
+def test_whole_floats_are_names_without_decimals() -> None:
+    frame = PLAIN.assign(family=[1.0, 2.5], replicate=[1234567.0, 1234568.0])
+    curves = measured_table(frame).table.curves
+    assert {name: curve.replicates for name, curve in curves.items()} == {"1": ("1234567",), "2.5": ("1234568",)}
+
+
+@pytest.mark.parametrize("lacking", [0.0, None])
+def test_rows_without_a_standard_error_are_named(lacking: float | None) -> None:
+    frame = pd.concat([PLAIN, PLAIN.assign(num_train=20)]).assign(standard_error=[0.1, 0.1, 0.1, lacking])
+    table = measured_table(frame).table
+    assert table.curves["a"].standard_error is not None
+    assert table.curves["b"].standard_error is None
+    assert any("b has no intervals: 1 of its 2 points" in note and "(rows 4)" in note for note in table.notes)

@@ -75,7 +75,7 @@ def test_a_table_with_other_names_and_no_replicates(study: Call, tmp_path: Path)
     assert code == 0
     assert "without replicates nothing more can be said" in out
     assert "Errors are 1 - accuracy." in out
-    assert "There are no replicates and no standard errors: no interval and no test is possible." in out
+    assert "There are no replicates and no complete standard errors: no interval and no test is possible." in out
     assert "95% interval " not in out.split("Curves")[0]
     one.assign(se=0.005, num_train=one["num_train"]).to_csv(tmp_path / "stated.csv", index=False)
     code, out, _ = study("fit", "stated.csv")
@@ -147,6 +147,7 @@ MISTAKES = {
     "half a pair": (["t.csv", "--pair", "a"], r"--pair is 'a'; expected two families"),
     "confidence": (["t.csv", "--confidence", "95"], r"--confidence is 95; expected a number between 0 and 1"),
     "chance": (["t.csv", "--chance", "0"], r"--chance is 0; expected the error of guessing"),
+    "infinite chance": (["t.csv", "--chance", "inf"], r"--chance is inf; expected the error of guessing"),
     "negative x": (["t.csv", "--at", "-1"], r"--at is -1; expected a positive number"),
     "figure": (["t.csv", "--figure", "a.doc"], r"--figure is a.doc; expected a name that ends in .png or .svg"),
     "size": (["t.csv", "--num-train", "10"], r"--num-train belongs to studies"),
@@ -207,3 +208,17 @@ def test_the_time_of_an_analysis(study: Call) -> None:
     code, out, _ = study("bench", "fit", "--families", 2, "--sizes", 4, "--replicates", 3)
     assert code == 0
     assert re.match(r"2 families x 4 sizes x 3 replicates, one test set of 2,000 images: \d+\.\d s \(\d+ answers", out)
+
+
+def test_a_negative_seed_is_refused(study: Call) -> None:
+    code, _, err = study("fit", EXAMPLE, "--seed", -1)
+    assert code == 2
+    assert "--seed" in err
+
+
+def test_intervals_beyond_all_numbers_are_unlimited(study: Call, tmp_path: Path) -> None:
+    rows = "".join(f"{family},{x},{error},50\n" for family in "ab" for x, error in ((10, 0.3), (100, 0.1)))
+    (tmp_path / "wide.csv").write_text("family,num_train,error,stderr\n" + rows)
+    code, out, _ = study("fit", "wide.csv", "--confidence", 0.9999)
+    assert code == 0
+    assert "unlimited" in out
