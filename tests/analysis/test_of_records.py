@@ -194,6 +194,16 @@ def test_a_shared_test_set_without_predictions_is_mentioned() -> None:
     assert not any("is not counted" in note for note in records_table(own).notes)
 
 
+def test_blocks_add_nothing_where_every_replicate_has_test_images_of_its_own() -> None:
+    """The spread over replicates holds the choice of test images already; adding it twice would be wrong."""
+    records, blocks = _shared_test_study()
+    fresh = [one.model_copy(update={"test_checksum": f"images-{place}"}) for place, one in enumerate(records)]
+    curves = records_table(records_frame(fresh), blocks=blocks).curves
+    assert all(curve.block_log_error is None for curve in curves.values())
+    shared = records_table(records_frame(records), blocks=blocks).curves
+    assert all(curve.block_log_error is not None for curve in shared.values())
+
+
 def test_block_counts_reads_its_branch() -> None:
     predictions = {
         "branch": np.array([0.5, 1.0]),
