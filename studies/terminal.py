@@ -226,7 +226,7 @@ def _extent(values: Iterable[float]) -> str:
 
 def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
     table = Table(
-        title="test error in percent, of the branch chosen on validation: mean (standard deviation) over replicates"
+        title="test error in percent, of the branch chosen on validation: arithmetic mean (standard deviation)"
     )
     table.add_column("train size", justify="right")
     for arm in plan.arms:

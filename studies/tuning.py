@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
@@ -51,7 +51,8 @@ class TuningSpec(_Strict):
     Attributes:
         learning_rates: the grid to begin with, each rate 2 to 3 times the one before.
         weight_decays: each is tried with every rate. The grid of decays is not extended.
-        sizes: train sizes to tune at; by default the smallest, the largest and the one in their geometric middle.
+        sizes: train sizes to tune at, `all` for every one of the study; by default the smallest, the largest and the
+            one in their geometric middle.
         replicates: never reported, and the same for every arm.
         max_trials: most trials of an arm at a size, extensions included.
     """
@@ -66,14 +67,14 @@ class TuningSpec(_Strict):
         0.02,
         0.2,
     )
-    sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+    sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | Literal["all"] | None = None
     replicates: TuningReplicates = TuningReplicates()
     max_trials: PositiveInt = 16
 
     @field_validator("learning_rates", "weight_decays", "sizes")
     @classmethod
-    def _rising(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if values is not None and list(values) != sorted(set(values)):
+    def _rising(cls, values: tuple[float, ...] | str | None) -> tuple[float, ...] | str | None:
+        if isinstance(values, tuple) and list(values) != sorted(set(values)):
             raise ValueError("must rise from value to value, none twice")
         return values
 
@@ -109,6 +110,8 @@ class TuningSpec(_Strict):
 
     def sizes_of(self, num_train: Sequence[int]) -> tuple[int, ...]:
         """The train sizes to tune at, rising, for a study with these sizes."""
+        if self.sizes == "all":
+            return tuple(sorted(num_train))
         if self.sizes is not None:
             return self.sizes
         low, high = min(num_train), max(num_train)

@@ -19,6 +19,7 @@ from .fitting import fit_curves
 from .floors import Floor, floor_of
 from .interaction import DifferenceOfDifferences, difference_of_differences
 from .multiplier import Multiplier, multiplier
+from .paired import SAME_X
 from .table import CurveTable
 
 DEFAULT_INTERPOLATION: Interpolation = "monotone"
@@ -67,7 +68,15 @@ class Answers:
 
     def statements(self, names: Names | None = None) -> list[str]:
         """Every answer as a sentence, the main ones first, then what must be known of the table."""
-        return [*(finding.sentence(names) for finding in self.findings), *self.table.notes]
+        return [*(finding.sentence(names) for finding in self.findings), *self.notes]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be known of the table and of the comparison."""
+        undeclared = (
+            f"No pair was declared: the claims of all {len(self.crossovers)} pairs are corrected over one another."
+        )
+        return (*([undeclared] if self.pair is None and len(self.crossovers) > 1 else []), *self.table.notes)
 
     def __str__(self) -> str:
         return "\n".join(self.statements())
@@ -81,7 +90,7 @@ class Answers:
             "curves": {family: plain(_points(curve)) for family, curve in self.table.curves.items()},
             "findings": [finding.as_dict() for finding in self.findings],
             "left_out": [str(item) for item in self.table.left_out],
-            "notes": list(self.table.notes),
+            "notes": list(self.notes),
         }
 
 
@@ -197,7 +206,20 @@ def _meeting(first: CurveFit | NoFit, second: CurveFit | NoFit) -> Any:  # noqa:
 
 
 def _all_x(curves: Mapping[str, Curve]) -> list[float]:
-    return sorted({x for curve in curves.values() for x in curve.x.tolist()})
+    """Every measured x; those of several families within `SAME_X` are one, where all of these are known."""
+    groups: list[list[float]] = []
+    for x in sorted({x for curve in curves.values() for x in curve.x.tolist()}):
+        if groups and x <= groups[-1][0] * (1 + SAME_X):
+            groups[-1].append(x)
+        else:
+            groups.append([x])
+    places = []
+    for group in groups:
+        low = max([curve.x[0] for curve in curves.values() if curve.x[0] in group], default=group[0])
+        high = min([curve.x[-1] for curve in curves.values() if curve.x[-1] in group], default=group[-1])
+        middle = math.exp(sum(map(math.log, group)) / len(group))
+        places.append(group[0] if len(group) == 1 else float(min(max(middle, low), high)))
+    return places
 
 
 def _round_errors(curves: Mapping[str, Curve], count: int = 3) -> list[float]:

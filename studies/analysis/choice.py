@@ -16,6 +16,9 @@ from .multiplier import first_reach
 from .paired import difference, local_pair
 from .quantity import quantity
 
+SEPARATED = 0.9
+"""Probability from which a family is called the one to choose; below, the data do not separate the best."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Finding):
@@ -57,6 +60,15 @@ class Choice(Finding):
         if self.untested:
             listed = ", ".join(name_of(family, names) for family in self.untested)
             rest = f", for want of common replicates not counting {listed}"
+        if self.probability < SEPARATED:
+            where = start.partition(" choose ")[0]
+            best, lowest = name_of(self.family, names), f"{self.error:.3g}"
+            being_best = at_least(self.probability) if len(self.against) > 1 else probability_text(self.probability)
+            return (
+                f"{where} the data do not separate the best: {best} has the lowest mean error, {lowest}, probability "
+                f"of being best {being_best} (against {runner_up}, the next, "
+                f"{probability_text(self.against[self.runner_up])}{rest})."
+            )
         if len(self.against) == 1:
             return f"{start}, probability {probability_text(self.probability)} (against {runner_up}{rest})."
         return (

@@ -19,6 +19,8 @@ from .fitting import fit_curve
 from .jackknife import Estimate
 
 FORMS_WITH_FLOOR = ("M2", "M3")
+FEWEST_SIZES = 4
+"""Three parameters through three sizes leave nothing by which to tell a floor from a slope."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +84,11 @@ def floor_of(
     fits = [fit_curve(curve, form=form, chance=chance, confidence=confidence, seed=seed) for form in ("M2", "M3")]
     if isinstance(fit, CurveFit) and fit.form not in ("M1", *FORMS_WITH_FLOOR):
         fits.append(fit)
-    fitted = {one.form: one for one in fits if isinstance(one, CurveFit)}
+    fitted = {one.form: one for one in fits if isinstance(one, CurveFit) and len(one.x) >= FEWEST_SIZES}
     by_form = {form: one.floor for form, one in fitted.items()}
     chosen = fit.form if isinstance(fit, CurveFit) and fit.form in by_form else next(iter(by_form), None)
     reasons = [one.reason for one in fits if isinstance(one, NoFit)]
+    reasons.append(f"fewer than {FEWEST_SIZES} sizes cannot tell a floor from a slope.")
     left_out = next((one.left_out for one in fits), ())
     return Floor(
         method="floors of M2 and M3, each with its score-test interval over replicates, and the hull of these",

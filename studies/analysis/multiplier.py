@@ -51,7 +51,7 @@ class Multiplier(Finding):
     falls_back: tuple[str, ...]
 
     def sentence(self, names: Names | None = None) -> str:
-        """What the prior is worth where it is worth most, and at the largest x of the prior that can be answered."""
+        """What the prior is worth at the smallest and at the largest measured x that can be answered."""
         of, prior, flexible = quantity(self.column), name_of(self.prior, names), name_of(self.flexible, names)
         known = self.by_x[self.by_x["multiplier"].notna()]
         if known.empty:
@@ -59,11 +59,12 @@ class Multiplier(Finding):
                 f"The {of.of} multiplier of {prior} over {flexible} cannot be measured: no error that {prior} has at "
                 f"measured {of.axis} is reached by both."
             )
-        most = int(known["multiplier"].to_numpy().argmax())
-        told = [known.iloc[place] for place in sorted({most, len(known) - 1})]
+        told = [known.iloc[place] for place in sorted({0, len(known) - 1})]
         parts = []
         for row in told:
             interval = ""
+            if math.isnan(row["low"]) and known["low"].notna().any():
+                interval = " (no interval: without some replicate the error is not reached)"
             if not math.isnan(row["low"]):
                 interval = f" ({100 * self.confidence:g}% interval {row['low']:.2f} to {row['high']:.2f})"
             parts.append((of.number(row["x_prior"]), f"{row['multiplier']:.2f} times as many{interval}"))

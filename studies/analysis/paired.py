@@ -69,7 +69,8 @@ class PairedTests(Finding):
         of = quantity(self.column)
         where = {family: [x for x, winner in self.better() if winner == family] for family in (self.first, self.second)}
         parts = [
-            f"{name_of(family, names)} is significantly better at {of.axis} = {', '.join(of.number(x) for x in at)}"
+            f"{name_of(family, names)} is significantly better than {second if family == self.first else first} at "
+            f"{of.axis} = {', '.join(of.number(x) for x in at)}"
             for family, at in where.items()
             if at
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
@@ -34,7 +34,7 @@ class Quantity:
 
     def places(self, count: int) -> str:
         """So many values of it: `9 sizes`, `4 values of training FLOPs`."""
-        return f"{count} sizes" if self.column == "num_train" else f"{count} values of {self.axis}"
+        return f"{count} sizes" if self.of == "data" else f"{count} values of {self.axis}"
 
     def number(self, x: float) -> str:
         """A value without its unit, at four significant digits at most where it is counted."""
@@ -62,6 +62,11 @@ KNOWN = {
 }
 
 
+SAME_AS = dict.fromkeys(("train_size", "n_train", "num_images", "num_samples", "n_images"), "num_train")
+"""Other usual names of training images."""
+
+
 def quantity(column: str) -> Quantity:
     """The quantity of a column; an unknown column is called by its own name."""
-    return KNOWN.get(column) or Quantity(column, column, f"({column})", column)
+    known = KNOWN.get(SAME_AS.get(column, column))
+    return replace(known, column=column) if known else Quantity(column, column, f"({column})", column)

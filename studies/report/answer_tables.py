@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from studies.analysis.answers import Answers
-from studies.analysis.choice import Choice, at_least, probability_text
+from studies.analysis.choice import SEPARATED, Choice, at_least, probability_text
 from studies.analysis.crossover import Crossover
 from studies.analysis.multiplier import Multiplier
 from studies.analysis.of_records import Rule
@@ -22,9 +22,6 @@ from studies.analysis.variance import VarianceSplit
 from .tables import Table, percent
 
 Names = Mapping[str, str]
-
-SEPARATED = 0.9
-"""Probability from which a family is called the one to choose; below, the data do not separate the best."""
 
 
 CHOICE_COLUMNS = (

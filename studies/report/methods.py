@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .answer_tables import SEPARATED
+from studies.analysis.choice import SEPARATED
 
 METHODS = (
     "A run spends C = 3 × forward × batch × steps nominal training FLOPs (a multiply-add counts as two). Unless a note "

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from studies.analysis.answers import Answers
-from studies.analysis.choice import Choice, Needed, at_least, probability_text
+from studies.analysis.choice import SEPARATED, Choice, Needed, at_least, probability_text
 from studies.analysis.fitted_curve import CurveFit
 from studies.analysis.floors import Floor
 from studies.analysis.of_records import RULES, Rule
@@ -19,7 +19,6 @@ from studies.analysis.paired import PairedTests
 from studies.analysis.quantity import quantity
 from studies.analysis.study import CostView, StudyAnswers
 
-from .answer_tables import SEPARATED
 from .card import StudyCard
 from .fit_tables import floor_verdict, hull
 from .tables import percent

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from studies.analysis.answers import analyse
 from studies.analysis.crossover import corrected, crossover
 from studies.analysis.curve import Curve
+from studies.analysis.table import Columns, CurveTable
 
 SIZES = 2.0 ** np.arange(6, 13)
 
@@ -86,6 +88,14 @@ def test_budgets_that_are_equal_within_two_percent_are_one_place() -> None:
     tests = crossover(replace(first, column="train_flops"), near).tests.tests
     assert len(tests) == len(SIZES)
     assert tests["measured"].all()
+
+
+def test_budgets_that_are_equal_within_two_percent_are_one_choice() -> None:
+    first, second = pair(np.array([-0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4]))
+    curves = {"resnet": first, "vit": replace(second, x=second.x * 1.01)}
+    answers = analyse(CurveTable(Columns(), curves, (), ()))
+    assert len(answers.choices) == len(SIZES)
+    assert all(choice.runner_up is not None for choice in answers.choices)
 
 
 def test_the_correction_over_sizes_is_that_of_simes_on_either_side() -> None:

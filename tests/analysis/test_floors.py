@@ -52,6 +52,13 @@ def test_two_sizes_have_no_floor() -> None:
     assert not floor.contains(0.1)
 
 
+def test_three_sizes_have_no_floor_either() -> None:
+    """A form of three parameters goes through any three falling points, and its floor is an accident."""
+    floor = floor_of(curve(np.array([0.163, 0.114, 0.1139]), 0.02, 3))
+    assert not floor.by_form
+    assert "cannot tell a floor from a slope" in floor.sentence()
+
+
 def test_a_skew_of_zero_absorbs_nothing_of_the_floor() -> None:
     """M4 with its skew at the end of its range is M2, and so is the interval of its floor."""
     measured = curve(np.array([0.1676, 0.1065, 0.0931, 0.0696, 0.0645]), 0.05, 5)

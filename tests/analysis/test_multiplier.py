@@ -40,6 +40,15 @@ def test_a_curve_that_rises_again_is_named() -> None:
     assert "the mean curve of prior is not falling throughout" in found.sentence()
 
 
+def test_a_choice_that_the_data_do_not_separate_is_not_called_one() -> None:
+    curves = {"a": curve("a", [0.3, 0.2, 0.1, 0.05], noise=0.2), "b": curve("b", [0.31, 0.21, 0.1, 0.05], noise=-0.2)}
+    found = choose(curves, 64)
+    assert found is not None
+    assert found.probability < 0.9
+    assert "do not separate the best" in found.sentence()
+    assert "choose" not in found.sentence()
+
+
 def test_one_rival_without_replicates_does_not_take_the_probability_away() -> None:
     curves = {
         "a": curve("a", [0.3, 0.2, 0.1, 0.05], noise=0.01),

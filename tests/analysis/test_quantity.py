@@ -14,6 +14,7 @@ from studies.analysis.quantity import quantity
     [
         ("num_train", 2849.39, "2,849 images"),
         ("num_train", 88.72, "88.7 images"),
+        ("train_size", 1024.0, "1,024 images"),
         ("train_flops", 3.3599e10, "33.6G training FLOPs"),
         ("train_flops", 999_999.0, "1M training FLOPs"),
         ("train_flops", 1.341e11, "134G training FLOPs"),

@@ -27,6 +27,7 @@ STUDY = (
     "primary_pair=null",
     "budget.steps=240",
     "budget.batch_size=64",
+    "recipe.tuning=null",
     "tracking=off",
     "engine.checkpoint_seconds=0",
     "engine.chunk_steps=5",

@@ -195,3 +195,9 @@ def test_what_would_be_no_fair_tuning_is_refused(name: str) -> None:
     content, message = REFUSED[name]
     with pytest.raises(ValidationError, match=message):
         TuningSpec.model_validate(content)
+
+
+def test_all_sizes_are_those_of_the_study_whatever_they_are_overridden_to() -> None:
+    rules = TuningSpec(sizes="all")
+    assert rules.sizes_of([256, 64, 128]) == (64, 128, 256)
+    assert rules.num_replicates(64, rules.sizes_of([256, 64])) == rules.replicates.min
