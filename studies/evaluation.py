@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from datamodules import ImageSplit, StepBatches
 
-from .chunked import autocast
+from .program import autocast
 from .planning import Cell
 
 CALIBRATION_BINS = 15
