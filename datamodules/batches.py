@@ -198,7 +198,8 @@ class StepBatches:
         orders = [self._epoch_order(epoch) for epoch in range(first, last + 1)]
         stream = orders[0] if len(orders) == 1 else np.concatenate(orders)
         offset = first * self.num_examples
-        return stream[first_place - offset : past_place - offset].reshape(stop - start, self.batch_size)
+        places: Int64Array = stream[first_place - offset : past_place - offset].reshape(-1, self.batch_size)
+        return places
 
     def _places_at(self, step: int) -> Int64Array:
         """Places within `indices` of the batch at `step`."""
