@@ -198,14 +198,14 @@ class StepBatches:
         orders = [self._epoch_order(epoch) for epoch in range(first, last + 1)]
         stream = orders[0] if len(orders) == 1 else np.concatenate(orders)
         offset = first * self.num_examples
-        places: Int64Array = stream[first_place - offset : past_place - offset].reshape(-1, self.batch_size)
-        return places
+        return stream[first_place - offset : past_place - offset].reshape(-1, self.batch_size)
 
     def _places_at(self, step: int) -> Int64Array:
         """Places within `indices` of the batch at `step`."""
         if step < 0:
             raise DataError(f"step {step} must not be negative")
-        return self.places_between(step, step + 1)[0]
+        places: Int64Array = self.places_between(step, step + 1)[0]
+        return places
 
     def _draw_epoch_order(self, epoch: int) -> Int64Array:
         generator = np.random.Generator(np.random.Philox(key=[self.order_seed, _ORDER_KEY], counter=[0, 0, epoch, 0]))
