@@ -99,11 +99,10 @@ def test_a_lost_device_ends_the_process_and_nobody_is_blamed(monkeypatch: pytest
 
 
 def test_short_memory_is_recognised_behind_what_it_broke() -> None:
-    try:
+    with pytest.raises(RuntimeError) as caught:
         try:
             raise torch.OutOfMemoryError("too much")
         finally:
             raise RuntimeError("operation failed due to a previous error during capture")
-    except RuntimeError as error:
-        assert is_out_of_memory(error)
+    assert is_out_of_memory(caught.value)
     assert not is_out_of_memory(RuntimeError("other"))
