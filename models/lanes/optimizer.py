@@ -18,9 +18,10 @@ class LaneAdamW:
     """Every lane is clipped by its own norm and then updated as `build_optimizer`'s AdamW would update a solo network.
 
     Own code because ``torch.optim.AdamW`` takes one learning rate: a tensor of more than one element is refused
-    ("Tensor lr must be 1-element"), and a group for each lane would launch its kernels lane by lane. Here the weights of
-    all lanes are moved into one matrix ``[L, columns]``, a row for each lane, and gradients and moments lie beside them,
-    so that a step is some fifteen kernels for any number of layers and lanes. Rows never mix: a lane of NaNs stays alone.
+    ("Tensor lr must be 1-element"), and a group for each lane would launch its kernels lane by lane. Here the weights
+    of all lanes are moved into one matrix ``[L, columns]``, a row for each lane, and gradients and moments lie beside
+    them, so that the arithmetic of a step is some fifteen kernels for any number of layers and lanes. Rows never mix:
+    a lane of NaNs stays alone.
 
     A step is made of tensor operations in place, without waiting for the device, so that a CUDA graph can hold it.
 
