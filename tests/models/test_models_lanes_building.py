@@ -97,22 +97,19 @@ def test_code_from_outside_is_judged_by_what_it_does() -> None:
     [
         ("vit_tiny_patch16_224", True, ""),
         ("vit_small_patch16_36x1_224", False, "gamma"),
-        ("resnet18", False, "BatchNorm"),
-        ("convnext_atto", False, "ConvNeXtBlock"),
+        ("resnet18", False, "layer 'conv1' (Conv2d)"),
+        ("convnext_atto", False, "LayerNorm2d"),
         ("deit3_small_patch16_224", False, "gamma"),
-        ("vit_relpos_small_patch16_224", False, "relative_position_bias_table"),
+        ("vit_relpos_small_patch16_224", False, "keeps buffers"),
         ("mixer_s32_224", True, ""),
-        ("sequencer2d_s", False, "stages.0.blocks.0"),
+        ("sequencer2d_s", True, ""),
     ],
 )
 def test_models_of_timm(name: str, stacked: bool, said: str) -> None:
     with torch.device("meta"):
         reason = why_not_stacked(timm.create_model(name))
-    if name == "sequencer2d_s":  # a name of convolutions only in ours
-        assert reason is None
-        return
     assert (reason is None) == stacked, reason
-    assert said in str(reason) or stacked
+    assert stacked or said in str(reason)
 
 
 def test_tokens_of_timms_vision_transformer_go_to_their_lane() -> None:
@@ -142,7 +139,10 @@ class Coins(nn.Module):
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: timm.create_model("vit_tiny_patch16_224", drop_path_rate=0.1), "drop_prob=0.05"),
+        (
+            lambda: timm.create_model("vit_tiny_patch16_224", drop_path_rate=0.11),
+            "layer 'blocks.1.drop_path1' (DropPath) draws random numbers in training (drop_prob=0.01)",
+        ),
         (lambda: timm.create_model("vit_tiny_patch16_224", attn_drop_rate=0.1), "layer 'blocks.0.attn.attn_drop'"),
         (lambda: timm.create_model("vit_tiny_patch16_224", patch_drop_rate=0.1), "prob=0.1"),
         (lambda: timm.create_model("resnet18", drop_block_rate=0.1), "drop_prob=0.1"),
@@ -180,8 +180,8 @@ def test_hidden_draws_are_seen_when_the_network_is_run() -> None:
 
 def test_networks_of_two_architectures_are_refused() -> None:
     with pytest.raises(ValueError, match=r"lane 1 is of another architecture than lane 0: they differ in 'layer1"):
-        build_lanes([nn.Linear(1, 1)] * 0 + [networks("mlp")[0], networks("vit")[0]])
-    with pytest.raises(ValueError, match="lane 1 .* layers have other settings"):
+        build_lanes([networks("mlp")[0], networks("vit")[0]])
+    with pytest.raises(ValueError, match=r"lane 1 .* layers have other settings"):
         build_lanes([nn.Sequential(nn.LayerNorm(4)), nn.Sequential(nn.LayerNorm(4, eps=0.1))])
     with pytest.raises(ValueError, match="no network given"):
         build_lanes([])
@@ -213,7 +213,7 @@ def test_a_lane_is_a_solo_state_and_back(family: str, kind: str) -> None:
 
 def test_states_of_other_networks_are_refused() -> None:
     lanes = build_lanes(networks("vit"))
-    with pytest.raises(ValueError, match=r"lane 1: the state is of another architecture: .*layer1"):
+    with pytest.raises(ValueError, match=r"lane 1: the state is of another architecture: blocks.0.attn"):
         lanes.load_lane(1, networks("mlp")[0].state_dict())
     wide = build_network("vit", "nano", image_size=16, in_channels=3, num_classes=9)
     with pytest.raises(ValueError, match=r"lane 1: head.weight has shape \[9, 32\], expected \[4, 32\]"):

@@ -38,7 +38,8 @@ def test_a_state_goes_in_and_out_unchanged(family: str, kind: str) -> None:
     train_lanes(lanes, together, range(1))  # something to overwrite
     for num_steps in (0, 3):
         for lane, (net, optimizer) in enumerate(zip(nets, optimizers, strict=True)):
-            train_solo(net, optimizer, lane, range(num_steps))
+            if num_steps:
+                train_solo(net, optimizer, lane, range(num_steps))
             together.load_lane(lane, optimizer.state_dict())
         for lane, optimizer in enumerate(optimizers):
             state = together.lane_state(lane)
@@ -95,7 +96,7 @@ def test_unsuited_states_are_refused() -> None:
 
     with pytest.raises(ValueError, match=r"lane 2: the optimiser's state has betas \(0.5, 0.9\)"):
         optimizer.load_lane(2, changed(betas=(0.5, 0.9)))
-    with pytest.raises(ValueError, match="eps 0.1"):
+    with pytest.raises(ValueError, match=r"eps 0\.1"):
         optimizer.load_lane(2, changed(eps=0.1))
     with pytest.raises(ValueError, match=r"is of \d+ parameters, expected \d+"):
         optimizer.load_lane(2, {"state": {}, "param_groups": state["param_groups"][:1]})
@@ -169,12 +170,16 @@ def moved_to_fake(lanes: LaneNetwork, device: str) -> LaneNetwork:
             fake = torch.empty_strided(parameter.shape, parameter.stride(), device=device)
             module.register_parameter(name, nn.Parameter(fake))
         for name, buffer in list(module.named_buffers(recurse=False)):
-            module.register_buffer(name, torch.empty_like(buffer, device=device))
+            module.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
     return lanes
 
 
-FAKE_FAMILIES = [*((family, variant, "stacked") for family, variant in STACKED),
-                 ("vit", "nano", "branches"), ("resnet", "nano", "branches"), ("hybrid", "nano-gn", "branches")]  # fmt: skip
+FAKE_FAMILIES = [
+    *((family, variant, "stacked") for family, variant in STACKED),
+    ("vit", "nano", "branches"),
+    ("resnet", "nano", "branches"),
+    ("hybrid", "nano-gn", "branches"),
+]
 
 
 @pytest.mark.parametrize(("family", "variant", "kind"), FAKE_FAMILIES)
