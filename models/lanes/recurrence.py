@@ -53,8 +53,9 @@ class StackedLSTM(StackedLayer):
         directed = torch.stack([sequences, sequences.flip(0)][:num_directions])  # [D, T, L * B, in]
         rows = directed.view(num_directions, length, self.num_lanes, -1, size).transpose(1, 2)
         bias = self._weights("bias_ih", layer) + self._weights("bias_hh", layer) if self.bias else None
-        weight_ih, recurrent = self._weights("weight_ih", layer), self._weights("weight_hh", layer).transpose(1, 2)
-        projected = lane_linear(rows.reshape(groups, -1, size), weight_ih, bias)  # [D * L, T * B, 4 * hidden]
+        projected = lane_linear(rows.reshape(groups, -1, size), self._weights("weight_ih", layer), bias)
+        # Cast once, where autocast would do it in every step.
+        recurrent = self._weights("weight_hh", layer).to(projected.dtype).transpose(1, 2)
         steps = projected.view(groups, length, -1, 4 * self.hidden_size).unbind(1)
 
         hidden = cell = steps[0]  # before the first step there is neither
