@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from training import tiny_plan, train
 
 from datamodules import parse_data
+from models.lanes import LaneAdamW
 from studies import train as train_module
 from studies.course import batches_of
 from studies.job_data import JobData
@@ -325,34 +326,90 @@ def test_splits_are_read_once_for_all_cells_of_a_job(tmp_path: Path, monkeypatch
     assert all(split == "test" for split, _ in loads[2:]), "the test split is read last"
 
 
+def faked(program: LaneProgram, device: str) -> LaneProgram:
+    """Exchanges all tensors of a program for fake ones of a device, inside a `FakeTensorMode`."""
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+    for module in program.network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, torch.nn.Parameter(fake(parameter)))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, fake(buffer))
+    decays = [cell.weight_decay for cell in program._cells]
+    program.optimizer = LaneAdamW(program.network, weight_decay=decays, clip_norm=1.0)
+    for holder in (program, program._batches):
+        for name, value in list(vars(holder).items()):
+            if isinstance(value, torch.Tensor):
+                setattr(holder, name, fake(value))
+        holder.device = torch.device(device)
+    return program
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet", "lstm"])
 class TestDeviceStep:
-    """The step that a CUDA graph captures, on fake CUDA tensors: no device is needed to see that it asks for nothing."""
+    """The step that a CUDA graph captures, on fake tensors: no device is needed to see that it asks for nothing."""
 
-    @pytest.fixture(params=["vit", "resnet", "lstm"])
-    def fake(self, request: pytest.FixtureRequest) -> Iterator[LaneProgram]:
-        plan = lane_plan(request.param)
-        batches = [batches_of(cell, JobData(plan.spec.data), "cpu", resident=False) for cell in plan.cells]
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield LaneProgram(plan.cells, batches, "cuda")
+    @staticmethod
+    def program(family: str) -> LaneProgram:
+        plan = lane_plan(family, permutation="pixels")
+        cells = [cell.model_copy(update={"augmentation": ("crop", "flip")}) for cell in plan.cells]
+        data = JobData(plan.spec.data)
+        return LaneProgram(cells, [batches_of(cell, data, "cpu", resident=False) for cell in cells], "cpu")
 
-    def test_waits_for_nothing_and_mixes_no_devices(self, fake: LaneProgram) -> None:
-        for _ in range(2):
-            fake._device_step()
-        state = [*fake.network.parameters(), *fake.network.buffers(), fake._losses, fake._row, fake._rows]
-        assert {tensor.device.type for tensor in state} == {"cuda"}
+    def test_on_cuda_it_waits_for_nothing_and_mixes_no_devices(
+        self, family: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = self.program(family)
 
-    def test_this_would_be_seen(self, fake: LaneProgram, monkeypatch: pytest.MonkeyPatch) -> None:
-        from torch._subclasses.fake_tensor import DataDependentOutputException
+        def backward(loss: torch.Tensor) -> None:
+            """Autograd does not run for a GPU that is not there."""
+            assert (loss.device.type, loss.requires_grad) == ("cuda", True)
+            for parameter in program.network.parameters():
+                parameter.grad = torch.empty_like(parameter)
 
-        step = fake.optimizer.step
+        monkeypatch.setattr(torch.Tensor, "backward", backward)
+        with FakeTensorMode():
+            faked(program, "cuda")
+            for _ in range(2):
+                program._device_step()
+            step = program.optimizer.step
+            monkeypatch.setattr(program.optimizer, "step", lambda rates: step(rates * float(rates[0])))
+            with pytest.raises(DataDependentOutputException):  # the test would see a step that waits
+                program._device_step()
+            monkeypatch.setattr(program.optimizer, "step", step)
+            program._rates = program._rates.cpu()
+            with pytest.raises(RuntimeError, match="device"):  # and a tensor in the wrong place
+                program._device_step()
 
-        def asking(rates: torch.Tensor) -> None:
-            if float(rates[0]) > 0:
-                step(rates)
+    def test_backward_asks_for_nothing(self, family: str) -> None:
+        program = self.program(family)
+        with FakeTensorMode():
+            faked(program, "cpu")
+            program._device_step()
 
-        monkeypatch.setattr(fake.optimizer, "step", asking)
-        with pytest.raises(DataDependentOutputException):
-            fake._device_step()
-        monkeypatch.setattr(fake.optimizer, "step", lambda rates: step(rates + torch.ones(1, dtype=rates.dtype)))
-        with pytest.raises(RuntimeError, match="device"):
-            fake._device_step()
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("family", ["vit", "resnet", "lstm"])
+def test_a_captured_step_is_the_step_itself(family: str, tmp_path: Path) -> None:
+    """On a GPU: the warm-up leaves no trace, restores keep the graph valid, and lanes equal solo runs."""
+    plan = lane_plan(family)
+    found = together(plan.cells, plan, tmp_path / "lanes", device="cuda:0")
+    for cell in plan.cells:
+        solo = dict(
+            train_cells(
+                [cell],
+                plan.spec.data,
+                Store(tmp_path / "solo"),
+                plan.study_id,
+                plan.hash,
+                KEPT,
+                device="cuda:0",
+                in_lanes=False,
+            )
+        )[cell.id]
+        assert isinstance(solo, Record)
+        assert found[cell.id].executed_train_flops == solo.executed_train_flops
+        ours, theirs = weights(tmp_path / "lanes", cell, 0.5), weights(tmp_path / "solo", cell, 0.5)
+        assert float((ours - theirs).norm() / theirs.norm()) < 1e-3  # kernels differ
