@@ -35,6 +35,7 @@ class CapturedStep:
                     warm_up()
             current.wait_stream(side)
             undo()
+            _clear_workspaces()  # those of the capture come from the graph's own memory
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, stream=side):
                 step()
@@ -47,4 +48,16 @@ class CapturedStep:
         """Gives the graph's private memory back."""
         torch.cuda.synchronize(self._device)
         self._graph.reset()
+        _clear_workspaces()
         torch.cuda.empty_cache()
+
+
+def _clear_workspaces() -> None:
+    """Gives cuBLAS's workspaces back to the allocator.
+
+    cuBLAS keeps a workspace for every stream, and a graph remembers its address. Lightning frees all of them when a fit
+    ends: one that was made before the capture would be freed under the graph, one made during it belongs to the graph's
+    private memory and stays where it is.
+    """
+    if hasattr(torch._C, "_cuda_clearCublasWorkspaces"):
+        torch._C._cuda_clearCublasWorkspaces()

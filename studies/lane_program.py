@@ -7,7 +7,7 @@ losses, and every lane is clipped by its own norm, so a lane that diverges costs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import pytorch_lightning as pl
@@ -22,6 +22,9 @@ from models.lanes import LaneAdamW, build_lanes
 from .captured import CapturedStep
 from .planning import Cell
 from .program import CLIP_NORM, Chunk, OnChunk, Snapshot, autocast, cloned, initial_network
+
+COMPILED_VERSIONS = 128
+"""Architectures times widths that one process may compile."""
 
 
 class LaneProgram:
@@ -63,7 +66,7 @@ class LaneProgram:
         decays = [cell.weight_decay for cell in cells]
         self.optimizer = LaneAdamW(self.network, weight_decay=decays, clip_norm=CLIP_NORM)
         compiled = compile_network and self.device.type == "cuda"
-        self._forward = torch.compile(self.network, dynamic=False) if compiled else self.network
+        self._forward = _compiled(self.network) if compiled else self.network
         self._captured: CapturedStep | None = None
         rows = self._batches.rows_between(0, 1)
         self._rows = rows.new_zeros((chunk_steps, *rows.shape[1:]), device=self.device)
@@ -179,6 +182,15 @@ class LaneProgram:
         ]
         peaks = [cell.learning_rate for cell in self._cells]
         return torch.tensor([[peak * factor for peak in peaks] for factor in factors], dtype=torch.float64)
+
+
+def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network compiled; one of the same architecture and width as an earlier one of this process reuses its code."""
+    import torch._dynamo
+
+    # Lanes of all architectures are one function to the compiler, which by default gives up at its ninth version.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VERSIONS)
+    return torch.compile(network, dynamic=False)
 
 
 class _Chunks(pl.LightningModule):

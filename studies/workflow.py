@@ -123,7 +123,8 @@ def train_cells(
 ) -> Outcome:
     """Checks the machine, locks a plan and trains its cells that have no record yet; arguments as of `run`."""
     check_precision(study.spec.recipe.precision, devices(study.engine)[0])
-    check_disk(planned, store, len(devices(study.engine)))
+    lanes = 1 if study.engine.lanes == "auto" else study.engine.lanes
+    check_disk(planned, store, lanes * len(devices(study.engine)))
     prepare_data(planned)
     store.lock_plan(planned)
     on_start(planned)
@@ -157,7 +158,7 @@ def prepare_data(planned: Plan) -> None:
 
 
 def check_disk(planned: Plan, store: Store, num_workers: int) -> None:
-    """Refuses a study that cannot fit on the disk.
+    """Refuses a study that cannot fit on the disk, its checkpoints of `num_workers` cells at once included.
 
     Raises:
         StoreError: says how much it needs and how much there is.

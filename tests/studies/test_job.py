@@ -99,10 +99,13 @@ def test_a_lost_device_ends_the_process_and_nobody_is_blamed(monkeypatch: pytest
 
 
 def test_short_memory_is_recognised_behind_what_it_broke() -> None:
-    with pytest.raises(RuntimeError) as caught:
+    def capture() -> None:
         try:
             raise torch.OutOfMemoryError("too much")
         finally:
             raise RuntimeError("operation failed due to a previous error during capture")
+
+    with pytest.raises(RuntimeError) as caught:
+        capture()
     assert is_out_of_memory(caught.value)
     assert not is_out_of_memory(RuntimeError("other"))
