@@ -185,7 +185,7 @@ class LaneProgram:
 
 
 def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network compiled; one of the same architecture and width as an earlier one of this process reuses its code."""
+    """The network compiled; one like an earlier one of this process, in architecture and width, reuses its code."""
     import torch._dynamo
 
     # Lanes of all architectures are one function to the compiler, which by default gives up at its ninth version.

@@ -225,7 +225,8 @@ class EngineSpec(_Strict):
             measured to gain from, on a CPU 1, since there every core has a run of its own.
         compile: compile the network (`torch.compile`), on GPUs only; costs a minute or so for every architecture.
         chunk_steps: optimiser steps per Lightning `training_step`.
-        checkpoint_seconds: least time between two checkpoints of a running cell.
+        checkpoint_seconds: least time between two checkpoints of a running cell; more where writing them would take
+            over 5% of it; 0 saves after every chunk.
         keep_checkpoints: keep each branch's final weights beside the record.
     """
 

@@ -34,6 +34,8 @@ from .spec import EngineSpec
 from .store import Store
 from .tracking.live import LiveMirror
 
+CHECKPOINT_SHARE = 0.05  # of the time may go into checkpoints, which every lane writes
+
 
 def train_cell(
     cell: Cell,
@@ -143,6 +145,7 @@ class Lockstep:
     def __init__(self, courses: Sequence[CellCourse], program: Program, settings: EngineSpec, device: str) -> None:
         self.courses, self.program, self.settings, self.device = courses, program, settings, device
         self._clock = self._last_save = time.monotonic()
+        self._save_seconds = 0.0  # what the last checkpoints of all lanes took
 
     def run(self) -> None:
         """Every segment up to the last validation; a lane that diverged is marked and the others go on."""
@@ -193,13 +196,15 @@ class Lockstep:
 
     def _save_if_due(self) -> None:
         """Saves every cell that trains. One that diverged keeps its last checkpoint until its branch has ended."""
-        moment = time.monotonic()
-        if moment - self._last_save < self.settings.checkpoint_seconds:
+        moment, least = time.monotonic(), self.settings.checkpoint_seconds
+        if moment - self._last_save < (least and max(least, self._save_seconds / CHECKPOINT_SHARE)):
             return
-        self._last_save, seconds = moment, self._share()
+        seconds = self._share()
         for lane, course in enumerate(self.courses):
             if course.trains:
                 course.save(course.snapshot(self.program, lane), course.train_seconds + seconds)
+        self._last_save = time.monotonic()
+        self._save_seconds = self._last_save - moment
 
     def _share(self) -> float:
         """A cell's part of the seconds since the clock was set: lanes share them equally."""

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
+from planned import planned
 
-from studies.lane_width import Timing, best_width
+from studies import lane_width
+from studies.job_data import JobData
+from studies.lane_width import Timing, best_width, width_of
+from studies.spec import EngineSpec
+
+
+DEFAULT = EngineSpec()
 
 
 def device(
@@ -57,3 +67,32 @@ def test_branches_stay_only_where_they_gain_30_percent() -> None:
     assert best_width(device(lambda lanes: 1 + 0.2 * (lanes > 1), kind="branches"))[0] == 1
     assert best_width(device(lambda lanes: 1 + 0.2 * (lanes > 1)))[0] == 2
     assert best_width(device(lambda lanes: 1 + 0.4 * (lanes > 1), kind="branches"))[0] == 2
+
+
+def test_a_machine_is_measured_once_for_each_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, asked = planned(), []
+    names = iter(["H200"] * 5 + ["A100"])
+
+    def measured(cell: object, *rest: object) -> tuple[int, list[Timing]]:
+        asked.append(cell)
+        return 8, [Timing(8, 100.0, 0.1, "stacked")]
+
+    monkeypatch.setenv("INDUCTIVE_BIAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: next(names))
+    monkeypatch.setattr(lane_width, "_measured", measured)
+    data, cell = JobData(plan.spec.data), plan.cells[0]
+
+    def width(settings: EngineSpec = DEFAULT, **changes: object) -> int:
+        return width_of(cell.model_copy(update=changes), data, settings, "cuda:0")
+
+    assert (width(), width(num_train=9, learning_rate=0.5, steps=400)) == (8, 8)
+    assert len(asked) == 1, "what does not change the speed is not measured again"
+    width(precision="bf16")
+    width(EngineSpec(compile=True))
+    assert len(asked) == 3
+    kept = tmp_path / "cache" / "lane_widths.json"
+    assert len(json.loads(kept.read_text())) == 3
+    kept.write_text("{ damaged")
+    assert width() == 8
+    width()
+    assert len(asked) == 5, "another device, and a damaged file, are measured"
