@@ -15,7 +15,6 @@ from studies.job_data import JobData
 from studies.lane_width import Timing, best_width, width_of
 from studies.spec import EngineSpec
 
-
 DEFAULT = EngineSpec()
 
 
