@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from planned import planned, record_of
+from training import train
 
 from studies.engines import local
 from studies.engines.local import LocalEngine, _Worker
@@ -150,7 +151,7 @@ STUDY = (
     "num_validation=100",
     "replicates=2",
     "primary_pair=null",
-    "budget.steps=240",
+    "budget.steps=120",
     "budget.batch_size=64",
     "recipe.tuning=null",
     "recipe.learning_rate=0.0003",
@@ -161,9 +162,9 @@ STUDY = (
 )
 
 
-def start(store: Path, lanes: int) -> subprocess.Popen[bytes]:
+def start(store: Path) -> subprocess.Popen[bytes]:
     """`study run` in a process group of its own, as a shell starts it."""
-    run = [sys.executable, "-c", "from studies.cli import main; main()", "run", *STUDY, f"engine.lanes={lanes}"]
+    run = [sys.executable, "-c", "from studies.cli import main; main()", "run", *STUDY, "engine.lanes=3"]
     command = [*run, "--store", str(store)]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -174,7 +175,7 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_killed_group_and_two_launchers_leave_the_records_of_solo_runs(tmp_path: Path) -> None:
-    grouped = start(tmp_path / "lanes", lanes=3)
+    grouped = start(tmp_path / "lanes")
     deadline = time.monotonic() + 200
     while len(list((tmp_path / "lanes").glob("cells/*/checkpoint.pt.sha256"))) < 2:  # cells of one job, under way
         assert time.monotonic() < deadline
@@ -188,10 +189,9 @@ def test_a_killed_group_and_two_launchers_leave_the_records_of_solo_runs(tmp_pat
     assert len(begun) == 2, "four cells and three lanes make two programs of two"
     assert not any(store.is_locked(cell_id) for cell_id in store.cell_ids())
 
-    for launcher in [start(tmp_path / "lanes", lanes=3), start(tmp_path / "lanes", lanes=3)]:
+    for launcher in [start(tmp_path / "lanes"), start(tmp_path / "lanes")]:
         finish(launcher)
-    finish(start(tmp_path / "solo", lanes=1))
-    ours, theirs = store.records(plan), Store(tmp_path / "solo").records(plan)
+    ours, theirs = store.records(plan), [train(cell, plan, tmp_path / "solo", EngineSpec()) for cell in plan.cells]
     assert {record.cell_id for record in ours if record.resumes} == set(begun), "no cell began anew"
     columns = ["cell_id", "branch", "steps", "train_flops", "selected", "status"]
     assert records_frame(ours)[columns].equals(records_frame(theirs)[columns])
@@ -199,4 +199,5 @@ def test_a_killed_group_and_two_launchers_leave_the_records_of_solo_runs(tmp_pat
         for one, two in zip(mine.branches, other.branches, strict=True):
             assert one.test_loss == pytest.approx(two.test_loss, rel=1e-4)
     logs = [path.read_text() for path in (tmp_path / "lanes").glob("cells/*/log.txt")]
-    assert sum("lane 2 of 2" in log for log in logs) == 2, "every cell has a log of its own"
+    assert [log.count("takes up") >= 1 for log in logs] == [True] * 4, "every cell has a log of its own"
+    assert any("lane 2 of 2" in log for log in logs)
