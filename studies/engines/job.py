@@ -58,7 +58,7 @@ def run_job(
     if not left:
         return
     del results
-    _free_memory()
+    free_memory()
     rest = list(left.values())
     if memory_was_short and len(rest) > 1:
         half = (len(rest) + 1) // 2
@@ -94,8 +94,8 @@ def _device_is_lost() -> bool:
     return False
 
 
-def _free_memory() -> None:
-    """Lets go of the failed program, which only cycles of references still hold."""
+def free_memory() -> None:
+    """Lets go of programs that have ended: a Trainer and its module hold each other, and through it the program."""
     import torch
 
     gc.collect()

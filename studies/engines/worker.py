@@ -27,7 +27,7 @@ from studies.spec import EngineSpec
 from studies.store import Store
 from studies.tracking import LiveMirror, TrackingSpec
 
-from .job import is_out_of_memory, run_job
+from .job import free_memory, is_out_of_memory, run_job
 
 PRELOADED = "studies.engines.preload"
 """What the forkserver imports before it starts workers."""
@@ -113,6 +113,8 @@ class _Worker:
                 self._lives = self._open_lives(cells)
                 in_lanes = len(cells) > 1 or self._assignment.device != "cpu"
                 run_job(cells, self._train, self._answer, self._send, in_lanes=in_lanes)
+        if self._assignment.device != "cpu":
+            free_memory()  # the next program finds the device empty
 
     def _width(self, job: Sequence[str]) -> int:
         """Cells of a job to train at once: all, unless the width is still to be measured."""

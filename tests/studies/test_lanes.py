@@ -105,6 +105,7 @@ def test_a_lane_equals_its_solo_run(family: str, tmp_path: Path) -> None:
     found = together(cells, plan, tmp_path / "lanes")
     for cell in cells:
         solo = train(cell, plan, tmp_path / "solo", KEPT)
+        assert solo.status == "finished"
         assert_same(found[cell.id], solo)
         for fraction in cell.branches:
             ours, theirs = weights(tmp_path / "lanes", cell, fraction), weights(tmp_path / "solo", cell, fraction)
