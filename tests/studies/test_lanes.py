@@ -164,6 +164,8 @@ def test_a_diverging_neighbour_changes_nothing(undisturbed: tuple[Plan, dict[str
         assert deterministic(found[cell.id]) == deterministic(expected[cell.id])
         assert found[cell.id].train_losses == expected[cell.id].train_losses
     assert found[wild.id].status == "diverged"
+    seen = 7 * 24  # images of the one chunk in which it diverged
+    assert found[wild.id].executed_train_flops == 3 * wild.forward_flops * seen, "nothing is booked after that"
     assert deterministic(found[wild.id]) == deterministic(train(wild, plan, tmp_path / "solo", KEPT))
 
 
