@@ -18,8 +18,9 @@ from studies.files import write_text
 from studies.records import Record
 from studies.report.card import StudyCard
 
-from .runs import Run, cell_run, summary_run
+from .runs import Run, cell_run, runs_folder
 from .settings import TrackingSpec, client_environment, decide, find_server, is_installed
+from .summary import summary_run
 
 SECONDS_PER_RUN = {"offline": 1.0, "online": 5.0}
 RUNS_PER_SYNC = 50
@@ -56,11 +57,6 @@ class SyncResult:
     handed_over: int
     waiting: int
     message: str
-
-
-def runs_folder(folder: Path) -> Path:
-    """Where the runs of the study in `folder` lie, and the marker of each."""
-    return folder / "wandb"
 
 
 def mirror_study(

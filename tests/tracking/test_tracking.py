@@ -26,8 +26,9 @@ from studies.tracking import mirror as mirror_module
 from studies.tracking import settings as settings_module
 from studies.tracking.client import follow, write_runs
 from studies.tracking.mirror import read_answers
-from studies.tracking.runs import cell_run, history, run_id, summary_run, train_row, validation_row
+from studies.tracking.runs import cell_run, history, run_id, train_row, validation_row
 from studies.tracking.settings import Server, connection_problem
+from studies.tracking.summary import summary_run
 
 OFFLINE = TrackingSpec(kind="wandb")
 ONLINE = TrackingSpec(kind="wandb", mode="online")
