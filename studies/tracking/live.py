@@ -22,8 +22,7 @@ from typing import Any
 
 from studies.records import arm_name
 
-from .mirror import runs_folder
-from .runs import Row, run_id, run_name
+from .runs import Row, run_id, run_name, runs_folder
 from .settings import TrackingSpec, client_environment, decide
 
 LIVE_CLIENT: tuple[str, ...] = (sys.executable, "-m", "studies.tracking.client", "live")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from studies.analysis.of_records import RULES
-from studies.analysis.summary import data_curves
-from studies.records import Record, arm_name, records_frame
+from studies.records import Record, arm_name
 from studies.report.card import StudyCard
 
 Run = dict[str, Any]
 Row = dict[str, float]
+
+
+def runs_folder(folder: Path) -> Path:
+    """Where the runs of the study in `folder` lie, and the marker of each."""
+    return folder / "wandb"
 
 
 def run_id(study_id: str, key: str) -> str:
@@ -43,7 +46,7 @@ def cell_run(record: Record, card: StudyCard) -> Run:
         if branch.fraction == 1.0:
             summary["full_budget/test_error"] = branch.test_error
     summary |= {"train_seconds": record.train_seconds, "evaluation_seconds": record.evaluation_seconds}
-    return _described(
+    return described(
         {
             "id": run_id(card.study_id, record.cell_id),
             "name": run_name(cell),
@@ -53,7 +56,7 @@ def cell_run(record: Record, card: StudyCard) -> Run:
             "notes": card.question,
             "config": cell_config(record, card),
             "history": list(history(record)),
-            "summary": {name: value for name, value in summary.items() if _is_known(value)},
+            "summary": {name: value for name, value in summary.items() if is_known(value)},
         }
     )
 
@@ -104,7 +107,7 @@ def history(record: Record) -> Iterable[Row]:
             }
         )
     for row in sorted(rows, key=lambda row: row["train_flops"]):
-        yield {name: value for name, value in row.items() if _is_known(value)}
+        yield {name: value for name, value in row.items() if is_known(value)}
 
 
 def train_row(branch: float, train_flops: int, examples: int, loss: float) -> Row:
@@ -119,81 +122,7 @@ def validation_row(branch: float, train_flops: int, examples: int, error: float,
     return row | {"validation/error": error, "validation/loss": loss}
 
 
-def summary_run(
-    records: Sequence[Record], card: StudyCard, figures: Sequence[Path], answers: Mapping[str, Any] | None = None
-) -> Run:
-    """The run that shows the study as a whole: the curves as a table, the answers, the figures.
-
-    Args:
-        records: of the study so far.
-        card: the study as declared.
-        figures: of its report.
-        answers: of its report, `answers.json`.
-    """
-    frame = records_frame(records)
-    summary: dict[str, Any] = {"cells": len(records), "cells_planned": card.num_cells}
-    columns: list[str] = []
-    rows: list[list[Any]] = []
-    for rule in RULES:
-        curves = data_curves(frame, rule)
-        columns = ["rule", *curves.columns]
-        rows += [
-            [rule, *(value if _is_known(value) else None for value in row.values())]
-            for row in curves.to_dict("records")
-        ]
-        if answers is not None and rule in answers["by_rule"]:
-            summary |= {f"{rule}/{name}": value for name, value in answer_values(answers["by_rule"][rule]).items()}
-    run = _described(
-        {
-            "name": f"{card.name}: summary of {len(records)} cells",
-            "group": card.study_id,
-            "job_type": "summary",
-            "tags": [card.name, "summary"],
-            "notes": card.question,
-            "config": {
-                "study": card.study_id,
-                "question": card.question,
-                "plan_hash": card.plan_hash,
-                "protocol_version": card.protocol_version,
-                "data": card.data_name,
-                "primary_pair": list(card.primary_pair or ()),
-            },
-            "history": [],
-            "summary": summary,
-            "table": {"columns": columns, "rows": rows},
-            "images": {path.stem: str(path.resolve()) for path in sorted(figures)},
-        }
-    )
-    return run | {"id": run_id(card.study_id, f"summary/{run['digest']}")}
-
-
-def answer_values(answers: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of `Answers.as_dict` for a dashboard: crossover and multipliers of the declared pair, floors.
-
-    `crossover` is where the mean curves meet: a number where they meet once. `crossover_low` and `crossover_high` are
-    the ends of its confidence set where that is one bounded stretch. What is not known is absent.
-    """
-    values: dict[str, Any] = {}
-    pair = answers["pair"] or ()
-    for one in answers["findings"]:
-        if one["kind"] == "Crossover" and [one["first"], one["second"]] == list(pair):
-            values |= {"decision": one["decision"], "statement": one["statement"]}
-            roots = [round(root["x"], 1) for root in one["roots"]]
-            values["crossover"] = roots[0] if len(roots) == 1 else roots
-            stretches = one["confidence_set"] or []
-            if len(stretches) == 1 and not (stretches[0]["open_below"] or stretches[0]["open_above"]):
-                values |= {f"crossover_{end}": stretches[0][end] for end in ("low", "high")}
-        elif one["kind"] == "Multiplier" and [one["prior"], one["flexible"]] == list(pair):
-            values |= {f"multiplier/{row['x_prior']:.0f}": row["multiplier"] for row in one["by_x"]}
-        elif one["kind"] == "Floor":
-            values |= {f"floor/{one['family']}{end}": one[key] for end, key in _ENDS}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-_ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))
-
-
-def _described(run: Run) -> Run:
+def described(run: Run) -> Run:
     """The run with a digest of its content; pictures count by their bytes."""
     content = dict(run)
     content["images"] = {
@@ -203,5 +132,6 @@ def _described(run: Run) -> Run:
     return run | {"digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def _is_known(value: object) -> bool:
+def is_known(value: object) -> bool:
+    """Whether a value can be shown as a number or a word: neither None nor NaN nor infinite."""
     return value is not None and not (isinstance(value, float) and not math.isfinite(value))
