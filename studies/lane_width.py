@@ -93,6 +93,7 @@ def width_of(cell: Cell, data: JobData, settings: EngineSpec, device: str) -> in
     key = _key(cell, settings, torch.cuda.get_device_name(device))
     known = _read(path)
     if key not in known:
+        torch.cuda.set_device(device)
         width, timings = _measured(cell, data, settings, device)
         known = _read(path) | {key: {"width": width, "timings": [asdict(one) for one in timings]}}
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -92,6 +92,8 @@ def train_cells(
     """
     if device == "cpu":
         torch.set_num_threads(1)
+    else:
+        torch.cuda.set_device(device)
     wanted = len(cells) > 1 or device != "cpu" if in_lanes is None else in_lanes
     in_lanes = wanted and _can_share(cells[0])
     shared, courses = JobData(data), list[CellCourse]()

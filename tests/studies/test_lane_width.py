@@ -79,6 +79,7 @@ def test_a_machine_is_measured_once_for_each_architecture(tmp_path: Path, monkey
     monkeypatch.setenv("INDUCTIVE_BIAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: next(names))
     monkeypatch.setattr(lane_width, "_measured", measured)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     data, cell = JobData(plan.spec.data), plan.cells[0]
 
     def width(settings: EngineSpec = DEFAULT, **changes: object) -> int:

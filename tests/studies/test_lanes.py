@@ -135,7 +135,7 @@ def test_crops_permuted_pixels_smoothing_and_rates_of_its_own_reach_each_lane(tm
         data=parse_data(source),
         permutation="pixels",
         recipe={"label_smoothing": 0.1, "augmentation": ["crop", "flip"]},
-        budget=BUDGET | {"steps": 240, "branches": [0.125, 1.0]},
+        budget=BUDGET | {"steps": 80, "branches": [0.125, 1.0]},
     )
     cells = [
         cell.model_copy(update={"learning_rate": rate, "weight_decay": decay})
