@@ -1,7 +1,7 @@
 """A process that trains one contender: `python -m studies.bench.child JOB`, then commands on standard input.
 
-JOB is JSON: `contender`, `workload`, `device`, `threads` and what that contender takes besides. Commands and answers are
-one JSON object per line. Whatever libraries print goes to standard error.
+JOB is JSON: `contender`, `workload`, `device`, `threads` and what that contender takes besides. Commands and answers
+are one JSON object per line. Whatever libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from .workload import Workload
 
 CONTENDERS = ("study", "lightning", "timm")
 
@@ -98,7 +101,11 @@ class _Machine:
 
 
 def build_loop(
-    contender: str, workload: Any, device: str, lanes: int = 1, flags: Mapping[str, Any] | None = None  # noqa: ANN401
+    contender: str,
+    workload: Workload,
+    device: str,
+    lanes: int = 1,
+    flags: Mapping[str, Any] | None = None,
 ) -> Any:  # noqa: ANN401  # a TrainingLoop
     """The training loop of a contender; with several lanes, that of this package's lane program."""
     if contender == "timm":

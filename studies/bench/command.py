@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional
 
 import typer
+from rich.console import RenderableType
 
-from .console import JsonOption, out, print_json
-from .errors import ConfigError, ExitCode
+from studies.console import JsonOption, err, out, print_json
+from studies.errors import ConfigError, ExitCode
 
 bench = typer.Typer(no_args_is_help=True, help="Measure the instrument itself: how often it is right, how fast it is.")
 
@@ -30,9 +34,10 @@ def calibration(
 
     Exit code 3 if a coverage or an error rate that is required at five replicates is not met.
     """
-    from .analysis.answers import DEFAULT_INTERPOLATION
-    from .analysis.calibration import calibrate, requirements
-    from .bench_tables import calibration_tables
+    from studies.analysis.answers import DEFAULT_INTERPOLATION
+    from studies.analysis.calibration import calibrate, requirements
+
+    from .calibration_tables import calibration_tables
 
     counts = _counts(replicates)
     rates = calibrate(
@@ -64,7 +69,7 @@ def fit_(
     as_json: JsonOption = False,
 ) -> None:
     """Time the whole analysis of a simulated study: every pair, every fit, every interval."""
-    from .analysis.timing import time_analysis
+    from studies.analysis.timing import time_analysis
 
     result = time_analysis(families, sizes, replicates, seed)
     if as_json:
@@ -74,6 +79,85 @@ def fit_(
         f"{families} families x {sizes} sizes x {replicates} replicates, one test set of {result['num_test']:,} "
         f"images: {result['seconds']:.1f} s ({result['num_findings']} answers; fits {result['fit_seconds']:.1f} s)"
     )
+
+
+FamiliesOption = Annotated[
+    Optional[str],  # noqa: UP045  # typer reads this form
+    typer.Option(help="Families, separated by commas; all of the tier if not given."),
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for JSON and figure.")]
+
+
+@bench.command()
+def train(
+    tier: Annotated[str, typer.Option(help="Tier of the networks.")] = "nano",
+    families: FamiliesOption = None,
+    image_size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds over all contenders.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seconds: Annotated[float, typer.Option(min=0.01, help="Length of one measurement.")] = 3.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Three short rounds: a look, not a result.")] = False,
+    output: OutOption = Path("benchmarks"),
+    as_json: JsonOption = False,
+) -> None:
+    """Race this package against plain Lightning and timm's loop on the same work, family by family.
+
+    Images per second, FLOP/s, use of the machine's measured peak, memory and start-up, on the whole machine and one
+    thread against one. A minute or two per family; give the machine nothing else to do meanwhile.
+    """
+    from .roofline import write_roofline
+    from .tables import train_tables
+    from .train_race import RaceSettings, race
+    from .workload import workloads
+
+    found = choose_device(device)
+    precision = "bf16" if found.startswith("cuda") else "fp32"
+    work = workloads(tier, _names(families), image_size=image_size, precision=precision)
+    settings = RaceSettings(device=found, repeats=repeats, seconds=seconds)
+    if quick:
+        settings = RaceSettings(found, repeats=3, seconds=1.0, choice_seconds=0.3, peak_seconds=0.3)
+    result = race(work, settings, lambda line: err.print(line, markup=False))
+    paths = [_write(result, output, f"train-{tier}-{image_size}px.json"), *write_roofline(result, output)]
+    _show(result, train_tables(result), paths, as_json)
+
+
+def choose_device(device: str) -> str:
+    """`cpu` or `cuda`, the latter only where torch sees a GPU.
+
+    Raises:
+        ConfigError: a device that does not exist here.
+    """
+    from studies.engines.local import devices
+    from studies.spec import EngineSpec
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device is {device!r}; expected auto, cpu or cuda")
+    try:
+        first: str = devices(EngineSpec(device=device))[0]  # type: ignore[arg-type]  # checked above
+    except ConfigError:
+        raise ConfigError("--device is cuda, but torch sees no GPU on this machine; use --device cpu") from None
+    return first.partition(":")[0]
+
+
+def _names(families: str | None) -> list[str] | None:
+    return None if families is None else [name.strip() for name in families.split(",")]
+
+
+def _write(result: dict[str, Any], folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return path
+
+
+def _show(result: dict[str, Any], parts: Iterable[RenderableType], paths: list[Path], as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    for part in parts:
+        out.print(part)
+    for path in paths:
+        out.print(str(path), markup=False)
 
 
 def _counts(told: str) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ def describe_machine(device: str) -> dict[str, Any]:
     return {
         "device": found.device,
         "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
         "system": platform.platform(terse=True),
         "python": found.python,
         "torch": found.torch,
@@ -46,7 +47,7 @@ def matmul_peak(device: str, precision: str, seconds: float, sizes: tuple[int, .
         left = torch.randn(size, size, device=device).to(DTYPES[precision])
         right = torch.randn(size, size, device=device).to(DTYPES[precision])
         result = torch.empty_like(left)
-        best = _fastest(lambda a=left, b=right, c=result: torch.mm(a, b, out=c), device, seconds)  # type: ignore[misc]
+        best = _fastest(lambda a=left, b=right, c=result: torch.mm(a, b, out=c), device, seconds)
         rates[str(size)] = 2 * size**3 / best
     return rates
 

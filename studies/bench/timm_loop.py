@@ -17,15 +17,16 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from timm.data import create_loader
+from timm.data.loader import create_loader
 from timm.data.transforms import MaybePILToTensor
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.task import ClassificationTask
-from timm.utils import AverageMeter, dispatch_clip_grad
+from timm.optim._optim_factory import create_optimizer_v2
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+from timm.task.classification import ClassificationTask
+from timm.utils.clip_grad import dispatch_clip_grad
+from timm.utils.metrics import AverageMeter
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchvision import transforms
+from torchvision import transforms  # type: ignore[import-untyped]
 
 from datamodules import ImageSplit, Normalization
 
@@ -91,15 +92,16 @@ class TimmLoop:
             torch.backends.cudnn.benchmark = True
         self._network = self.workload.classifier().network.to(self.device)
         if flags.channels_last:
-            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._network.to(memory_format=torch.channels_last)
         self._loader = training_loader(ArrayImages(self._split), self.workload, self._split, self.device, flags.workers)
         self._task = ClassificationTask(self._network, nn.CrossEntropyLoss(), device=self.device, verbose=False)
+        fused: dict[str, Any] = {"fused": True} if flags.fused else {}
         self._optimizer = create_optimizer_v2(
-            self._task.get_trainable_module(),
+            self._network,
             opt="adamw",
             lr=self.workload.learning_rate,
             weight_decay=self.workload.weight_decay,
-            **({"fused": True} if flags.fused else {}),
+            **fused,
         )
         if flags.compile:
             self._task.compile(backend="inductor", mode=None if flags.compile == "default" else flags.compile)
@@ -113,10 +115,10 @@ class TimmLoop:
         self._amp: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
         if self.workload.precision == "bf16":
             self._amp = partial(torch.autocast, device_type=self.device.type, dtype=torch.bfloat16)
-        self._losses = AverageMeter()
+        self._losses: Any = AverageMeter()  # type: ignore[no-untyped-call]
         self._updates = 0
         self._endless = self._batches()
-        self._task.get_trainable_module().train()
+        self._network.train()
         self._optimizer.zero_grad()
 
     @property
@@ -166,7 +168,7 @@ def training_loader(
     """timm's training loader with this workload's crop and flip in place of its ImageNet transform."""
     normalization = Normalization.of(split)
     loader = create_loader(
-        images,
+        images,  # type: ignore[arg-type]  # any data set with a transform will do
         input_size=(workload.in_channels, workload.image_size, workload.image_size),
         batch_size=workload.batch_size,
         is_training=True,
@@ -188,7 +190,8 @@ def augmentation(workload: Workload) -> Callable[[Image.Image], Tensor]:
         steps.append(transforms.RandomCrop(workload.image_size, padding=CROP_PADDING))
     if "flip" in workload.augmentation:
         steps.append(transforms.RandomHorizontalFlip())
-    return transforms.Compose([*steps, MaybePILToTensor()])
+    composed: Callable[[Image.Image], Tensor] = transforms.Compose([*steps, MaybePILToTensor()])
+    return composed
 
 
 def fastest_flags(

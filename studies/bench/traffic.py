@@ -18,7 +18,7 @@ from .machine import total_bytes
 from .workload import Workload
 
 
-class ByteCounter(TorchDispatchMode):
+class ByteCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of every tensor that an operation reads or writes.
 
     Each kernel is taken to read its inputs from memory and to write its outputs there once: what eager execution does
@@ -30,7 +30,7 @@ class ByteCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.num_bytes = 0
 
     def __torch_dispatch__(

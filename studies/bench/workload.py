@@ -60,7 +60,7 @@ class Workload:
         return split_arm(self.arm, self.tier)
 
     @property
-    def images_of(self) -> dict[str, int]:
+    def images_of(self) -> dict[str, Any]:
         """Shape of the images and number of classes, as `build_network` takes them."""
         return {"image_size": self.image_size, "in_channels": self.in_channels, "num_classes": NUM_CLASSES}
 
