@@ -65,6 +65,12 @@ class _Trainer:
         _, tried = fastest_flags(self._loop, seconds, tuple(worker_counts), tuple(compiled))
         return {"tried": tried}
 
+    def try_flags(self, flags: dict[str, Any], seconds: float) -> dict[str, Any]:
+        from .timm_loop import TimmFlags, brief_rate
+
+        self._loop.set_flags(TimmFlags(**flags))
+        return {"images_per_second": brief_rate(self._loop, seconds)}
+
     def facts(self) -> dict[str, Any]:
         import torch
 
@@ -100,6 +106,30 @@ class _Machine:
         return {"step_bytes": bytes_per_step(Workload.from_json(workload))}
 
 
+class _Lanes:
+    """Answers for the lanes of one workload."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        from .workload import Workload
+
+        self._workload, self._device = Workload.from_json(job["workload"]), job["device"]
+
+    def rate(self, lanes: int, seconds: float, options: dict[str, Any]) -> dict[str, Any]:
+        from .lane_check import lane_rate
+
+        return lane_rate(self._workload, self._device, lanes, seconds, options)
+
+    def compare(self, steps: int) -> dict[str, Any]:
+        from .lane_check import lane_difference
+
+        return lane_difference(self._workload, self._device, steps)
+
+    def program_options(self) -> dict[str, Any]:
+        from .lane_check import program_options
+
+        return {"options": program_options()}
+
+
 def build_loop(
     contender: str,
     workload: Workload,
@@ -116,13 +146,15 @@ def build_loop(
         from .plain_loop import PlainLoop
 
         return PlainLoop(workload, device)
-    from .study_loop import LaneLoop, StudyLoop
+    from .study_loop import LaneLoop, StudyLoop, replicates
 
-    return StudyLoop(workload, device) if lanes == 1 else LaneLoop(workload, device, lanes)
+    return StudyLoop(workload, device) if lanes == 1 else LaneLoop(replicates(workload, lanes), device)
 
 
-def _worker(job: Mapping[str, Any]) -> _Trainer | _Machine:
-    return _Trainer(job) if job["contender"] in CONTENDERS else _Machine(job)
+def _worker(job: Mapping[str, Any]) -> _Trainer | _Lanes | _Machine:
+    if job["contender"] in CONTENDERS:
+        return _Trainer(job)
+    return _Lanes(job) if job["contender"] == "lanes" else _Machine(job)
 
 
 def _hide_wandb() -> None:

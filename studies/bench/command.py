@@ -121,6 +121,48 @@ def train(
     _show(result, train_tables(result), paths, as_json)
 
 
+@bench.command("study")
+def study_(
+    timm_script: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="timm's train.py; a script built from timm's parts if not given."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Four cells instead of twelve: a look, not a result.")] = False,
+    output: OutOption = Path("benchmarks"),
+    as_json: JsonOption = False,
+) -> None:
+    """Race a whole small study against timm's training looped over its cells, start-up and evaluation included."""
+    import tempfile
+
+    from .study_race import StudyRace, race_study, shortened
+    from .tables import study_tables
+
+    asked = StudyRace(timm_script=None if timm_script is None else timm_script.resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        report = lambda line: err.print(line, markup=False)  # noqa: E731
+        result = race_study(shortened(asked) if quick else asked, Path(folder), report)
+    _show(result, study_tables(result), [_write(result, output, "study.json")], as_json)
+
+
+@bench.command()
+def gpu(
+    minutes: Annotated[float, typer.Option(min=0.1, help="After which it ends with what it has.")] = 9.0,
+    output: OutOption = Path("benchmarks"),
+    as_json: JsonOption = False,
+) -> None:
+    """Measure all that a CUDA GPU has to show: peaks, lanes, lanes against solo runs, timm's loop, the full study.
+
+    Most important first; what was measured is written after every step, so it may be interrupted.
+    """
+    from .gpu import measure_gpu
+    from .tables import gpu_tables
+
+    device = choose_device("cuda")
+    report = lambda line: err.print(line, markup=False)  # noqa: E731
+    result = measure_gpu(minutes, device, lambda part: _write(part, output, "gpu.json"), report)
+    _show(result, gpu_tables(result), [output / "gpu.json"], as_json)
+
+
 def choose_device(device: str) -> str:
     """`cpu` or `cuda`, the latter only where torch sees a GPU.
 
@@ -135,7 +177,7 @@ def choose_device(device: str) -> str:
     try:
         first: str = devices(EngineSpec(device=device))[0]  # type: ignore[arg-type]  # checked above
     except ConfigError:
-        raise ConfigError("--device is cuda, but torch sees no GPU on this machine; use --device cpu") from None
+        raise ConfigError("this needs a CUDA GPU, but torch sees none on this machine") from None
     return first.partition(":")[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,17 +61,21 @@ class StudyLoop:
 
 
 class LaneLoop:
-    """Several replicates of a workload trained as one program, where this installation has one."""
+    """Several workloads of one architecture trained as one program, where this installation has one.
 
-    def __init__(self, workload: Workload, device: str, num_lanes: int) -> None:
+    Args:
+        workloads: one per lane.
+        options: of the program, such as `compile`.
+    """
+
+    def __init__(self, workloads: Sequence[Workload], device: str, **options: Any) -> None:  # noqa: ANN401
         program_class = find_lane_program()
         if program_class is None:
             raise StudyError("this version trains no lanes; measure with one lane")
-        replicates = [dataclasses.replace(workload, replicate=index) for index in range(num_lanes)]
-        cells, batches = [one.cell() for one in replicates], [one.batches(device) for one in replicates]
-        self._program: Any = program_class(cells, batches, device)
-        self._images_per_step = num_lanes * workload.batch_size
-        self._num_lanes = num_lanes
+        cells, batches = [one.cell() for one in workloads], [one.batches(device) for one in workloads]
+        self._program: Any = program_class(cells, batches, device, **options)
+        self._images_per_step = sum(one.batch_size for one in workloads)
+        self._num_lanes = len(workloads)
         self._watch = Stopwatch(torch.device(device))
         self._place = 0
 
@@ -93,6 +98,11 @@ class LaneLoop:
         self._place += count
         loss = float(self._program.losses[0][self._place - 1])
         return Span(self._watch.start, self._watch.stop, count * self._images_per_step, loss)
+
+
+def replicates(workload: Workload, count: int) -> list[Workload]:
+    """The same workload with other seeds."""
+    return [dataclasses.replace(workload, replicate=index) for index in range(count)]
 
 
 def find_lane_program() -> Any:  # noqa: ANN401  # the class, or None

@@ -1,4 +1,4 @@
-"""What `study bench train` and `study bench study` print."""
+"""What `study bench train`, `study` and `gpu` print."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .gpu import fastest
 from .timings import Spread, Timing, find, flops_per_second, ratios, utilisation
 from .train_race import CONTENDERS, timings_of
 
@@ -96,3 +97,35 @@ def study_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     )
     if (note := disturbance(result["machine"])) is not None:
         yield Text(note, style="yellow")
+
+
+def gpu_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Peaks, the fastest of each loop per family, lanes against solo runs, the full study, and what was left out."""
+    for precision, peak in result["peaks"].items():
+        yield Text(f"{precision}: matmul {peak['flops'] / 1e12:.4g} TFLOP/s, copy {peak['copy_bytes'] / 1e9:.4g} GB/s")
+    table = Table("tier", "family", "lanes", "images/s", "TFLOP/s", "MFU", "timm's best", "faster than timm",
+                  title="the fastest number of lanes, bf16", title_justify="left")  # fmt: skip
+    for tier, arm in dict.fromkeys((row["tier"], row["arm"]) for row in result["lanes"]):
+        ours, theirs = fastest(result["lanes"], tier, arm), fastest(result["timm"], tier, arm)
+        if ours is not None:
+            compared = ours["images_per_second"] / theirs["images_per_second"] if theirs else None
+            table.add_row(
+                tier,
+                arm,
+                str(ours["lanes"] or "solo"),
+                f"{ours['images_per_second']:,.0f}",
+                f"{ours['flops'] / 1e12:.4g}",
+                "" if ours["mfu"] is None else f"{ours['mfu']:.1%}",
+                f"{theirs['images_per_second']:,.0f}" if theirs else "not measured",
+                "" if compared is None else f"{compared:.1f} x",
+            )
+    yield table
+    for row in result["equal"]:
+        same = "equal to the last bit" if row["bitwise"] else f"equal within {row['largest']:.1e}"
+        yield Text(f"{row['tier']} {row['arm']}: lanes and solo runs are {same} after {row['steps']} steps (fp32)")
+    planned = result["study_minutes"]
+    if planned.get("families"):
+        of = "the full CIFAR-10 study" if planned["complete"] else f"its families {', '.join(planned['families'])}"
+        yield Text(f"planned at these speeds: {planned['total']:.1f} min of training for {of}")
+    for row in result["left_out"]:
+        yield Text(f"left out: {row['what']}: {row['why']}", style="yellow")

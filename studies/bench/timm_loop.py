@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from timm.data.loader import create_loader
 from timm.data.transforms import MaybePILToTensor
-from timm.optim._optim_factory import create_optimizer_v2
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.task.classification import ClassificationTask
 from timm.utils.clip_grad import dispatch_clip_grad
@@ -76,11 +76,24 @@ class ArrayImages(Dataset[tuple[Any, int]]):
 
 
 class TimmLoop:
-    """timm's loop over a workload; one endless run whose loader and workers live as long as it does."""
+    """timm's loop over a workload; one endless run whose loader and workers live as long as it does.
 
-    def __init__(self, workload: Workload, device: str, flags: TimmFlags | None = None) -> None:
+    Args:
+        images: a data set for `create_loader` and its statistics; the workload's own arrays if None.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        device: str,
+        flags: TimmFlags | None = None,
+        images: tuple[Dataset[tuple[Any, int]], Normalization] | None = None,
+    ) -> None:
         self.workload, self.device = workload, torch.device(device)
-        self._split = workload.source().load("train")
+        if images is None:
+            split = workload.source().load("train")
+            images = ArrayImages(split), Normalization.of(split)
+        self._images, self._normalization = images
         self._watch = Stopwatch(self.device)
         self.set_flags(flags or TimmFlags())
 
@@ -93,7 +106,7 @@ class TimmLoop:
         self._network = self.workload.classifier().network.to(self.device)
         if flags.channels_last:
             self._network.to(memory_format=torch.channels_last)
-        self._loader = training_loader(ArrayImages(self._split), self.workload, self._split, self.device, flags.workers)
+        self._loader = training_loader(self._images, self.workload, self._normalization, self.device, flags.workers)
         self._task = ClassificationTask(self._network, nn.CrossEntropyLoss(), device=self.device, verbose=False)
         fused: dict[str, Any] = {"fused": True} if flags.fused else {}
         self._optimizer = create_optimizer_v2(
@@ -163,17 +176,20 @@ class TimmLoop:
 
 
 def training_loader(
-    images: Dataset[tuple[Any, int]], workload: Workload, split: ImageSplit, device: torch.device, workers: int
+    images: Dataset[tuple[Any, int]],
+    workload: Workload,
+    normalization: Normalization,
+    device: torch.device,
+    workers: int,
 ) -> Any:  # noqa: ANN401  # timm's prefetching loader
     """timm's training loader with this workload's crop and flip in place of its ImageNet transform."""
-    normalization = Normalization.of(split)
     loader = create_loader(
         images,  # type: ignore[arg-type]  # any data set with a transform will do
         input_size=(workload.in_channels, workload.image_size, workload.image_size),
         batch_size=workload.batch_size,
         is_training=True,
-        mean=tuple(value / 255 for value in normalization.mean),
-        std=tuple(value / 255 for value in normalization.std),
+        mean=fractions(normalization.mean),
+        std=fractions(normalization.std),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         device=device,
@@ -181,6 +197,11 @@ def training_loader(
     )
     images.transform = augmentation(workload)  # type: ignore[attr-defined]
     return loader
+
+
+def fractions(pixel_values: tuple[float, ...]) -> tuple[float, ...]:
+    """Statistics in pixel values as timm wants them, between 0 and 1."""
+    return tuple(value / 255 for value in pixel_values)
 
 
 def augmentation(workload: Workload) -> Callable[[Image.Image], Tensor]:

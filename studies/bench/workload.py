@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from datamodules import DataConfig, StepBatches
     from models import ImageClassifier
 
-NUM_CLASSES = 10
 STEPS = 400_000
 """Steps of the cell that the loops train a stretch of: more than any measurement takes."""
 
@@ -41,6 +40,7 @@ class Workload:
     tier: str = "nano"
     image_size: int = 32
     in_channels: int = 3
+    num_classes: int = 10
     batch_size: int = 96
     num_train: int = 4800
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -62,7 +62,7 @@ class Workload:
     @property
     def images_of(self) -> dict[str, Any]:
         """Shape of the images and number of classes, as `build_network` takes them."""
-        return {"image_size": self.image_size, "in_channels": self.in_channels, "num_classes": NUM_CLASSES}
+        return {"image_size": self.image_size, "in_channels": self.in_channels, "num_classes": self.num_classes}
 
     @cached_property
     def flops(self) -> ForwardFlops:
@@ -81,8 +81,8 @@ class Workload:
         """Images `[num_train, H, W, C]` and labels `[num_train]`."""
         draws = np.random.default_rng(0)
         shape = (self.image_size, self.image_size, self.in_channels)
-        templates = draws.integers(0, 256, (NUM_CLASSES, *shape), dtype=np.uint8)
-        labels = np.arange(self.num_train) % NUM_CLASSES
+        templates = draws.integers(0, 256, (self.num_classes, *shape), dtype=np.uint8)
+        labels = np.arange(self.num_train) % self.num_classes
         noise = draws.integers(0, 256, (self.num_train, *shape), dtype=np.uint8)
         images = templates[labels] // 2 + noise // 2
         return images, labels
@@ -95,8 +95,8 @@ class Workload:
         return ArrayData(
             train_images=images,
             train_labels=labels,
-            test_images=images[:NUM_CLASSES],
-            test_labels=labels[:NUM_CLASSES],
+            test_images=images[: self.num_classes],
+            test_labels=labels[: self.num_classes],
             label_preserving=("crop", "flip"),
         )
 
