@@ -31,7 +31,7 @@ class Child:
     """
 
     def __init__(self, job: Mapping[str, Any], deadline: float | None = None) -> None:
-        self.job, self._deadline = job, deadline
+        self.job, self._deadline, self._ended = job, deadline, False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(job["threads"]))
         self.launched = time.monotonic()
@@ -82,15 +82,17 @@ class Child:
         return sum(map(_high_water_mark, _tree(self._process.pid)))
 
     def end(self) -> None:
-        """Ends the process and its workers."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+        """Ends the process and its workers; once is enough."""
+        if self._ended:
+            return
+        self._ended = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with contextlib.suppress(BrokenPipeError):  # what was not read any more
+                assert stream is not None
+                stream.close()
 
     @property
     def _name(self) -> str:

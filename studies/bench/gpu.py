@@ -15,7 +15,6 @@ from studies.budget import branch_plans, executed_steps, steps_for_flops
 from studies.errors import StudyError
 
 from .children import running
-from .train_race import RaceSettings, measure_machine
 from .workload import Workload, as_json, workloads
 
 SCHEMA = 1
@@ -92,7 +91,7 @@ def measure_gpu(
 
 def _tasks(device: str, image_size: int) -> Iterator[_Task]:
     tiny, nano = (workloads(tier, None, image_size=image_size, precision="bf16") for tier in ("tiny", "nano"))
-    yield _Task("the machine's peaks", lambda result, until: _measure_peaks(result, device))
+    yield _Task("the machine's peaks", lambda result, until: _measure_peaks(result, device, until))
     for workload in tiny:
         yield _lanes_task(workload, device)
     first = [workload for workload in tiny if workload.arm in ("vit", "resnet")]
@@ -104,10 +103,11 @@ def _tasks(device: str, image_size: int) -> Iterator[_Task]:
         yield _timm_task(workload, device)
 
 
-def _measure_peaks(result: dict[str, Any], device: str) -> None:
-    for precision in ("bf16", "fp32"):
-        result["machine"], peaks = measure_machine(RaceSettings(device, peak_seconds=0.5), precision)
-        result["peaks"][precision] = peaks["machine"]
+def _measure_peaks(result: dict[str, Any], device: str, until: float) -> None:
+    with running([{"contender": "machine", "device": device, "threads": LOADER_WORKERS}], until) as crew:
+        result["machine"] = crew.children[0].ask("describe")
+        for precision in ("bf16", "fp32"):
+            result["peaks"][precision] = crew.children[0].ask("peaks", precision=precision, seconds=0.5)
 
 
 def _lanes_task(workload: Workload, device: str) -> _Task:
