@@ -103,7 +103,7 @@ class _Segment:
 
 
 @dataclass(frozen=True)
-class Chunks:
+class _Chunks:
     """The "batches" of a fit; not a list, since a Trainer takes a list for several loaders."""
 
     chunks: tuple[tuple[int, int], ...]
@@ -212,10 +212,10 @@ class _CellTraining:
         classifier.schedule_steps = (segment.stop, segment.stop - segment.start if segment.is_cooldown else 0)
         first, size = max(self.state["step"], segment.start), self.settings.chunk_steps
         starts = range(first, segment.stop, size)
-        chunks = Chunks(tuple((start, min(start + size, segment.stop)) for start in starts))
+        chunks = _Chunks(tuple((start, min(start + size, segment.stop)) for start in starts))
         done = self.segments[: self.state["segment"] + 1]
         planned = sum(one.stop - one.start for one in done)  # from the plan, never from a checkpoint
-        trainer = study_trainer(self.device)
+        trainer = _trainer(self.device)
         try:
             with _without_advice():
                 trainer.fit(classifier, train_dataloaders=chunks)
@@ -329,7 +329,7 @@ def _segments(cell: Cell) -> tuple[_Segment, ...]:
     return tuple(segments)
 
 
-def study_trainer(device: str) -> pl.Trainer:
+def _trainer(device: str) -> pl.Trainer:
     """A Trainer that does nothing but call `training_step`: loggers, bars and checkpoints are the study's own."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     kind, _, index = device.partition(":")
