@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datamodules.hub import HubData
     from datamodules.images import ImageSplit
     from datamodules.info import DataError, DataInfo
+    from datamodules.lane_batches import LaneBatches
     from datamodules.map_style import MapStyleData
     from datamodules.shipped import shipped_data, shipped_names
     from datamodules.sources import DataConfig, parse_data
@@ -31,6 +32,7 @@ _HOMES = {
     "FolderData": "folder",
     "HubData": "hub",
     "ImageSplit": "images",
+    "LaneBatches": "lane_batches",
     "MapStyleData": "map_style",
     "Normalization": "batches",
     "PermutationScope": "controls",
@@ -56,6 +58,7 @@ __all__ = [
     "FolderData",
     "HubData",
     "ImageSplit",
+    "LaneBatches",
     "MapStyleData",
     "Normalization",
     "PermutationScope",

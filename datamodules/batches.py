@@ -63,6 +63,9 @@ class StepBatches:
         resident: Keep the run's images on the device. False gathers from the memory map at each step, for sets that
             fit in no memory.
 
+    Attributes:
+        pixel_order: The table of the permutation on the device, int64 `[H * W]`; None without one.
+
     Raises:
         DataError: The arguments contradict each other or the split.
     """
@@ -100,11 +103,11 @@ class StepBatches:
         self.device = torch.device(device)
         self.normalization = normalization or Normalization.of(split)
         self._scale, self._offset = self.normalization.scale_and_offset(self.device)
-        self._pixel_order: Tensor | None = None
+        self.pixel_order: Tensor | None = None
         if permutation is not None and permutation.scope != "none":
-            self._pixel_order = torch.from_numpy(permutation.table()).to(self.device)
+            self.pixel_order = torch.from_numpy(permutation.table()).to(self.device)
         self._labels = torch.from_numpy(split.labels[self.indices]).to(self.device)
-        self._pixels = _channels_first(split, self.indices, self.device) if resident else None
+        self._pixels = channels_first(split, self.indices, self.device) if resident else None
         self._epoch_order = lru_cache(maxsize=4)(self._draw_epoch_order)
 
     @property
@@ -140,7 +143,7 @@ class StepBatches:
         if self._pixels is not None:
             pixels = self._pixels.index_select(0, places)
         else:
-            pixels = _channels_first(self.split, self.indices_at(step)[mine], self.device)
+            pixels = channels_first(self.split, self.indices_at(step)[mine], self.device)
         size = self.split.images.shape[1]
         if self.augmentation:
             sources, inside = source_pixels(
@@ -152,8 +155,8 @@ class StepBatches:
                 device=self.device,
             )
             sources, inside = sources[mine], inside[mine]
-            if self._pixel_order is not None:
-                sources, inside = sources[:, self._pixel_order], inside[:, self._pixel_order]
+            if self.pixel_order is not None:
+                sources, inside = sources[:, self.pixel_order], inside[:, self.pixel_order]
             gathered = pixels.gather(2, sources[:, None, :].expand_as(pixels))
             images = self._standardise(gathered)
             if "crop" in self.augmentation:
@@ -184,33 +187,39 @@ class StepBatches:
         """The given rows of a split, permuted and normalised: float32 `[b, C, H, W]` and int64 `[b]`."""
         source = split or self.split
         size = source.images.shape[1]
-        pixels = _channels_first(source, rows, self.device)
+        pixels = channels_first(source, rows, self.device)
         images = self._standardise(self._permuted(pixels)).view(-1, pixels.shape[1], size, size)
         return images, torch.from_numpy(source.labels[rows]).to(self.device)
+
+    def places_between(self, start: int, stop: int) -> Int64Array:
+        """Places within `indices` of the batches at steps `start .. stop - 1`: int64 `[stop - start, B]`."""
+        first_place, past_place = start * self.batch_size, stop * self.batch_size
+        first, last = first_place // self.num_examples, (past_place - 1) // self.num_examples
+        orders = [self._epoch_order(epoch) for epoch in range(first, last + 1)]
+        stream = orders[0] if len(orders) == 1 else np.concatenate(orders)
+        offset = first * self.num_examples
+        return stream[first_place - offset : past_place - offset].reshape(-1, self.batch_size)
 
     def _places_at(self, step: int) -> Int64Array:
         """Places within `indices` of the batch at `step`."""
         if step < 0:
             raise DataError(f"step {step} must not be negative")
-        start, stop = step * self.batch_size, (step + 1) * self.batch_size
-        first, last = start // self.num_examples, (stop - 1) // self.num_examples
-        orders = [self._epoch_order(epoch) for epoch in range(first, last + 1)]
-        stream = orders[0] if len(orders) == 1 else np.concatenate(orders)
-        return stream[start - first * self.num_examples : stop - first * self.num_examples]
+        places: Int64Array = self.places_between(step, step + 1)[0]
+        return places
 
     def _draw_epoch_order(self, epoch: int) -> Int64Array:
         generator = np.random.Generator(np.random.Philox(key=[self.order_seed, _ORDER_KEY], counter=[0, 0, epoch, 0]))
         return generator.permutation(self.num_examples)
 
     def _permuted(self, pixels: Tensor) -> Tensor:
-        return pixels if self._pixel_order is None else pixels.index_select(2, self._pixel_order)
+        return pixels if self.pixel_order is None else pixels.index_select(2, self.pixel_order)
 
     def _standardise(self, pixels: Tensor) -> Tensor:
         """Normalised float32 of uint8 `[B, C, H * W]`."""
         return pixels.to(torch.float32).mul_(self._scale).add_(self._offset)  # in place: 5 times faster than addcmul
 
 
-def _channels_first(split: ImageSplit, rows: Int64Array, device: torch.device) -> Tensor:
+def channels_first(split: ImageSplit, rows: Int64Array, device: torch.device) -> Tensor:
     """Rows of a split as uint8 `[n, C, H * W]` on a device."""
     size, channels = split.images.shape[1], split.images.shape[3]
     taken = torch.from_numpy(split.images[rows]).to(device)  # fancy indexing copies, so the map stays read-only

@@ -53,7 +53,7 @@ class _Trainer:
 
         self._job = job
         self._workload = Workload.from_json(job["workload"])
-        self._loop = build_loop(job["contender"], self._workload, job["device"], job.get("lanes", 1), job.get("flags"))
+        self._loop = build_loop(job["contender"], self._workload, job["device"], job.get("lanes", 0), job.get("flags"))
 
     def steps(self, count: int) -> dict[str, float]:
         span = self._loop.steps(count)
@@ -114,30 +114,33 @@ class _Lanes:
 
         self._workload, self._device = Workload.from_json(job["workload"]), job["device"]
 
-    def rate(self, lanes: int, seconds: float, options: dict[str, Any]) -> dict[str, Any]:
+    def rate(self, lanes: int, seconds: float, compile_network: bool = False) -> dict[str, Any]:
         from .lane_check import lane_rate
 
-        return lane_rate(self._workload, self._device, lanes, seconds, options)
+        try:
+            return lane_rate(self._workload, self._device, lanes, seconds, compile_network)
+        except Exception as error:  # too many lanes for the memory: fewer were and are possible
+            return {"error": f"{type(error).__name__}: {error}"[:300]}
 
     def compare(self, steps: int) -> dict[str, Any]:
         from .lane_check import lane_difference
 
         return lane_difference(self._workload, self._device, steps)
 
-    def program_options(self) -> dict[str, Any]:
-        from .lane_check import program_options
+    def width(self, seconds: float, most: int) -> dict[str, int]:
+        from .lane_check import chosen_width
 
-        return {"options": program_options()}
+        return {"lanes": chosen_width(self._workload, self._device, seconds, most)}
 
 
 def build_loop(
     contender: str,
     workload: Workload,
     device: str,
-    lanes: int = 1,
+    lanes: int = 0,
     flags: Mapping[str, Any] | None = None,
 ) -> Any:  # noqa: ANN401  # a TrainingLoop
-    """The training loop of a contender; with several lanes, that of this package's lane program."""
+    """The training loop of a contender; for this package with `lanes` runs as one program, or without lanes for 0."""
     if contender == "timm":
         from .timm_loop import TimmFlags, TimmLoop
 
@@ -146,9 +149,10 @@ def build_loop(
         from .plain_loop import PlainLoop
 
         return PlainLoop(workload, device)
-    from .study_loop import LaneLoop, StudyLoop, replicates
+    from .study_loop import StudyLoop, replicates
 
-    return StudyLoop(workload, device) if lanes == 1 else LaneLoop(replicates(workload, lanes), device)
+    runs = [workload] if lanes == 0 else replicates(workload, lanes)
+    return StudyLoop(runs, device, in_lanes=lanes > 0)
 
 
 def _worker(job: Mapping[str, Any]) -> _Trainer | _Lanes | _Machine:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .loops import TrainingLoop
-from .study_loop import LaneLoop, StudyLoop, find_lane_program, replicates
+from studies.lane_width import Timing, best_width
+
+from .study_loop import StudyLoop, replicates
 from .timings import steps_for
 from .workload import Workload
 
@@ -21,31 +20,48 @@ DIVERGING_RATE = 1e30
 
 
 def lane_rate(
-    workload: Workload, device: str, lanes: int, seconds: float, options: Mapping[str, Any]
+    workload: Workload, device: str, lanes: int, seconds: float, compile_network: bool = False
 ) -> dict[str, Any]:
-    """Images per second of a lane program, or of the study's chunked loop where `lanes` is 0."""
-    loop: TrainingLoop = (
-        LaneLoop(replicates(workload, lanes), device, **options) if lanes else StudyLoop(workload, device)
-    )
+    """Images per second of a program of `lanes` runs, or of the loop without lanes where that is 0."""
     on_gpu = device.startswith("cuda")
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    loop.steps(1)
-    warm = loop.steps(WARM_UP_STEPS)
-    span = loop.steps(steps_for(seconds, WARM_UP_STEPS / warm.seconds))
-    found = {
-        "lanes": lanes,
-        "options": dict(options) | dict(loop.options),
-        "images_per_second": span.images / span.seconds,
-        "seconds": span.seconds,
-        "gpu_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
-        "loss": span.loss,
-    }
-    del loop
-    gc.collect()
-    if on_gpu:
-        torch.cuda.empty_cache()
-    return found
+    runs = replicates(workload, max(1, lanes))
+    loop = StudyLoop(runs, device, in_lanes=lanes > 0, compile_network=compile_network)
+    try:
+        loop.steps(1)
+        warm = loop.steps(WARM_UP_STEPS)
+        span = loop.steps(steps_for(seconds, WARM_UP_STEPS / warm.seconds))
+        return {
+            "lanes": lanes,
+            "kind": loop.options["kind"],
+            "compiled": compile_network,
+            "images_per_second": span.images / span.seconds,
+            "seconds": span.seconds,
+            "gpu_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
+            "loss": span.loss,
+        }
+    finally:
+        loop.close()
+        del loop
+        gc.collect()
+        if on_gpu:
+            torch.cuda.empty_cache()
+
+
+def chosen_width(workload: Workload, device: str, seconds: float, most: int) -> int:
+    """The number of lanes that the study's own rule takes (`lane_width.best_width`); 0 where there can be none."""
+    memory = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
+
+    def measure(width: int) -> Timing | None:
+        try:
+            found = lane_rate(workload, device, width, seconds)
+        except torch.OutOfMemoryError:
+            return None
+        share = found["gpu_bytes"] / memory if memory else 0.0
+        return Timing(width, found["images_per_second"] / (width * workload.batch_size), share, found["kind"])
+
+    return best_width(measure, most)[0]
 
 
 def lane_difference(workload: Workload, device: str, steps: int) -> dict[str, Any]:
@@ -60,27 +76,21 @@ def lane_difference(workload: Workload, device: str, steps: int) -> dict[str, An
     sound = dataclasses.replace(workload, precision="fp32")
     small = dataclasses.replace(sound, num_train=sound.num_train // 10, replicate=1)
     wild = dataclasses.replace(sound, learning_rate=DIVERGING_RATE, replicate=2)
-    together = LaneLoop([sound, small, wild], device)
+    together = StudyLoop([sound, small, wild], device)
     together.steps(steps)
-    lanes: Any = together.network
     largest, bitwise = 0.0, True
-    for index, one in enumerate((sound, small)):
-        alone = StudyLoop(one, device)
+    for lane, one in enumerate((sound, small)):
+        alone = StudyLoop([one], device)
         alone.steps(steps)
-        expected, found = alone.network.state_dict(), lanes.lane_state(index)
+        expected, found = alone.snapshot(0)["network"], together.snapshot(lane)["network"]
         largest = max(largest, *(_relative(found[name], expected[name]) for name in expected))
         bitwise = bitwise and all(torch.equal(found[name], expected[name]) for name in expected)
+    together.close()
     return {"steps": steps, "largest": largest, "bitwise": bitwise}
 
 
-def program_options() -> list[str]:
-    """Options of this version's lane program that the measurement knows to switch; `none` without a program."""
-    program = find_lane_program()
-    if program is None:
-        return ["none"]
-    return [name for name in ("compile",) if name in inspect.signature(program).parameters]
-
-
 def _relative(found: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest value; infinite where something is no number."""
     scale = float(expected.abs().max()) or 1.0
-    return float((found.to(expected.device).double() - expected.double()).abs().max()) / scale
+    difference = float((found.double() - expected.double()).abs().max()) / scale
+    return difference if difference == difference else float("inf")

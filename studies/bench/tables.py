@@ -112,7 +112,7 @@ def gpu_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
             table.add_row(
                 tier,
                 arm,
-                str(ours["lanes"] or "solo"),
+                (str(ours["lanes"] or "none")) + (", compiled" if ours.get("compiled") else ""),
                 f"{ours['images_per_second']:,.0f}",
                 f"{ours['flops'] / 1e12:.4g}",
                 "" if ours["mfu"] is None else f"{ours['mfu']:.1%}",

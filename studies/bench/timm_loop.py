@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from timm.data.loader import create_loader
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms  # type: ignore[import-untyped]
 
-from datamodules import ImageSplit, Normalization
+from datamodules import Normalization, nested_subset
 
 from .loops import CLIP_NORM, Span, Stopwatch
 from .workload import Workload
@@ -61,9 +63,9 @@ class ArrayImages(Dataset[tuple[Any, int]]):
         transform: set by `create_loader`.
     """
 
-    def __init__(self, split: ImageSplit) -> None:
-        self.images, self.labels = split.images, split.labels
-        self.mode = "L" if split.images.shape[3] == 1 else "RGB"
+    def __init__(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
+        self.images, self.labels = images, labels
+        self.mode = "L" if images.shape[3] == 1 else "RGB"
         self.transform: Callable[[Image.Image], Any] | None = None
 
     def __len__(self) -> int:
@@ -92,7 +94,8 @@ class TimmLoop:
         self.workload, self.device = workload, torch.device(device)
         if images is None:
             split = workload.source().load("train")
-            images = ArrayImages(split), Normalization.of(split)
+            rows = nested_subset(split.labels, workload.num_train, seed=workload.replicate)
+            images = ArrayImages(split.images[rows], split.labels[rows]), Normalization.of(split)
         self._images, self._normalization = images
         self._watch = Stopwatch(self.device)
         self.set_flags(flags or TimmFlags())

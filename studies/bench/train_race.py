@@ -16,6 +16,7 @@ from .workload import Workload, as_json
 SCHEMA = 1
 CONTENDERS = ("study", "lightning", "timm")
 WARM_UP_STEPS = 5
+MOST_LANES = 64
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class RaceSettings:
         seconds: length of one measurement, about.
         choice_seconds: length of one measurement while timm's flags are chosen.
         peak_seconds: spent on each size of matrix product.
-        lanes: runs that this package trains as one program on CUDA.
+        lanes: runs that this package trains as one program on CUDA; None takes the number that a study would choose.
     """
 
     device: str = "cpu"
@@ -36,7 +37,7 @@ class RaceSettings:
     seconds: float = 3.0
     choice_seconds: float = 1.0
     peak_seconds: float = 1.0
-    lanes: int = 1
+    lanes: int | None = None
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -94,6 +95,8 @@ def measure_machine(settings: RaceSettings, precision: str) -> tuple[dict[str, A
 
 def race_family(workload: Workload, settings: RaceSettings, report: Report = lambda line: None) -> dict[str, Any]:
     """All contenders on one workload: flags chosen, each warmed up, then one after another, round by round."""
+    if settings.lanes is None:
+        settings = dataclasses.replace(settings, lanes=_chosen_lanes(workload, settings))
     with contextlib.ExitStack() as stack:
         entries = [_enter(stack, name, mode, workload, settings) for mode in settings.modes for name in CONTENDERS]
         for entry in entries:
@@ -183,7 +186,7 @@ def jobs_of(contender: str, mode: str, workload: Workload, settings: RaceSetting
             "workload": as_json(dataclasses.replace(workload, replicate=replicate)),
             "device": settings.device,
             "threads": 1 if crowd else _threads(mode),
-            "lanes": settings.lanes if contender == "study" and on_gpu else 1,
+            "lanes": settings.lanes or 0,
         }
         for replicate in range(num_cores() if crowd else 1)
     ]
@@ -196,6 +199,16 @@ def num_cores() -> int:
 
 def _threads(mode: str) -> int:
     return num_cores() if mode == "machine" else 1
+
+
+def _chosen_lanes(workload: Workload, settings: RaceSettings) -> int:
+    """On a CPU lanes are processes; on a GPU the width is measured by the rule of a study."""
+    if not settings.device.startswith("cuda"):
+        return 0
+    job = {"contender": "lanes", "workload": as_json(workload), "device": settings.device, "threads": 1}
+    with running([job]) as crew:
+        lanes: int = crew.children[0].ask("width", seconds=settings.choice_seconds, most=MOST_LANES)["lanes"]
+        return lanes
 
 
 def _step_bytes(workload: Workload) -> int:

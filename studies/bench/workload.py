@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,9 +18,10 @@ from studies.planning import Cell, Seeds
 from studies.spec import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
-    from datamodules import DataConfig, StepBatches
+    from datamodules import DataConfig, ImageSplit, StepBatches
     from models import ImageClassifier
 
+NUM_IMAGES = 4800
 STEPS = 400_000
 """Steps of the cell that the loops train a stretch of: more than any measurement takes."""
 
@@ -31,7 +32,7 @@ class Workload:
 
     Attributes:
         arm: a family, or a family and a form, as a study names it.
-        num_train: images; they are made from a seed, class templates in noise, so that a loss can fall.
+        num_train: images, a subset of at least `NUM_IMAGES`; class templates in noise, so that a loss can fall.
         precision: `fp32`, or `bf16` for autocast with weights in fp32.
         replicate: the seed of order, augmentation and initial weights.
     """
@@ -42,7 +43,7 @@ class Workload:
     in_channels: int = 3
     num_classes: int = 10
     batch_size: int = 96
-    num_train: int = 4800
+    num_train: int = NUM_IMAGES
     precision: Literal["fp32", "bf16"] = "fp32"
     augmentation: tuple[str, ...] = ("crop", "flip")
     learning_rate: float = 1e-3
@@ -76,29 +77,19 @@ class Workload:
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
-    @cached_property
+    @property
     def arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Images `[num_train, H, W, C]` and labels `[num_train]`."""
-        draws = np.random.default_rng(0)
-        shape = (self.image_size, self.image_size, self.in_channels)
-        templates = draws.integers(0, 256, (self.num_classes, *shape), dtype=np.uint8)
-        labels = np.arange(self.num_train) % self.num_classes
-        noise = draws.integers(0, 256, (self.num_train, *shape), dtype=np.uint8)
-        images = templates[labels] // 2 + noise // 2
-        return images, labels
+        """Images `[n, H, W, C]` and labels `[n]`."""
+        split = _train_split(self._described)
+        return split.images, split.labels
 
     def source(self) -> DataConfig:
-        """The arrays as a data set; the few test images are never looked at."""
-        from datamodules import ArrayData
+        """The arrays as a data set."""
+        return _source(self._described)
 
-        images, labels = self.arrays
-        return ArrayData(
-            train_images=images,
-            train_labels=labels,
-            test_images=images[: self.num_classes],
-            test_labels=labels[: self.num_classes],
-            label_preserving=("crop", "flip"),
-        )
+    @property
+    def _described(self) -> tuple[int, int, int, int]:
+        return self.image_size, self.in_channels, self.num_classes, max(NUM_IMAGES, self.num_train)
 
     def cell(self) -> Cell:
         """The same as a cell of a study: one branch, no warm-up."""
@@ -131,11 +122,11 @@ class Workload:
             first_layer_flops=self.flops.first_layer,
         )
 
-    def batches(self, device: str) -> StepBatches:
-        """The training batches, as a study makes them: resident on the device."""
+    def batches(self, device: str, *, resident: bool = True) -> StepBatches:
+        """The training batches, as a study makes them."""
         from datamodules import StepBatches, nested_subset
 
-        split = self.source().load("train")
+        split = _train_split(self._described)
         return StepBatches(
             split,
             nested_subset(split.labels, self.num_train, seed=self.replicate),
@@ -144,6 +135,7 @@ class Workload:
             augmentation_seed=self.replicate,
             augmentation=self.augmentation,
             device=device,
+            resident=resident,
         )
 
     def classifier(self) -> ImageClassifier:
@@ -161,6 +153,31 @@ class Workload:
             cooldown_fraction=0.0,
             initialization_seed=self.replicate,
         )
+
+
+@cache
+def _source(described: tuple[int, int, int, int]) -> DataConfig:
+    """Images of (size, channels, classes, number); the few test images are never looked at."""
+    from datamodules import ArrayData
+
+    size, channels, num_classes, count = described
+    draws = np.random.default_rng(0)
+    templates = draws.integers(0, 256, (num_classes, size, size, channels), dtype=np.uint8)
+    labels = np.arange(count) % num_classes
+    images = templates[labels] // 2 + draws.integers(0, 256, (count, size, size, channels), dtype=np.uint8) // 2
+    return ArrayData(
+        train_images=images,
+        train_labels=labels,
+        test_images=images[:num_classes],
+        test_labels=labels[:num_classes],
+        label_preserving=("crop", "flip"),
+    )
+
+
+@cache
+def _train_split(described: tuple[int, int, int, int]) -> ImageSplit:
+    """One object for all replicates, as the cells of a study share it."""
+    return _source(described).load("train")
 
 
 def workloads(tier: str, families: Sequence[str] | None, **settings: Any) -> tuple[Workload, ...]:  # noqa: ANN401

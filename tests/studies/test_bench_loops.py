@@ -17,16 +17,16 @@ from torch.nn import functional as F
 from datamodules import Normalization
 from studies.bench import timm_models
 from studies.bench.child import CONTENDERS, build_loop
+from studies.bench.lane_check import chosen_width, lane_difference, lane_rate
 from studies.bench.machine import copy_peak, matmul_peak, total_bytes
 from studies.bench.plain_loop import PlainLoop
-from studies.bench.study_loop import LaneLoop, StudyLoop, find_lane_program
+from studies.bench.study_loop import StudyLoop
 from studies.bench.study_race import StudyRace, script_command
 from studies.bench.timm_cell import train_cell
 from studies.bench.timm_loop import TimmFlags, TimmLoop, fastest_flags
 from studies.bench.timm_models import timm_name
 from studies.bench.traffic import ByteCounter, bytes_per_step
 from studies.bench.workload import Workload, as_json
-from studies.errors import StudyError
 
 TINY = Workload("mlp", "nano", 16, batch_size=32, num_train=320)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -52,7 +52,7 @@ def test_every_contender_trains_the_asked_work(contender: str) -> None:
 @pytest.mark.parametrize("arm", ["vit", "resnet", "mlp"])
 def test_the_study_and_plain_lightning_reach_the_same_weights(arm: str) -> None:
     workload = dataclasses.replace(TINY, arm=arm, num_train=96)
-    ours, plain = StudyLoop(workload, "cpu"), PlainLoop(workload, "cpu")
+    ours, plain = StudyLoop([workload], "cpu"), PlainLoop(workload, "cpu")
     assert largest_difference(ours.network, plain.network) == 0
     start = workload.classifier().network
     ours.steps(8)
@@ -65,7 +65,7 @@ def test_the_study_and_plain_lightning_reach_the_same_weights(arm: str) -> None:
 def test_an_update_of_timm_is_the_update_of_a_study(arm: str) -> None:
     """Given the same batches, timm's parts clip, decay and step exactly as the study does."""
     workload = dataclasses.replace(TINY, arm=arm)
-    ours, theirs = StudyLoop(workload, "cpu"), TimmLoop(workload, "cpu")
+    ours, theirs = StudyLoop([workload], "cpu"), TimmLoop(workload, "cpu")
     batches = workload.batches("cpu")
     for step in range(6):
         assert theirs.update(*batches.batch_at(step)) == workload.batch_size
@@ -106,11 +106,39 @@ def test_the_fastest_flags_are_chosen_by_measurement(monkeypatch: pytest.MonkeyP
     assert "no compiler here" in tried[-1]["error"]
 
 
-def test_lanes_are_said_to_be_missing_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studies.bench.study_loop.LANE_PROGRAM_HOMES", ("studies.no_such_module",))
-    assert find_lane_program() is None
-    with pytest.raises(StudyError, match="trains no lanes"):
-        LaneLoop([TINY, TINY], "cpu")
+@pytest.mark.parametrize("arm", ["mlp", "vit"])
+def test_lanes_are_the_solo_runs_beside_a_lane_that_diverges(arm: str) -> None:
+    found = lane_difference(dataclasses.replace(TINY, arm=arm), "cpu", steps=5)
+    assert found["steps"] == 5
+    assert found["largest"] < 1e-5
+
+
+def test_lanes_that_differ_from_their_solo_runs_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison would notice a lane that trained on other images."""
+    right = StudyLoop.snapshot
+    monkeypatch.setattr(StudyLoop, "snapshot", lambda loop, lane: right(loop, 1 - lane if loop._num_lanes else lane))
+    found = lane_difference(TINY, "cpu", steps=5)
+    assert not found["bitwise"]
+    assert found["largest"] > 1e-2
+
+
+def test_the_speed_of_lanes_counts_the_images_of_all() -> None:
+    none, two = (lane_rate(TINY, "cpu", lanes, 0.01) for lanes in (0, 2))
+    assert (none["lanes"], none["kind"]) == (0, "")
+    assert (two["lanes"], two["kind"]) == (2, "stacked")
+    loop = build_loop("study", TINY, "cpu", lanes=3)
+    assert loop.steps(2).images == 2 * 3 * TINY.batch_size
+    assert loop.options["lanes"] == 3
+
+
+def test_the_width_is_chosen_by_the_rule_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {1: 100.0, 2: 190.0, 4: 195.0}
+
+    def rate(workload: Workload, device: str, lanes: int, seconds: float) -> dict[str, Any]:
+        return {"images_per_second": rates[lanes], "gpu_bytes": 0, "kind": "stacked"}
+
+    monkeypatch.setattr("studies.bench.lane_check.lane_rate", rate)
+    assert chosen_width(TINY, "cpu", 0.1, most=64) == 2
 
 
 # --- timm's own script ----------------------------------------------------------------------------------------
@@ -141,7 +169,7 @@ def test_a_cell_of_timm_trains_on_files_and_is_evaluated(tmp_path: Path) -> None
     workload = dataclasses.replace(TINY, augmentation=(), in_channels=1, num_classes=2, num_train=64)
     images, labels = workload.arrays
     for split in ("train", "test"):
-        for row, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+        for row, (pixels, label) in enumerate(zip(images[:64], labels[:64], strict=True)):
             folder = tmp_path / split / str(label)
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[:, :, 0]).save(folder / f"{row}.png")
@@ -214,7 +242,7 @@ def test_peaks_are_positive_rates() -> None:
 
 def test_images_of_a_workload_carry_their_class() -> None:
     images, labels = TINY.arrays
-    assert images.shape == (320, 16, 16, 3)
-    assert np.bincount(labels).tolist() == [32] * 10
+    assert images.shape == (4800, 16, 16, 3)
+    assert np.bincount(labels).tolist() == [480] * 10
     means = np.stack([images[labels == label].mean(0) for label in range(10)])
     assert np.abs(means[0] - means[1]).mean() > 20

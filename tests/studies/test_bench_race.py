@@ -244,13 +244,15 @@ def test_a_run_on_a_gpu_keeps_its_time_and_what_it_has(monkeypatch: pytest.Monke
 
 
 def test_a_family_is_measured_until_wider_is_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {0: 10.0, 1: 20.0, 2: 40.0, 4: 41.0, 8: 99.0}
+    rates = {0: 10.0, 1: 20.0, 5: 40.0, 10: 41.0}
 
     class Told(FakeChild):
         def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-            if do == "rate":
-                return {"lanes": arguments["lanes"], "images_per_second": rates[arguments["lanes"]]}
-            return {"program_options": {"options": ["compile"]}, "compare": {"largest": 0.0, "bitwise": True}}[do]
+            if do == "compare":
+                return {"largest": 0.0, "bitwise": True}
+            if arguments["compile_network"]:
+                return {"error": "no compiler here"}
+            return {"lanes": arguments["lanes"], "images_per_second": rates[arguments["lanes"]]}
 
     @contextlib.contextmanager
     def fake(jobs: Sequence[Mapping[str, Any]], deadline: float | None = None) -> Iterator[Any]:
@@ -262,9 +264,10 @@ def test_a_family_is_measured_until_wider_is_no_faster(monkeypatch: pytest.Monke
     result: dict[str, Any] = {"lanes": [], "equal": [], "left_out": [], "peaks": {"bf16": {"flops": 1e12}}}
     workload = Workload("vit", "tiny", precision="bf16")
     gpu._lanes_task(workload, "cuda").work(result, 0.0)
-    assert [row["lanes"] for row in result["lanes"]] == [0, 1, 2, 4, 8]  # 4 is hardly faster than 2; 8 compiled
+    assert [row["lanes"] for row in result["lanes"]] == [0, 1, 5, 10]  # 10 is hardly faster than 5: 20 is not tried
     assert result["lanes"][2]["mfu"] == pytest.approx(40 * workload.flops.train_exact / 1e12)
     assert result["equal"] == [{"tier": "tiny", "arm": "vit", "largest": 0.0, "bitwise": True}]
+    assert result["left_out"] == [{"what": "tiny vit: this package, 5 lanes", "why": "no compiler here"}]
 
 
 # --- the command line -----------------------------------------------------------------------------------------
