@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 from typing import Any
 
 import torch
@@ -68,8 +69,8 @@ def lane_difference(workload: Workload, device: str, steps: int) -> dict[str, An
     """Three lanes in fp32, one on a tenth of the images and one that diverges, against solo runs of the first two.
 
     Returns:
-        `largest`: the largest difference of a weight from its solo run, relative to the largest weight of its tensor;
-        `bitwise`: whether all are equal to the last bit.
+        `largest`: the norm of the difference of all weights from the solo run's over the norm of these, of the worse
+        lane; `bitwise`: whether all are equal to the last bit.
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -83,14 +84,15 @@ def lane_difference(workload: Workload, device: str, steps: int) -> dict[str, An
         alone = StudyLoop([one], device)
         alone.steps(steps)
         expected, found = alone.snapshot(0)["network"], together.snapshot(lane)["network"]
-        largest = max(largest, *(_relative(found[name], expected[name]) for name in expected))
+        largest = max(largest, _relative(found, expected))
         bitwise = bitwise and all(torch.equal(found[name], expected[name]) for name in expected)
     together.close()
     return {"steps": steps, "largest": largest, "bitwise": bitwise}
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest value; infinite where something is no number."""
-    scale = float(expected.abs().max()) or 1.0
-    difference = float((found.double() - expected.double()).abs().max()) / scale
-    return difference if difference == difference else float("inf")
+def _relative(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Distance of two sets of weights over the norm of the second; infinite where something is no number."""
+    weights = [name for name, value in expected.items() if value.is_floating_point()]
+    difference = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in weights)
+    norm = sum(float(expected[name].double().square().sum()) for name in weights)
+    return math.sqrt(difference / norm) if math.isfinite(difference) else math.inf
