@@ -13,7 +13,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.table import Table
 
-from .bench_command import bench
+from .bench.command import bench
 from .console import JsonOption, StoreOption, err, out, print_json
 from .errors import ExitCode, StudyError
 from .fit_command import fit

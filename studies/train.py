@@ -169,10 +169,10 @@ class Lockstep:
         self.program.schedule_steps = (segment.stop, segment.stop - segment.start if segment.is_cooldown else 0)
         first, size = max(under_way[0].step, segment.start), self.settings.chunk_steps
         starts = range(first, segment.stop, size)
-        chunks = _Chunks(tuple((start, min(start + size, segment.stop)) for start in starts))
+        chunks = Chunks(tuple((start, min(start + size, segment.stop)) for start in starts))
         done = under_way[0].segments[: under_way[0].segment + 1]
         planned = sum(one.stop - one.start for one in done)  # from the plan, never from a checkpoint
-        trainer, module = _trainer(self.device), self.program.module(self._after_chunk)
+        trainer, module = study_trainer(self.device), self.program.module(self._after_chunk)
         try:
             with _without_advice():
                 trainer.fit(module, train_dataloaders=chunks)
@@ -215,7 +215,7 @@ class Lockstep:
 
 
 @dataclass(frozen=True)
-class _Chunks:
+class Chunks:
     """The "batches" of a fit; not a list, since a Trainer takes a list for several loaders."""
 
     chunks: tuple[tuple[int, int], ...]
@@ -265,7 +265,7 @@ def _keep_weights(course: CellCourse) -> None:
             save_checkpoint(branch["weights"], course.store.weights_path(course.cell.id, branch["fraction"]))
 
 
-def _trainer(device: str) -> pl.Trainer:
+def study_trainer(device: str) -> pl.Trainer:
     """A Trainer that does nothing but call `training_step`: loggers, bars and checkpoints are the study's own."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     kind, _, index = device.partition(":")

@@ -1,4 +1,4 @@
-"""What `study bench` prints."""
+"""What `study bench calibration` prints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .analysis.calibration import QUESTIONS, SCENARIOS
+from studies.analysis.calibration import QUESTIONS, SCENARIOS
 
 
 def calibration_tables(rates: pd.DataFrame, checks: Sequence[tuple[str, bool]]) -> Iterator[RenderableType]:
