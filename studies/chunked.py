@@ -38,7 +38,7 @@ class ChunkedClassifier(ImageClassifier):
         self._batches = batches
         self._on_chunk: OnChunk = lambda stop, chunk: None
         # Created once and handed to every fit: trunk and cooldowns share its state.
-        self._optimizer = build_optimizer(self.network, cell.learning_rate, cell.weight_decay)
+        self._optimizer = build_optimizer(self.network, cell.learning_rate, cell.weight_decay, fused=True)
         self.schedule_steps = (cell.steps, 0)
 
     def module(self, on_chunk: OnChunk) -> ChunkedClassifier:

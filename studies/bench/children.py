@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from studies.engines.settings import THREADS, worker_environment
 from studies.errors import StudyError
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ANSWER_SECONDS = 900.0
 """Longest wait for one answer where no deadline is given."""
 
@@ -33,7 +33,8 @@ class Child:
     def __init__(self, job: Mapping[str, Any], deadline: float | None = None) -> None:
         self.job, self._deadline, self._ended = job, deadline, False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(job["threads"]))
+        environment = os.environ | (worker_environment() if job["contender"] == "study" else {})
+        environment |= dict.fromkeys(THREADS, str(job["threads"]))
         self.launched = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "studies.bench.child", json.dumps(job)],

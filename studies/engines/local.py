@@ -26,20 +26,13 @@ from studies.spec import EngineSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
 
+from .settings import worker_environment
 from .worker import PRELOADED, Assignment, JobResult, work
 
 MAX_ATTEMPTS = 3
 """Times a cell whose worker died, or met a fault of the machine, is tried in one call before it is left incomplete."""
 RECORDED = ("finished", "diverged", "invalid", "failed")
 POLL_SECONDS = 0.25
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""One thread per numerical library."""
-ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=17179869184"
-"""How workers hold memory: in huge pages, and kept for the next step instead of handed back to the system.
-
-A step frees what it allocated, and fresh pages cost more than many a kernel: one core took 1.06 times (Mixer) to 1.6
-times (LSTM) as many steps. Other C libraries than glibc ignore it; a user's own GLIBC_TUNABLES come after and win.
-"""
 BUSY_SECONDS = 1.0  # between two looks at a cell that another launcher trains
 
 
@@ -234,12 +227,11 @@ class LocalEngine:
 def warm_up() -> None:
     """Starts the forkserver, which imports torch while the caller plans; a second call does nothing.
 
-    Its children inherit `WORKER_ENVIRONMENT` and `ALLOCATOR`, which libraries read once, as they load.
+    Its children inherit `worker_environment`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
-    allocator = ":".join(filter(None, (ALLOCATOR, os.environ.get("GLIBC_TUNABLES"))))
-    settings = WORKER_ENVIRONMENT | {"GLIBC_TUNABLES": allocator}
+    settings = worker_environment()
     saved = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
