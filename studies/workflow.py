@@ -145,6 +145,8 @@ def prepare_data(planned: Plan) -> None:
         fingerprint = data.describe().fingerprint
         expected = {"train": planned.data.num_train, "test": planned.data.num_test}
         splits = {name: data.load(name) for name in SPLITS if name == "train" or not planned.is_tuning}
+        for images in splits.values():
+            images.verify()  # workers verify each image they read; damage found here costs nobody a training
     except DataError as error:
         raise ConfigError(_of_data(error)) from None
     if fingerprint != planned.data.fingerprint:
