@@ -19,7 +19,7 @@ UInt32Array = npt.NDArray[np.uint32]
 Int64Array = npt.NDArray[np.int64]
 
 _BLOCK_BYTES = 1 << 24  # bytes hashed or counted at a time, so that a memory-mapped split never has to fit in memory
-_TAKEN_BYTES = 1 << 18  # bytes gathered and hashed at a time: they stay in a core's cache in between
+_TAKEN_BYTES = 1 << 20  # bytes gathered, hashed and stored at a time: they stay in a cache in between
 _HASH_KEY = 0x726F77
 
 
