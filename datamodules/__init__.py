@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datamodules.hub import HubData
     from datamodules.images import ImageSplit
     from datamodules.info import DataError, DataInfo
+    from datamodules.lane_batches import LaneBatches
     from datamodules.map_style import MapStyleData
     from datamodules.normalization import Normalization
     from datamodules.shipped import shipped_data, shipped_names
@@ -32,6 +33,7 @@ _HOMES = {
     "FolderData": "folder",
     "HubData": "hub",
     "ImageSplit": "images",
+    "LaneBatches": "lane_batches",
     "MapStyleData": "map_style",
     "Normalization": "normalization",
     "PermutationScope": "controls",
@@ -57,6 +59,7 @@ __all__ = [
     "FolderData",
     "HubData",
     "ImageSplit",
+    "LaneBatches",
     "MapStyleData",
     "Normalization",
     "PermutationScope",

@@ -14,6 +14,7 @@ from datamodules.info import DataError
 
 AugmentationName = Literal["crop", "flip"]
 
+NUM_DRAWS = 3  # random integers of an image: shift down, shift right, flip
 CROP_PADDING = 4  # pixels on each side, the custom for 32-pixel images since He et al. (arXiv 1512.03385, section 4.2)
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # the odd increments and multipliers of SplitMix64, as signed int64
@@ -47,9 +48,13 @@ def source_pixels(
     Returns:
         Source pixels int64 `[B, H * W]`, and which of them lie inside the image, bool `[B, H * W]`.
     """
-    draws = random_integers(seed, step, (3, batch_size), device)
-    offsets = torch.arange(image_size, device=device)
-    rows, columns = offsets.expand(batch_size, -1), offsets.expand(batch_size, -1)
+    return drawn_pixels(names, random_integers(seed, step, (NUM_DRAWS, batch_size), device), image_size)
+
+
+def drawn_pixels(names: tuple[str, ...], draws: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
+    """The same from random integers `[3, n]` already drawn; tensors only, so that a device step may call it."""
+    offsets = torch.arange(image_size, device=draws.device)
+    rows, columns = offsets.expand(draws.shape[1], -1), offsets.expand(draws.shape[1], -1)
     if "flip" in names:
         flipped = (draws[2] & 1).bool()
         columns = torch.where(flipped[:, None], image_size - 1 - columns, columns)
@@ -65,9 +70,20 @@ def source_pixels(
 
 def random_integers(seed: int, step: int, shape: tuple[int, int], device: torch.device) -> Tensor:
     """Non-negative random integers below 2^62 `[draw, slot]`, a pure function of seed, step and place."""
-    stream = _mix(torch.tensor([seed, step], dtype=torch.int64, device=device) * _GOLDEN)
-    key = _mix(stream[0] ^ _rotate(stream[1]))
-    counter = torch.arange(shape[0] * shape[1], device=device).reshape(shape[1], shape[0]).T
+    place = torch.tensor([seed, step], dtype=torch.int64, device=device)
+    return random_integers_of(place[0], place[1], shape)
+
+
+def random_integers_of(seed: Tensor, step: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The same `[..., draw, slot]` from seeds and steps that lie on the device.
+
+    Args:
+        seed: int64 `[...]`, one per run.
+        step: int64, of a shape that broadcasts with `seed`.
+        shape: Draws, and slots of a batch.
+    """
+    key = _mix(_mix(seed * _GOLDEN) ^ _rotate(_mix(step * _GOLDEN)))[..., None, None]
+    counter = torch.arange(shape[0] * shape[1], device=key.device).reshape(shape[1], shape[0]).T
     return _shift_right(_mix(key + (counter + 1) * _GOLDEN), 2)
 
 

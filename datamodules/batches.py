@@ -44,6 +44,9 @@ class StepBatches:
         resident: Keep the run's images on the device; "auto" does so where they fit in half of what is free there.
             Otherwise a thread reads each batch one step ahead. The batches are the same.
 
+    Attributes:
+        pixel_order: The table of the permutation on the device, int64 `[H * W]`; None without one.
+
     Raises:
         DataError: The arguments contradict each other or the split, or an image is damaged.
     """
@@ -81,9 +84,9 @@ class StepBatches:
         self.device = torch.device(device)
         self.normalization = normalization or Normalization.of(split)
         self._scale, self._offset = self.normalization.scale_and_offset(self.device)
-        self._pixel_order: Tensor | None = None
+        self.pixel_order: Tensor | None = None
         if permutation is not None and permutation.scope != "none":
-            self._pixel_order = torch.from_numpy(permutation.table()).to(self.device)
+            self.pixel_order = torch.from_numpy(permutation.table()).to(self.device)
         self._labels = torch.from_numpy(split.labels[self.indices]).to(self.device)
         self.resident = self._fits(split, len(self.indices)) if resident == "auto" else resident
         self._pixels = pixels_of(split, self.indices, self.device) if self.resident else None
@@ -103,6 +106,10 @@ class StepBatches:
     def indices_at(self, step: int) -> Int64Array:
         """Rows of the split in the batch at `step`: int64 `[B]`."""
         return self.indices[self.order.places_at(step)]
+
+    def places_between(self, start: int, stop: int) -> Int64Array:
+        """Places within `indices` of the batches at steps `start .. stop - 1`: int64 `[stop - start, B]`."""
+        return self.order.places_between(start, stop)
 
     def batch_at(self, step: int, *, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Tensor]:
         """The batch at `step`, augmented, permuted and normalised.
@@ -135,8 +142,8 @@ class StepBatches:
                 device=self.device,
             )
             sources, inside = sources[mine], inside[mine]
-            if self._pixel_order is not None:
-                sources, inside = sources[:, self._pixel_order], inside[:, self._pixel_order]
+            if self.pixel_order is not None:
+                sources, inside = sources[:, self.pixel_order], inside[:, self.pixel_order]
             gathered = pixels.gather(2, sources[:, None, :].expand_as(pixels))
             images = self._standardise(gathered)
             if "crop" in self.augmentation:
@@ -217,7 +224,7 @@ class StepBatches:
         return pixels.view(-1, pixels.shape[1], size, size)
 
     def _permuted(self, pixels: Tensor) -> Tensor:
-        return pixels if self._pixel_order is None else pixels.index_select(2, self._pixel_order)
+        return pixels if self.pixel_order is None else pixels.index_select(2, self.pixel_order)
 
     def _standardise(self, pixels: Tensor) -> Tensor:
         """Normalised float32 of uint8 `[B, C, H * W]`."""

@@ -36,11 +36,17 @@ class StepOrder:
         """
         if step < 0:
             raise DataError(f"step {step} must not be negative")
-        start, stop = step * self.batch_size, (step + 1) * self.batch_size
-        first, last = start // self.num_examples, (stop - 1) // self.num_examples
+        places: Int64Array = self.places_between(step, step + 1)[0]
+        return places
+
+    def places_between(self, start: int, stop: int) -> Int64Array:
+        """Places of the batches at steps `start .. stop - 1`, int64 `[stop - start, B]`."""
+        begin, end = start * self.batch_size, stop * self.batch_size
+        first, last = begin // self.num_examples, (end - 1) // self.num_examples
         orders = [self._epoch_order(epoch) for epoch in range(first, last + 1)]
         stream = orders[0] if len(orders) == 1 else np.concatenate(orders)
-        return stream[start - first * self.num_examples : stop - first * self.num_examples]
+        offset = first * self.num_examples
+        return stream[begin - offset : end - offset].reshape(stop - start, self.batch_size)
 
 
 def _draw_epoch_order(num_examples: int, seed: int, epoch: int) -> Int64Array:

@@ -6,10 +6,11 @@ Both ways give the same bytes for the same rows, uint8 with channels first.
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.images import ImageSplit, Int64Array
+from datamodules.images import ImageSplit, Int64Array, UInt8Array
 from datamodules.info import DataError
 
 _COPIED_BYTES = 1 << 26  # read on the CPU before they are copied to another device
@@ -23,15 +24,13 @@ def pixels_of(split: ImageSplit, rows: Int64Array, device: torch.device) -> Tens
     Raises:
         DataError: An image is damaged.
     """
-    pixels = torch.empty((len(rows), *_image_shape(split)), dtype=torch.uint8, device=device)
     if device.type == "cpu":
-        split.read(rows, pixels.numpy())
-        return pixels
+        return torch.from_numpy(_read(split, rows))
+    pixels = torch.empty((len(rows), *_image_shape(split)), dtype=torch.uint8, device=device)
     step = max(1, _COPIED_BYTES // max(1, split.images[:1].nbytes))
     for start in range(0, len(rows), step):
-        part = torch.empty((min(step, len(rows) - start), *_image_shape(split)), dtype=torch.uint8)
-        split.read(rows[start : start + step], part.numpy())
-        pixels[start : start + step].copy_(part)
+        part = rows[start : start + step]
+        pixels[start : start + len(part)].copy_(torch.from_numpy(_read(split, part)))
     return pixels
 
 
@@ -163,6 +162,12 @@ class _CudaBuffer(_Buffer):
 def _fill(buffer: _Buffer, split: ImageSplit, rows_at: RowsAt, number: int) -> None:
     """What the thread does; a function, so that the thread does not keep its stream of pixels alive."""
     buffer.fill(split, rows_at(number))
+
+
+def _read(split: ImageSplit, rows: Int64Array) -> UInt8Array:
+    out = np.empty((len(rows), *_image_shape(split)), dtype=np.uint8)
+    split.read(rows, out)
+    return out
 
 
 def _image_shape(split: ImageSplit) -> tuple[int, int]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from models.counter import count_flops, count_forward_flops, count_training_flops
     from models.families import Family
     from models.flops import ForwardFlops
+    from models.lanes import LaneAdamW, LaneNetwork, build_lanes, why_no_lanes, why_not_stacked
     from models.optimizer import build_optimizer
     from models.registry import FAMILIES, build_network, family_names, forward_flops, label, variants
     from models.schedule import learning_rate_factor
@@ -24,7 +25,10 @@ __all__ = [
     "Family",
     "ForwardFlops",
     "ImageClassifier",
+    "LaneAdamW",
+    "LaneNetwork",
     "Tier",
+    "build_lanes",
     "build_network",
     "build_optimizer",
     "count_flops",
@@ -36,6 +40,8 @@ __all__ = [
     "learning_rate_factor",
     "split_variant",
     "variants",
+    "why_no_lanes",
+    "why_not_stacked",
 ]
 
 _MODULES = {
@@ -43,6 +49,7 @@ _MODULES = {
     "models.counter": ("count_flops", "count_forward_flops", "count_training_flops"),
     "models.families": ("Family",),
     "models.flops": ("ForwardFlops",),
+    "models.lanes": ("LaneAdamW", "LaneNetwork", "build_lanes", "why_no_lanes", "why_not_stacked"),
     "models.optimizer": ("build_optimizer",),
     "models.registry": ("FAMILIES", "build_network", "family_names", "forward_flops", "label", "variants"),
     "models.schedule": ("learning_rate_factor",),

@@ -1,7 +1,8 @@
-"""Where and with what a cell is trained: machine, libraries, and which code."""
+"""Where, when and with what a cell is trained: machine, libraries, and which code."""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -48,6 +49,11 @@ def environment(device: str) -> Environment:
         code_version=code_version(),
         threads=torch.get_num_threads(),
     )
+
+
+def now() -> str:
+    """The present moment, UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _cpu_name() -> str:

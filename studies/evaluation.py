@@ -14,8 +14,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from datamodules import ImageSplit, StepBatches
 
-from .chunked import autocast
 from .planning import Cell
+from .program import autocast
 
 CALIBRATION_BINS = 15
 

@@ -221,6 +221,9 @@ class EngineSpec(_Strict):
     Attributes:
         workers: processes at once; by default one per CPU core, or one per GPU.
         device: `auto` takes the GPUs if there are any.
+        lanes: runs of one architecture trained at once as one program. `auto`: on a GPU as many as this machine is
+            measured to gain from, on a CPU 1, since there every core has a run of its own.
+        compile: compile the network (`torch.compile`), on GPUs only; costs a minute or so for every architecture.
         chunk_steps: optimiser steps per Lightning `training_step`.
         checkpoint_seconds: least time between two checkpoints of a running cell.
         keep_checkpoints: keep each branch's final weights beside the record.
@@ -229,6 +232,8 @@ class EngineSpec(_Strict):
     kind: Literal["local"] = "local"
     workers: PositiveInt | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    lanes: Literal["auto"] | PositiveInt = "auto"
+    compile: bool = False
     chunk_steps: PositiveInt = 50
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     keep_checkpoints: bool = False

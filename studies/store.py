@@ -162,6 +162,20 @@ class Store:
         except (OSError, ValueError, TypeError):
             return None
 
+    def write_place(self, cell_id: str, place: tuple[int, int]) -> None:
+        """Notes which segment and step the checkpoint just written stands at; best effort."""
+        with contextlib.suppress(StoreError):
+            path = self.cell_folder(cell_id) / "checkpoint.place.json"
+            write_text(path, json.dumps(place), durable=False)
+
+    def place(self, cell_id: str) -> tuple[int, int]:
+        """Segment and step of a cell's checkpoint, (0, 0) without one; who loads the checkpoint knows better."""
+        try:
+            segment, step = json.loads((self.cell_folder(cell_id) / "checkpoint.place.json").read_bytes())
+            return int(segment), int(step)
+        except (OSError, ValueError, TypeError):
+            return 0, 0
+
     # --- studies -------------------------------------------------------------------------------------------------
 
     def study_folder(self, study_id: str) -> Path:

@@ -1,46 +1,38 @@
-"""One cell trained: trunk, cooldowns, validation, then the record; the only module that builds a Trainer.
+"""Cells trained: trunk, cooldowns, validation, then the records; the only module that builds a Trainer.
 
-The state of a cell is one dictionary of tensors and numbers. It is saved between chunks, and a cell that continues from
-it ends with the same bits as one that was never interrupted: batches, crops and rates are functions of the step.
+A job is one cell or several of one architecture. Several train in lockstep, as lanes of one program; alone or not, each
+has its own course, checkpoint and record, and its neighbours change none of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import datetime
 import logging
-import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from torch import Tensor
 
-from datamodules import DataConfig, PixelPermutation, StepBatches, carve_validation, nested_subset
+from datamodules import DataConfig
+from models.lanes import why_no_lanes
 
-from .budget import BranchPlan, train_flops
-from .checkpoint import load_latest, save_checkpoint
+from .checkpoint import save_checkpoint
 from .chunked import ChunkedClassifier
-from .environment import environment
-from .errors import StudyError
-from .evaluation import chance, error_and_loss, predict
-from .outcome import TrainedBranch, TrainedCell, assess
+from .course import CellCourse, Segment
+from .environment import environment, now
+from .job_data import JobData
+from .lane_program import LaneProgram
+from .outcome import assess
 from .planning import Cell
+from .program import Chunk, Program, initial_network
 from .records import Record
 from .spec import EngineSpec
 from .store import Store
 from .tracking.live import LiveMirror
-from .tracking.runs import train_row, validation_row
-
-PROGRESS_SECONDS = 0.5  # least time between two notes of a running cell's progress
-PERMUTATION_SEED = 0  # the control permutes every image of every replicate in the same way
 
 
 def train_cell(
@@ -62,19 +54,67 @@ def train_cell(
         StudyError: the data are not the ones planned, or the disk is full.
         OSError: another fault of the machine.
     """
-    trained = _CellTraining(cell, data, store, settings, device, live).run()
-    # Validation has had its say; only now is the test split read, once, for all branches together; never in a tuning.
-    test = data.load("test", seed=cell.seeds.subset) if cell.reads_test else None
-    record, predictions = assess(trained, test, study_id, plan_hash, environment(device), _now())
-    if live is not None:
-        record = record.model_copy(update={"wandb_url": live.close().url or ""})
-    if settings.keep_checkpoints:
-        for branch in trained.branches:
-            if branch["weights"] is not None:
-                save_checkpoint(branch["weights"], store.weights_path(cell.id, branch["fraction"]))
-    record = store.write_record(record, predictions)
-    store.finish_cell(cell.id)
-    return record
+    lives = {} if live is None else {cell.id: live}
+    ((_, result),) = train_cells([cell], data, store, study_id, plan_hash, settings, device, lives)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def train_cells(
+    cells: Sequence[Cell],
+    data: DataConfig,
+    store: Store,
+    study_id: str,
+    plan_hash: str,
+    settings: EngineSpec,
+    device: str = "cpu",
+    lives: Mapping[str, LiveMirror] | None = None,
+) -> Iterator[tuple[str, Record | Exception]]:
+    """Trains cells alike by `jobs.program_key` and writes their records; the caller holds all their locks.
+
+    Cells that stand at one place train in lockstep, others after them. Networks that cannot share a program train one
+    by one.
+
+    Yields:
+        A cell's id with its record, or with what went wrong in its own data or record and in no other's.
+
+    Raises:
+        Exception: what a program raised, which is no single cell's; cells not yielded by then go on from their
+            checkpoints.
+    """
+    if device == "cpu":
+        torch.set_num_threads(1)
+    in_lanes = (len(cells) > 1 or device != "cpu") and _can_share(cells[0])
+    shared, courses = JobData(data), list[CellCourse]()
+    for cell in cells:
+        live = (lives or {}).get(cell.id)
+        pooled = in_lanes and device != "cpu"
+        try:
+            courses.append(CellCourse(cell, shared, store, settings, device, live, pooled=pooled))
+        except Exception as error:
+            yield cell.id, error
+    for group in _groups(courses, in_lanes=in_lanes):
+        program = _program(group, settings, device, in_lanes=in_lanes)
+        try:
+            Lockstep(group, program, settings, device).run()
+        finally:
+            program.close()  # validation has had its say, and the test split needs no captured step
+        for lane, course in enumerate(group):
+            try:
+                trained = course.trained(program.network_of(lane))
+                # Only now is the test split read, once, for all branches together; never in a tuning.
+                test = shared.test_split(course.cell.seeds.subset) if course.cell.reads_test else None
+                record, predictions = assess(trained, test, study_id, plan_hash, environment(device), now())
+                if course.live is not None:
+                    record = record.model_copy(update={"wandb_url": course.live.close().url or ""})
+                if settings.keep_checkpoints:
+                    _keep_weights(course)
+                record = store.write_record(record, predictions)
+                store.finish_cell(course.cell.id)
+                yield course.cell.id, record
+            except Exception as error:
+                yield course.cell.id, error
 
 
 def failed_record(cell: Cell, study_id: str, plan_hash: str, reason: str) -> Record:
@@ -87,19 +127,79 @@ def failed_record(cell: Cell, study_id: str, plan_hash: str, reason: str) -> Rec
         plan_hash=plan_hash,
         status="failed",
         reason=reason,
-        finished_at=_now(),
+        finished_at=now(),
         environment=environment("cpu"),
     )
 
 
-@dataclass(frozen=True)
-class _Segment:
-    """A stretch of steps under one schedule: a piece of the trunk, or a branch's cooldown."""
+class Lockstep:
+    """Takes the courses of a program, all at one place, through every segment that is still to do."""
 
-    branch: BranchPlan
-    start: int
-    stop: int
-    is_cooldown: bool
+    def __init__(self, courses: Sequence[CellCourse], program: Program, settings: EngineSpec, device: str) -> None:
+        self.courses, self.program, self.settings, self.device = courses, program, settings, device
+        self._clock = self._last_save = time.monotonic()
+
+    def run(self) -> None:
+        """Every segment up to the last validation; a lane that diverged is marked and the others go on."""
+        for lane, course in enumerate(self.courses):
+            course.resume(self.program, lane)
+        while under_way := [course for course in self.courses if not course.is_done]:
+            self._clock = time.monotonic()
+            self._fit(under_way[0].segments[under_way[0].segment], under_way)
+            seconds = self._share()
+            for lane, course in enumerate(self.courses):
+                if course in under_way:
+                    course.train_seconds += seconds
+                    course.end_segment(self.program, lane)
+            self._clock = time.monotonic()
+            self._save_if_due()
+
+    def _fit(self, segment: Segment, under_way: Sequence[CellCourse]) -> None:
+        """Trains the rest of a segment, or until no lane's loss is finite."""
+        self.program.schedule_steps = (segment.stop, segment.stop - segment.start if segment.is_cooldown else 0)
+        first, size = max(under_way[0].step, segment.start), self.settings.chunk_steps
+        starts = range(first, segment.stop, size)
+        chunks = _Chunks(tuple((start, min(start + size, segment.stop)) for start in starts))
+        done = under_way[0].segments[: under_way[0].segment + 1]
+        planned = sum(one.stop - one.start for one in done)  # from the plan, never from a checkpoint
+        trainer, module = _trainer(self.device), self.program.module(self._after_chunk)
+        try:
+            with _without_advice():
+                trainer.fit(module, train_dataloaders=chunks)
+        except _AllDiverged:
+            return
+        finally:
+            module.to(self.device)  # the Trainer leaves everything on the CPU
+        for course in under_way:
+            if course.finite and course.executed != planned:
+                raise RuntimeError(f"{course.executed} steps were taken where {planned} were planned")
+
+    def _after_chunk(self, stop: int, chunk: Chunk) -> None:
+        losses = chunk.losses.cpu()  # the one wait of a chunk
+        for lane, course in enumerate(self.courses):
+            if course.trains:
+                course.take(stop, losses[lane], chunk.examples[lane])
+        if not any(course.trains for course in self.courses):
+            raise _AllDiverged
+        self._save_if_due()
+        for course in self.courses:
+            if course.trains:
+                course.tell()
+
+    def _save_if_due(self) -> None:
+        """Saves every cell that trains. One that diverged keeps its last checkpoint until its branch has ended."""
+        moment = time.monotonic()
+        if moment - self._last_save < self.settings.checkpoint_seconds:
+            return
+        self._last_save, seconds = moment, self._share()
+        for lane, course in enumerate(self.courses):
+            if course.trains:
+                course.save(course.snapshot(self.program, lane), course.train_seconds + seconds)
+
+    def _share(self) -> float:
+        """A cell's part of the seconds since the clock was set: lanes share them equally."""
+        num_cells = sum(not course.is_done for course in self.courses)
+        return (time.monotonic() - self._clock) / max(1, num_cells)
 
 
 @dataclass(frozen=True)
@@ -115,218 +215,42 @@ class _Chunks:
         return len(self.chunks)
 
 
-class _Diverged(Exception):  # noqa: N818  # a signal from chunk to cell, not an error
-    """The training loss is no longer finite."""
+class _AllDiverged(Exception):  # noqa: N818  # a signal from chunk to fit, not an error
+    """No lane's training loss is finite any more."""
 
 
-class _CellTraining:
-    """The trunk and the cooldowns of one cell, up to the last validation."""
+def _can_share(cell: Cell) -> bool:
+    """Whether the network of a cell may be a lane."""
+    shape = (cell.in_channels, cell.image_size, cell.image_size)
+    return why_no_lanes(initial_network(cell), shape) is None
 
-    def __init__(
-        self,
-        cell: Cell,
-        data: DataConfig,
-        store: Store,
-        settings: EngineSpec,
-        device: str,
-        live: LiveMirror | None = None,
-    ) -> None:
-        if device == "cpu":
-            torch.set_num_threads(1)
-        self.cell, self.store, self.settings, self.device, self.live = cell, store, settings, device, live
-        if (found := data.describe().fingerprint) != cell.data_fingerprint:
-            raise StudyError(
-                f"the data of {cell.data} have changed since the study was planned (fingerprint {found[:12]}, planned "
-                f"{cell.data_fingerprint[:12]}); plan it anew"
-            )
-        self.train_split = data.load("train", seed=cell.seeds.subset)
-        labels = self.train_split.labels
-        pool, self.validation = carve_validation(labels, cell.num_validation, seed=cell.seeds.subset)
-        self.subset = pool[nested_subset(labels[pool], cell.num_train, seed=cell.seeds.subset)]
-        self.batches = StepBatches(
-            self.train_split,
-            self.subset,
-            batch_size=cell.batch_size,
-            order_seed=cell.seeds.order,
-            augmentation_seed=cell.seeds.augmentation,
-            augmentation=cell.augmentation,
-            permutation=PixelPermutation(cell.permutation, cell.image_size, seed=PERMUTATION_SEED),
-            device=device,
-        )
-        with _without_advice():
-            self.classifier = ChunkedClassifier(cell, self.batches, self._after_chunk)
-        self.segments = _segments(cell)
-        self.state: dict[str, Any] = {
-            "cell_id": cell.id,
-            "segment": 0,
-            "step": 0,
-            "trunk": None,
-            "branches": [],
-            "train_seconds": 0.0,
-            "evaluation_seconds": 0.0,
-            "resumes": 0,
-            "started_at": _now(),
-        }
-        self._resume()
-        self._clock = self._last_save = self._last_progress = time.monotonic()
-        self._shown = self.classifier.executed
 
-    def run(self) -> TrainedCell:
-        """Every segment that is still to do, in order."""
-        while self.state["segment"] < len(self.segments):
-            segment = self.segments[self.state["segment"]]
-            finite = self._fit(segment)
-            self.state["train_seconds"] += self._lap()
-            if segment.is_cooldown:
-                self._end_branch(segment.branch, diverged=not finite)
-                self._restore(self.state["trunk"])
-                self.state["evaluation_seconds"] += self._lap()
-            elif finite:
-                self.state["trunk"] = self._snapshot()
-            else:  # every branch that would leave the trunk from here on is at chance
-                done = len(self.state["branches"])
-                for branch in self.cell.branch_plans[done:]:
-                    self._end_branch(branch, diverged=True)
-                break
-            self.state["segment"] += 1
-            self.state["step"] = 0
-            self._save_if_due()
-        return TrainedCell(
-            cell=self.cell,
-            network=self.classifier.network,
-            batches=self.batches,
-            subset=self.subset,
-            validation=self.validation,
-            branches=self.state["branches"],
-            losses=self.classifier.losses.double().cpu(),
-            total_examples=self.classifier.total_examples,
-            train_seconds=self.state["train_seconds"],
-            validation_seconds=self.state["evaluation_seconds"],
-            resumes=self.state["resumes"],
-            started_at=self.state["started_at"],
+def _groups(courses: Sequence[CellCourse], *, in_lanes: bool) -> list[list[CellCourse]]:
+    """Courses that go on together: those at one place, or each by itself."""
+    groups: dict[object, list[CellCourse]] = {}
+    for course in courses:
+        groups.setdefault(course.place if in_lanes else course.cell.id, []).append(course)
+    return list(groups.values())
+
+
+def _program(group: Sequence[CellCourse], settings: EngineSpec, device: str, *, in_lanes: bool) -> Program:
+    """One program for a group. A lone cell on a CPU keeps the loop that needs no lanes."""
+    with _without_advice():
+        if not in_lanes or (len(group) == 1 and device == "cpu"):
+            return ChunkedClassifier(group[0].cell, group[0].batches)
+        return LaneProgram(
+            [course.cell for course in group],
+            [course.batches for course in group],
+            device,
+            chunk_steps=settings.chunk_steps,
+            compile_network=settings.compile,
         )
 
-    def _fit(self, segment: _Segment) -> bool:
-        """Trains the rest of a segment; False where the loss stopped being finite."""
-        classifier = self.classifier
-        classifier.schedule_steps = (segment.stop, segment.stop - segment.start if segment.is_cooldown else 0)
-        first, size = max(self.state["step"], segment.start), self.settings.chunk_steps
-        starts = range(first, segment.stop, size)
-        chunks = _Chunks(tuple((start, min(start + size, segment.stop)) for start in starts))
-        done = self.segments[: self.state["segment"] + 1]
-        planned = sum(one.stop - one.start for one in done)  # from the plan, never from a checkpoint
-        trainer = _trainer(self.device)
-        try:
-            with _without_advice():
-                trainer.fit(classifier, train_dataloaders=chunks)
-        except _Diverged:
-            return False
-        finally:
-            classifier.to(self.device)  # the Trainer leaves everything on the CPU
-        if classifier.executed != planned:
-            raise RuntimeError(f"{classifier.executed} steps were taken where {planned} were planned")
-        return True
 
-    def _after_chunk(self, step: int) -> None:
-        self.state["step"] = step
-        recent = self.classifier.losses[: self.classifier.executed][-self.settings.chunk_steps :]
-        if not bool(recent.isfinite().all()):
-            raise _Diverged
-        self._save_if_due()
-        now = time.monotonic()
-        if now - self._last_progress > PROGRESS_SECONDS:
-            self._last_progress = now
-            self.store.write_progress(self.cell.id, self.classifier.executed, self.cell.executed_steps)
-            self._show_loss()
-
-    def _end_branch(self, branch: BranchPlan, *, diverged: bool) -> None:
-        """Validates the present weights and keeps them as those of `branch`."""
-        error, loss = chance(self.cell.num_classes)
-        if not diverged:
-            found = predict(self.classifier.network, self.batches, self.cell.precision, indices=self.validation)
-            measured_error, measured_loss = error_and_loss(*found)
-            diverged = not math.isfinite(measured_loss)
-            if not diverged:
-                error, loss = measured_error, measured_loss
-        kept: TrainedBranch = {
-            "fraction": branch.fraction,
-            "weights": None if diverged else _copied(self.classifier.network.state_dict()),
-            "examples": self.classifier.examples,
-            "validation_error": error,
-            "validation_loss": loss,
-        }
-        self.state["branches"].append(kept)
-        if self.live is not None:
-            self.live.log(validation_row(branch.fraction, *self._cost(branch.steps), error, loss))
-
-    def _show_loss(self) -> None:
-        """The mean loss since the last look, under the name it has in the run of the finished cell."""
-        if self.live is not None and self.classifier.executed > self._shown:
-            segment = self.segments[self.state["segment"]]
-            loss = float(self.classifier.losses[self._shown : self.classifier.executed].mean())
-            branch = segment.branch.fraction if segment.is_cooldown else 0.0
-            self.live.log(train_row(branch, *self._cost(self.state["step"]), loss))
-        self._shown = self.classifier.executed
-
-    def _cost(self, step: int) -> tuple[int, int]:
-        """Training FLOPs and images up to a step of the schedule."""
-        examples = step * self.cell.batch_size
-        return train_flops(self.cell.forward_flops, examples), examples
-
-    def _snapshot(self) -> dict[str, Any]:
-        return {
-            "network": _copied(self.classifier.network.state_dict()),
-            "optimizer": copy.deepcopy(self.classifier.optimizer.state_dict()),
-            "examples": self.classifier.examples,
-        }
-
-    def _restore(self, snapshot: dict[str, Any]) -> None:
-        self.classifier.network.load_state_dict(snapshot["network"])
-        self.classifier.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
-        self.classifier.examples = snapshot["examples"]
-
-    @property
-    def _checkpoint_path(self) -> Path:
-        return self.store.cell_folder(self.cell.id) / "checkpoint.pt"
-
-    def _save_if_due(self) -> None:
-        now = time.monotonic()
-        if now - self._last_save < self.settings.checkpoint_seconds:
-            return
-        self._last_save = now
-        training = {
-            "now": self._snapshot(),
-            "executed": self.classifier.executed,
-            "total_examples": self.classifier.total_examples,
-            "losses": self.classifier.losses,
-            "train_seconds": self.state["train_seconds"] + now - self._clock,
-        }
-        save_checkpoint(self.state | training, self._checkpoint_path)
-
-    def _resume(self) -> None:
-        saved = load_latest(self._checkpoint_path)
-        if saved is None or saved.get("cell_id") != self.cell.id:
-            return
-        self._restore(saved.pop("now"))
-        self.classifier.executed = saved.pop("executed")
-        self.classifier.total_examples = saved.pop("total_examples")
-        self.classifier.losses.copy_(saved.pop("losses"))
-        self.state = saved
-        self.state["resumes"] += 1
-
-    def _lap(self) -> float:
-        now = time.monotonic()
-        seconds, self._clock = now - self._clock, now
-        return seconds
-
-
-def _segments(cell: Cell) -> tuple[_Segment, ...]:
-    segments, trunk_steps = [], 0
-    for branch in cell.branch_plans:
-        segments.append(_Segment(branch, trunk_steps, branch.trunk_steps, is_cooldown=False))
-        segments.append(_Segment(branch, branch.trunk_steps, branch.steps, is_cooldown=True))
-        trunk_steps = branch.trunk_steps
-    return tuple(segments)
+def _keep_weights(course: CellCourse) -> None:
+    for branch in course.branches:
+        if branch["weights"] is not None:
+            save_checkpoint(branch["weights"], course.store.weights_path(course.cell.id, branch["fraction"]))
 
 
 def _trainer(device: str) -> pl.Trainer:
@@ -352,11 +276,3 @@ def _without_advice() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")
         yield
-
-
-def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

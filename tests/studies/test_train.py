@@ -23,13 +23,16 @@ from datamodules import (
 )
 from models import build_network
 from studies.chunked import ChunkedClassifier
+from studies.course import CellCourse
 from studies.errors import StudyError
+from studies.job_data import JobData
 from studies.outcome import TrainedBranch, _status, select, weights_sha256
 from studies.planning import Cell, Plan
+from studies.program import Chunk, initial_network
 from studies.records import DETERMINISTIC_COLUMNS, Record, read_predictions, records_frame
 from studies.spec import EngineSpec
 from studies.store import Store
-from studies.train import _CellTraining
+from studies.train import Lockstep
 
 
 @pytest.fixture(autouse=True)
@@ -197,8 +200,8 @@ def test_a_long_warm_up_smoothing_crops_and_permuted_pixels_reach_the_weights(tm
 
 def test_the_subset_seed_chooses_subset_and_validation_where_images_do_not_change(tmp_path: Path) -> None:
     plan = tiny_plan(data=parse_data(unequal_images(tmp_path)))
-    first = training(plan.cells[0], plan, tmp_path / "store")
-    other = training(variant(plan.cells[0], subset=99), plan, tmp_path / "store")
+    first = course(plan.cells[0], plan, tmp_path / "store")
+    other = course(variant(plan.cells[0], subset=99), plan, tmp_path / "store")
     assert set(first.subset.tolist()) != set(other.subset.tolist())
     labels = plan.spec.data.load("train").labels
     pool, _ = carve_validation(labels, 60, seed=99)
@@ -228,17 +231,17 @@ def test_resume_is_bitwise(family: str, killed_at: int, tmp_path: Path, monkeypa
     plan = tiny_plan(families=[family], recipe={"learning_rate": 0.003})
     settings = EngineSpec(chunk_steps=3, checkpoint_seconds=0)
     undisturbed = train(plan.cells[0], plan, tmp_path / "a", settings)
-    after_chunk, chunks = _CellTraining._after_chunk, 0
+    after_chunk, chunks = Lockstep._after_chunk, 0
 
-    def kill(self: _CellTraining, step: int) -> None:
+    def kill(self: Lockstep, stop: int, chunk: Chunk) -> None:
         nonlocal chunks
-        after_chunk(self, step)
+        after_chunk(self, stop, chunk)
         chunks += 1
         if chunks == killed_at:
             raise _Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(_CellTraining, "_after_chunk", kill)
+        patch.setattr(Lockstep, "_after_chunk", kill)
         with pytest.raises(_Killed):
             train(plan.cells[0], plan, tmp_path / "b", settings)
     resumed = train(plan.cells[0], plan, tmp_path / "b", EngineSpec(chunk_steps=4, checkpoint_seconds=0))
@@ -257,7 +260,7 @@ def test_the_test_split_is_read_once_and_last(
 ) -> None:
     """With other test labels everything but the test columns stays: nothing was chosen on them."""
     load, loads, validated = DialData.load, [], []
-    end_branch = _CellTraining._end_branch
+    end_branch = CellCourse._end_branch
 
     def spying(self: DialData, split: Any, **rest: Any) -> ImageSplit:
         loads.append((split, len(validated)))
@@ -268,9 +271,9 @@ def test_the_test_split_is_read_once_and_last(
 
     monkeypatch.setattr(DialData, "load", spying)
     monkeypatch.setattr(
-        _CellTraining,
+        CellCourse,
         "_end_branch",
-        lambda self, branch, diverged: (end_branch(self, branch, diverged=diverged), validated.append(branch)),
+        lambda self, branch, network: (end_branch(self, branch, network), validated.append(branch)),
     )
     other = train(plan.cells[0], plan, tmp_path)
     assert loads == [("train", 0), ("test", 4)]
@@ -351,24 +354,24 @@ def variant(cell: Cell, **seeds: int) -> Cell:
     return cell.model_copy(update={"seeds": cell.seeds.model_copy(update=seeds)})
 
 
-def training(cell: Cell, plan: Plan, folder: Path) -> _CellTraining:
-    return _CellTraining(cell, plan.spec.data, Store(folder), IMMEDIATE, "cpu")
+def course(cell: Cell, plan: Plan, folder: Path) -> CellCourse:
+    return CellCourse(cell, JobData(plan.spec.data), Store(folder), IMMEDIATE, "cpu")
 
 
 class TestSeeds:
     """Each seed changed alone changes only its own thing."""
 
     @pytest.fixture
-    def base(self, plan: Plan, tmp_path: Path) -> _CellTraining:
-        return training(plan.cells[0], plan, tmp_path)
+    def base(self, plan: Plan, tmp_path: Path) -> CellCourse:
+        return course(plan.cells[0], plan, tmp_path)
 
     @staticmethod
-    def traits(one: _CellTraining) -> dict[str, Any]:
+    def traits(one: CellCourse) -> dict[str, Any]:
         return {
             "subset": one.subset.tolist(),
             "validation": one.validation.tolist(),
-            "order": [one.batches._places_at(step).tolist() for step in range(5)],
-            "initialization": weights_sha256(one.classifier.network.state_dict()),
+            "order": [one.batches.order.places_at(step).tolist() for step in range(5)],
+            "initialization": weights_sha256(initial_network(one.cell).state_dict()),
         }
 
     @pytest.mark.parametrize(
@@ -380,8 +383,8 @@ class TestSeeds:
             ("augmentation", set()),
         ],
     )
-    def test_alone(self, seed: str, changed: set[str], base: _CellTraining, plan: Plan, tmp_path: Path) -> None:
-        other = training(variant(plan.cells[0], **{seed: 99}), plan, tmp_path)
+    def test_alone(self, seed: str, changed: set[str], base: CellCourse, plan: Plan, tmp_path: Path) -> None:
+        other = course(variant(plan.cells[0], **{seed: 99}), plan, tmp_path)
         ours, theirs = self.traits(base), self.traits(other)
         assert {name for name in ours if ours[name] != theirs[name]} == changed
 
