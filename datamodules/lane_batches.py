@@ -1,8 +1,8 @@
 """The training batches of several runs at once: one pool of pixels, and per step a table of its rows.
 
 A lane is one run: its own images, order and augmentation. The orders of a chunk of steps are worked out beforehand on
-the host, as rows of the pool; what remains is a function of tensors that asks the host nothing, so that a CUDA graph can
-hold it. Every lane sees the bits it would see from its own `StepBatches`.
+the host, as rows of the pool; what remains is a function of tensors that asks the host nothing, so that a CUDA graph
+can hold it. Every lane sees the bits it would see from its own `StepBatches`.
 """
 
 from collections.abc import Sequence

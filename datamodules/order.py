@@ -36,8 +36,7 @@ class StepOrder:
         """
         if step < 0:
             raise DataError(f"step {step} must not be negative")
-        places: Int64Array = self.places_between(step, step + 1)[0]
-        return places
+        return self.places_between(step, step + 1).reshape(-1)
 
     def places_between(self, start: int, stop: int) -> Int64Array:
         """Places of the batches at steps `start .. stop - 1`, int64 `[stop - start, B]`."""
@@ -46,7 +45,8 @@ class StepOrder:
         orders = [self._epoch_order(epoch) for epoch in range(first, last + 1)]
         stream = orders[0] if len(orders) == 1 else np.concatenate(orders)
         offset = first * self.num_examples
-        return stream[begin - offset : end - offset].reshape(stop - start, self.batch_size)
+        places: Int64Array = stream[begin - offset : end - offset].reshape(-1, self.batch_size)
+        return places
 
 
 def _draw_epoch_order(num_examples: int, seed: int, epoch: int) -> Int64Array:

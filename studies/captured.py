@@ -28,7 +28,7 @@ class CapturedStep:
     ) -> None:
         self._device = device
         with torch.cuda.device(device):
-            current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+            current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             side.wait_stream(current)
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP_STEPS):

@@ -1,8 +1,8 @@
 """One cell on its way: its images, where it stands, what it has found so far, and its checkpoint.
 
 Whoever takes the optimiser steps (`program`) tells the course of every chunk; the course keeps the books. All of it is
-one dictionary of tensors and numbers, saved between chunks, in the same form whether the cell trains alone or in a lane.
-A cell that continues from it ends as one that was never interrupted: batches, crops and rates are functions of the step.
+one dictionary of tensors and numbers, saved between chunks, and the same whether the cell trains alone or in a lane. A
+cell that continues from it ends as one that was never interrupted: batches, crops and rates are functions of the step.
 """
 
 from __future__ import annotations
@@ -55,11 +55,31 @@ def segments_of(cell: Cell) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
+def batches_of(cell: Cell, data: JobData, device: str, *, pooled: bool) -> StepBatches:
+    """The training batches of a cell.
+
+    Args:
+        pooled: whether a `LaneProgram` keeps the images, so that these batches need not.
+    """
+    return StepBatches(
+        data.train_split(cell.seeds.subset),
+        data.rows(cell)[0],
+        batch_size=cell.batch_size,
+        order_seed=cell.seeds.order,
+        augmentation_seed=cell.seeds.augmentation,
+        augmentation=cell.augmentation,
+        permutation=PixelPermutation(cell.permutation, cell.image_size, seed=PERMUTATION_SEED),
+        normalization=data.normalization(cell.seeds.subset),
+        device=device,
+        resident=False if pooled else "auto",
+    )
+
+
 class CellCourse:
     """The course of one cell, from its beginning or its checkpoint to its last validation.
 
     Args:
-        pooled: whether a `LaneProgram` keeps the cell's training images, so that the cell itself need not.
+        pooled: as of `batches_of`.
         live: shows losses and validations while they come; never waits for them to be seen.
 
     Attributes:
@@ -96,18 +116,7 @@ class CellCourse:
                 f"{cell.data_fingerprint[:12]}); plan it anew"
             )
         self.subset, self.validation = data.rows(cell)
-        self.batches = StepBatches(
-            data.train_split(cell.seeds.subset),
-            self.subset,
-            batch_size=cell.batch_size,
-            order_seed=cell.seeds.order,
-            augmentation_seed=cell.seeds.augmentation,
-            augmentation=cell.augmentation,
-            permutation=PixelPermutation(cell.permutation, cell.image_size, seed=PERMUTATION_SEED),
-            normalization=data.normalization(cell.seeds.subset),
-            device=device,
-            resident=False if pooled else "auto",
-        )
+        self.batches = batches_of(cell, data, device, pooled=pooled)
         self.segments = segments_of(cell)
         self.segment = self.step = self.executed = self.examples = self.total_examples = self.resumes = 0
         self.finite = True

@@ -70,11 +70,16 @@ def train_cells(
     settings: EngineSpec,
     device: str = "cpu",
     lives: Mapping[str, LiveMirror] | None = None,
+    in_lanes: bool | None = None,
 ) -> Iterator[tuple[str, Record | Exception]]:
     """Trains cells alike by `jobs.program_key` and writes their records; the caller holds all their locks.
 
     Cells that stand at one place train in lockstep, others after them. Networks that cannot share a program train one
     by one.
+
+    Args:
+        lives: shows the losses of the cells named.
+        in_lanes: whether to make programs of lanes; by default for several cells, and on a GPU for one too.
 
     Yields:
         A cell's id with its record, or with what went wrong in its own data or record and in no other's.
@@ -85,7 +90,8 @@ def train_cells(
     """
     if device == "cpu":
         torch.set_num_threads(1)
-    in_lanes = (len(cells) > 1 or device != "cpu") and _can_share(cells[0])
+    wanted = len(cells) > 1 or device != "cpu" if in_lanes is None else in_lanes
+    in_lanes = wanted and _can_share(cells[0])
     shared, courses = JobData(data), list[CellCourse]()
     for cell in cells:
         live = (lives or {}).get(cell.id)

@@ -1,4 +1,4 @@
-"""Where cells run. An engine dispatches cell ids; the store alone knows what is done."""
+"""Where cells run. An engine dispatches jobs, tuples of cell ids; the store alone knows what is done."""
 
 from .local import LocalEngine, Outcome
 

@@ -1,7 +1,11 @@
-"""A worker process: takes a cell's lock, trains it, leaves its record. It ends when its launcher does."""
+"""A worker process: takes the locks of a job's cells, trains them, leaves their records.
+
+It ends when its launcher does.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import multiprocessing
 import os
@@ -9,17 +13,21 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Literal
 
 from datamodules import DataConfig, DataError
-from studies.errors import StudyError
+from studies.errors import StoreError, StudyError
 from studies.planning import Cell, Plan
+from studies.records import Record
 from studies.spec import EngineSpec
 from studies.store import Store
 from studies.tracking import LiveMirror, TrackingSpec
+
+from .job import is_out_of_memory, run_job
 
 PRELOADED = "studies.engines.preload"
 """What the forkserver imports before it starts workers."""
@@ -27,16 +35,17 @@ PRELOADED = "studies.engines.preload"
 MACHINE_FAULTS = (OSError, MemoryError, StudyError, DataError)
 """What is no fault of the cell: nothing is recorded, and the cell can be continued."""
 
-JobOutcome = Literal["recorded", "busy", "machine fault", "died"]
+JobOutcome = Literal["recorded", "busy", "returned", "machine fault", "died"]
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of one dispatched cell.
+    """What became of one dispatched cell; a job has ended when every cell of it is answered for.
 
     Attributes:
         outcome: `recorded`: its record is in the store, whatever its status. `busy`: another launcher trains it.
-            `machine fault`: nothing was recorded, the cell can be continued. `died`: the worker did not live to tell.
+            `returned`: the job had more cells than this machine gains from training at once. `machine fault`: nothing
+            was recorded, the cell can be continued. `died`: the worker did not live to tell.
         message: why, for people.
     """
 
@@ -57,50 +66,131 @@ class Assignment:
     device: str
 
 
+Message = JobResult | bool | str
+"""What a worker sends: first whether its preload worked, then results, and in between what a person should know."""
+
+
 def work(connection: Connection, assignment: Assignment) -> None:
-    """Answers each cell id received with a `JobResult`, until None is received or the launcher is gone."""
+    """Answers each cell of each job received with a `JobResult`, until None is received or the launcher is gone."""
     preloaded = PRELOADED in sys.modules
     _end_with_launcher()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     connection.send(preloaded)
-    store = Store(assignment.store)
-    plan = store.plan(assignment.study_id)
-    cells = {cell.id: cell for cell in plan.cells}
-    for cell_id in iter(connection.recv, None):
-        with store.lock(cell_id) as mine:
-            if not mine:
-                connection.send(JobResult(cell_id, "busy"))
-            elif store.record(cell_id) is not None:
-                connection.send(JobResult(cell_id, "recorded"))
-            else:
-                _log_to(store.cell_folder(cell_id) / "log.txt")
-                connection.send(_train(store, plan, cells[cell_id], assignment))
+    worker = _Worker(connection, assignment)
+    for job in iter(connection.recv, None):
+        worker.run(job)
     sys.stdout.flush()
     os._exit(0)  # nothing is left to tidy up, and torch would take its time
 
 
-def _train(store: Store, plan: Plan, cell: Cell, assignment: Assignment) -> JobResult:
-    from studies.train import failed_record, train_cell
+class _Worker:
+    """Runs jobs in this process."""
 
-    print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} process {os.getpid()} takes up {cell.title}")
-    live = None
-    if assignment.tracking.mode == "online":
-        content, folder = cell.model_dump(mode="json"), store.study_folder(plan.study_id)
-        live = LiveMirror(content, cell.id, plan.study_id, folder, assignment.tracking)
-    data, settings, device = assignment.data, assignment.settings, assignment.device
-    try:
-        train_cell(cell, data, store, plan.study_id, plan.hash, settings, device, live)
-    except MACHINE_FAULTS as error:  # the row stays incomplete until retried
-        traceback.print_exc()
-        return JobResult(cell.id, "machine fault", f"{type(error).__name__}: {error}")
-    except Exception as error:  # a fault of the cell: recorded, so that it is seen and costs no other cell
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
-        store.write_record(failed_record(cell, plan.study_id, plan.hash, reason))
-        store.finish_cell(cell.id)
-        return JobResult(cell.id, "recorded", reason)
-    return JobResult(cell.id, "recorded")
+    def __init__(self, connection: Connection, assignment: Assignment) -> None:
+        self._connection, self._assignment = connection, assignment
+        self._store = Store(assignment.store)
+        self._plan: Plan = self._store.plan(assignment.study_id)
+        self._cells = {cell.id: cell for cell in self._plan.cells}
+        self._lives: dict[str, LiveMirror] = {}
+
+    def run(self, job: Sequence[str]) -> None:
+        """Trains the cells of a job that are free and have no record; all locks are held until the job has ended."""
+        width = self._width(job)
+        for cell_id in reversed(job[width:]):  # each goes back to the head of the queue
+            self._send(JobResult(cell_id, "returned"))
+        with contextlib.ExitStack() as locks:
+            cells = []
+            for cell_id in job[:width]:
+                if not locks.enter_context(self._store.lock(cell_id)):
+                    self._send(JobResult(cell_id, "busy"))
+                elif (known := self._known(cell_id)) is not None:
+                    self._send(known)
+                else:
+                    cells.append(self._cells[cell_id])
+            if cells:
+                self._log(cells)
+                self._lives = self._open_lives(cells)
+                in_lanes = len(cells) > 1 or self._assignment.device != "cpu"
+                run_job(cells, self._train, self._answer, self._send, in_lanes=in_lanes)
+
+    def _width(self, job: Sequence[str]) -> int:
+        """Cells of a job to train at once: all, unless the width is still to be measured."""
+        settings, device = self._assignment.settings, self._assignment.device
+        if len(job) == 1 or settings.lanes != "auto" or device == "cpu":
+            return len(job)
+        from studies.job_data import JobData
+        from studies.lane_width import width_of
+
+        try:
+            return width_of(self._cells[job[0]], JobData(self._assignment.data), settings, device)
+        except MACHINE_FAULTS as error:  # training will meet it again and tell it of the right cell
+            self._send(f"how many runs to train at once could not be measured: {error}")
+            return 1
+
+    def _train(self, cells: Sequence[Cell], *, in_lanes: bool) -> Iterator[tuple[str, Record | Exception]]:
+        from studies.train import train_cells
+
+        one, plan = self._assignment, self._plan
+        _log_to(self._log_path(cells[0]))
+        return train_cells(
+            cells, one.data, self._store, plan.study_id, plan.hash, one.settings, one.device, self._lives, in_lanes
+        )
+
+    def _answer(self, cell: Cell, result: Record | Exception) -> None:
+        """Tells the launcher of a cell; one with a fault of its own gets a record that says so."""
+        if isinstance(result, Record):
+            self._send(JobResult(cell.id, "recorded"))
+            return
+        with self._log_path(cell).open("a") as log:
+            traceback.print_exception(result, file=log)
+        reason = f"{type(result).__name__}: {result}"
+        if isinstance(result, MACHINE_FAULTS) or is_out_of_memory(result):  # stays incomplete until retried
+            self._send(JobResult(cell.id, "machine fault", reason))
+            return
+        from studies.train import failed_record
+
+        try:  # a fault of the cell: recorded, so that it is seen and costs no other cell
+            self._store.write_record(failed_record(cell, self._plan.study_id, self._plan.hash, reason))
+            self._store.finish_cell(cell.id)
+        except MACHINE_FAULTS as fault:
+            self._send(JobResult(cell.id, "machine fault", f"{reason}, which could not be recorded: {fault}"))
+        else:
+            self._send(JobResult(cell.id, "recorded", reason))
+
+    def _known(self, cell_id: str) -> JobResult | None:
+        """What the store says of a cell; None where it is still to train."""
+        try:
+            return None if self._store.record(cell_id) is None else JobResult(cell_id, "recorded")
+        except StoreError as error:  # damaged since the launcher looked
+            return JobResult(cell_id, "machine fault", str(error))
+
+    def _open_lives(self, cells: Sequence[Cell]) -> dict[str, LiveMirror]:
+        tracking, plan = self._assignment.tracking, self._plan
+        if tracking.mode != "online":
+            return {}
+        folder = self._store.study_folder(plan.study_id)
+        return {
+            cell.id: LiveMirror(cell.model_dump(mode="json"), cell.id, plan.study_id, folder, tracking)
+            for cell in cells
+        }
+
+    def _log(self, cells: Sequence[Cell]) -> None:
+        """Notes in each cell's log that it begins. What the process prints goes to the first one's."""
+        for lane, cell in enumerate(cells):
+            line = (
+                f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} process {os.getpid()} takes up {cell.title}"
+            )
+            if len(cells) > 1:
+                line += f", lane {lane + 1} of {len(cells)}; what they print is in the log of cell {cells[0].id}"
+            with self._log_path(cell).open("a") as log:
+                print(line, file=log)
+
+    def _log_path(self, cell: Cell) -> Path:
+        return self._store.cell_folder(cell.id) / "log.txt"
+
+    def _send(self, message: Message) -> None:
+        self._connection.send(message)
 
 
 def _end_with_launcher() -> None:

@@ -1,0 +1,57 @@
+"""Which cells train together: the tuples of cell ids that an engine hands to its workers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .planning import Cell
+
+MAX_LANES = 64
+"""Most lanes of a program whose width is chosen by measurement."""
+
+DIFFERS = frozenset({"data", "replicate", "num_train", "num_validation", "seeds", "learning_rate", "weight_decay"})
+"""What cells of one program may differ in; everything else decides what a device step does."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A cell that could be dispatched.
+
+    Attributes:
+        key: its `program_key`.
+        place: segment and step of its checkpoint: only cells at one place can go on in lockstep.
+        alone: it shares no program, because one that it was in died.
+    """
+
+    cell_id: str
+    key: str
+    place: tuple[int, int] = (0, 0)
+    alone: bool = False
+
+
+def program_key(cell: Cell) -> str:
+    """Equal for cells that one program can train: one architecture, one schedule, one kind of batch."""
+    return json.dumps(cell.model_dump(mode="json", exclude=set(DIFFERS)), sort_keys=True)
+
+
+def next_job(waiting: Sequence[Waiting], width: int, num_workers: int) -> tuple[str, ...]:
+    """The first waiting cell, with those that can join it, in the order they wait.
+
+    Cells that fit into one program are dealt out evenly, so that the last program is not a narrow one, and over as many
+    workers as are their share of all that waits, so that no GPU is idle.
+
+    Args:
+        waiting: at least one cell.
+        width: most lanes of the first one's program.
+        num_workers: workers that there are, busy or not.
+    """
+    first = waiting[0]
+    if first.alone or width == 1:
+        return (first.cell_id,)
+    joining = [one for one in waiting if (one.key, one.place, one.alone) == (first.key, first.place, False)]
+    share = math.ceil(num_workers * len(joining) / len(waiting))
+    num_jobs = max(math.ceil(len(joining) / width), min(share, len(joining)))
+    return tuple(one.cell_id for one in joining[: math.ceil(len(joining) / num_jobs)])
