@@ -80,6 +80,7 @@ class CellCourse:
 
     Args:
         pooled: as of `batches_of`.
+        leads: whether it tells and saves, which of the processes that train one cell only the leader does.
         live: shows losses and validations while they come; never waits for them to be seen.
 
     Attributes:
@@ -108,8 +109,9 @@ class CellCourse:
         live: LiveMirror | None = None,
         *,
         pooled: bool = False,
+        leads: bool = True,
     ) -> None:
-        self.cell, self.store, self.settings, self.live = cell, store, settings, live
+        self.cell, self.store, self.settings, self.live, self.leads = cell, store, settings, live, leads
         if (found := data.describe().fingerprint) != cell.data_fingerprint:
             raise StudyError(
                 f"the data of {cell.data} have changed since the study was planned (fingerprint {found[:12]}, planned "
@@ -164,7 +166,7 @@ class CellCourse:
         """
         segment = self.segments[self.segment]
         if segment.is_cooldown:
-            self._end_branch(segment.branch, program.network_of(lane) if self.finite else None)
+            self._end_branch(segment.branch, program.network_of(lane) if self.finite and self.leads else None)
             assert self.trunk is not None
             self._restore(self.trunk, program, lane)
             self.segment += 1
@@ -192,7 +194,7 @@ class CellCourse:
     def tell(self) -> None:
         """Tells other processes how far the cell is, at most every half second."""
         moment = time.monotonic()
-        if moment - self._last_progress > PROGRESS_SECONDS:
+        if self.leads and moment - self._last_progress > PROGRESS_SECONDS:
             self._last_progress = moment
             self.store.write_progress(self.cell.id, self.executed, self.cell.executed_steps)
             self._show_loss()

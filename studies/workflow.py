@@ -122,8 +122,13 @@ def train_cells(
     on_message: Callable[[str], None],
 ) -> Outcome:
     """Checks the machine, locks a plan and trains its cells that have no record yet; arguments as of `run`."""
-    check_precision(study.spec.recipe.precision, devices(study.engine)[0])
-    check_disk(planned, store, len(devices(study.engine)))
+    available = devices(study.engine)
+    if study.engine.devices_per_cell > 1:
+        from .team import check_team
+
+        check_team(planned.cells, study.engine, available[0])
+    check_precision(study.spec.recipe.precision, available[0])
+    check_disk(planned, store, len(available))
     prepare_data(planned)
     store.lock_plan(planned)
     on_start(planned)
