@@ -9,7 +9,7 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 DATA_SHARE = 0.5  # of free memory that a run's images may take; the rest is for network, optimiser and activations
-_VALUES_PER_CPU_BATCH = 1 << 18  # input values of an evaluation batch whose activations stay in a core's cache
+_VALUES_PER_CPU_BATCH = 1 << 19  # input values of an evaluation batch whose activations stay in a core's cache
 _CPU_BATCHES = (32, 256)  # smallest and largest
 _CUDA_BATCHES = (32, 8192)
 _ACTIVATIONS_PER_VALUE = 32  # bound on the activations alive at once per input value, float32

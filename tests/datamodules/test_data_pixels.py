@@ -229,7 +229,9 @@ def test_memory_is_what_the_machine_and_its_container_leave(tmp_path: Path, monk
     assert available_memory() == 10_800
 
 
-@pytest.mark.parametrize(("values", "size"), [(64, 256), (256, 256), (784, 256), (3072, 64), (12_288, 32), (150_528, 32)])
+@pytest.mark.parametrize(
+    ("values", "size"), [(64, 256), (256, 256), (784, 256), (3072, 128), (12_288, 32), (150_528, 32)]
+)
 def test_evaluation_batches_suit_a_core(values: int, size: int) -> None:
     assert evaluation_batch_size(CPU, values) == size
 
