@@ -53,7 +53,7 @@ class LaneStreams:
 
     def _on_device(self, device: torch.device) -> list[torch.cuda.Stream]:
         if device not in self._streams:
-            self._streams[device] = [torch.cuda.Stream(device) for _ in range(self._num_lanes)]
+            self._streams[device] = [torch.cuda.Stream(device) for _ in range(self._num_lanes)]  # type: ignore[no-untyped-call]
         return self._streams[device]
 
     def __deepcopy__(self, memo: dict[int, object]) -> LaneStreams:

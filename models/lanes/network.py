@@ -89,7 +89,7 @@ class StackedLanes(LaneNetwork):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Classify ``[L, B, C, H, W]`` -> ``[L, B, K]``."""
         logits: torch.Tensor = self.stacked(images.flatten(0, 1))
-        return logits.unflatten(0, (self.num_lanes, -1))
+        return logits.view(self.num_lanes, -1, *logits.shape[1:])
 
     def lane_tensors(self, lane: int) -> dict[str, torch.Tensor]:
         """Views of a lane's slice of every stacked weight."""

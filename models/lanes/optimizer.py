@@ -18,9 +18,10 @@ class LaneAdamW:
     """Every lane is clipped by its own norm and then updated as `build_optimizer`'s AdamW would update a solo network.
 
     Own code because ``torch.optim.AdamW`` takes one learning rate: a tensor of more than one element is refused
-    ("Tensor lr must be 1-element"), and a group for each lane would launch its kernels lane by lane. Here the weights of
-    all lanes are moved into one matrix ``[L, columns]``, a row for each lane, and gradients and moments lie beside them,
-    so that a step is some fifteen kernels for any number of layers and lanes. Rows never mix: a lane of NaNs stays alone.
+    ("Tensor lr must be 1-element"), and a group for each lane would launch its kernels lane by lane. Here the weights
+    of all lanes are moved into one matrix ``[L, columns]``, a row for each lane, and gradients and moments lie beside
+    them, so that the arithmetic of a step is some fifteen kernels for any number of layers and lanes. Rows never mix:
+    a lane of NaNs stays alone.
 
     A step is made of tensor operations in place, without waiting for the device, so that a CUDA graph can hold it.
 
@@ -42,7 +43,6 @@ class LaneAdamW:
         self._parameters = [found for found in lanes.trained() if found[2].requires_grad]
         by_name = {name: parameter[0] if lane is None else parameter for name, lane, parameter in self._parameters}
         self._layout = RowLayout((name, by_name[name]) for name in self._groups.names)
-        self._order = list(by_name)  # the network's own, in which norms are summed
         decayed = [self._layout.places[name].start for name in self._groups.decayed]
         self._first_decayed = min(decayed, default=self._layout.num_columns)
 
@@ -63,6 +63,9 @@ class LaneAdamW:
             place.copy_(parameter.detach())
             parameter.data = place
         self._gradient_views = [self._layout.view(self._gradients, name, lane) for name, lane, _ in self._parameters]
+        self._lane_gradients = [  # in the network's own order
+            [self._layout.of_lane(self._gradients, name, lane) for name in by_name] for lane in range(lanes.num_lanes)
+        ]
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -112,7 +115,7 @@ class LaneAdamW:
         """
         if self._gradients.device.type != "cpu":
             return row_norms(self._gradients)
-        return summed_norms(self._layout, self._gradients, self._order)
+        return summed_norms(self._lane_gradients)
 
     def lane_state(self, lane: int) -> dict[str, Any]:
         """A lane's state in the format of the solo optimiser's ``state_dict()``; waits for the device."""
@@ -144,11 +147,10 @@ def row_norms(gradients: torch.Tensor) -> torch.Tensor:
     return norms
 
 
-def summed_norms(layout: RowLayout, gradients: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-    """Norms ``[L]`` of rows as the norms of the norms of their parameters, in the order of ``names``."""
-    views = [layout.of_lane(gradients, name, lane) for lane in range(len(gradients)) for name in names]
-    norms = torch.stack(list(torch._foreach_norm(views))).view(len(gradients), len(names))
-    return torch.stack([torch.linalg.vector_norm(of_lane) for of_lane in norms])
+def summed_norms(lanes: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+    """Norms ``[L]`` of the gradients of lanes, each the norm of the norms of its tensors."""
+    norms = torch.stack(torch._foreach_norm([gradient for gradients in lanes for gradient in gradients]))
+    return torch.stack([torch.linalg.vector_norm(of_lane) for of_lane in norms.view(len(lanes), -1)])
 
 
 def adamw_(

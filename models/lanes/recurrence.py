@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import nn
@@ -22,6 +21,7 @@ class StackedLSTM(StackedLayer):
         super().__init__(layers)
         self.hidden_size = layers[0].hidden_size
         self.num_layers = layers[0].num_layers
+        self.bias = layers[0].bias
         self.suffixes = ("", "_reverse") if layers[0].bidirectional else ("",)
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
@@ -41,10 +41,9 @@ class StackedLSTM(StackedLayer):
             cell_states.append(cell)
         return inputs, (torch.cat(hidden_states), torch.cat(cell_states))
 
-    def _weights(self, name: str, layer: int) -> torch.Tensor | None:
-        """A weight of all directions, ``[D * L, ...]``, or None where the LSTM has no biases."""
-        found = [getattr(self, f"{name}_l{layer}{suffix}", None) for suffix in self.suffixes]
-        return None if found[0] is None else torch.cat(cast("list[torch.Tensor]", found))
+    def _weights(self, name: str, layer: int) -> torch.Tensor:
+        """A weight of all directions, ``[D * L, ...]``."""
+        return torch.cat([getattr(self, f"{name}_l{layer}{suffix}") for suffix in self.suffixes])
 
     def _scan(self, inputs: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One layer: states ``[L * B, T, D * hidden]``, last hidden and cell states ``[D, L * B, hidden]``."""
@@ -53,16 +52,13 @@ class StackedLSTM(StackedLayer):
         sequences = inputs.transpose(0, 1)  # [T, L * B, in]: time outermost, so that a step is one block of memory
         directed = torch.stack([sequences, sequences.flip(0)][:num_directions])  # [D, T, L * B, in]
         rows = directed.view(num_directions, length, self.num_lanes, -1, size).transpose(1, 2)
-        weight_ih, weight_hh = self._weights("weight_ih", layer), self._weights("weight_hh", layer)
-        assert weight_ih is not None and weight_hh is not None
-        bias, bias_hh = self._weights("bias_ih", layer), self._weights("bias_hh", layer)
-        if bias is not None and bias_hh is not None:
-            bias = bias + bias_hh
-        projected = lane_linear(rows.reshape(groups, -1, size), weight_ih, bias)  # [D * L, T * B, 4 * hidden]
+        bias = self._weights("bias_ih", layer) + self._weights("bias_hh", layer) if self.bias else None
+        projected = lane_linear(rows.reshape(groups, -1, size), self._weights("weight_ih", layer), bias)
+        # Cast once, where autocast would do it in every step.
+        recurrent = self._weights("weight_hh", layer).to(projected.dtype).transpose(1, 2)
         steps = projected.view(groups, length, -1, 4 * self.hidden_size).unbind(1)
 
-        hidden = cell = inputs.new_zeros(()).expand(0)
-        recurrent = weight_hh.transpose(1, 2)
+        hidden = cell = steps[0]  # before the first step there is neither
         outputs = []
         for time, gates in enumerate(steps):
             if time:  # the first step starts from zero states

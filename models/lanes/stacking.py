@@ -47,7 +47,7 @@ def why_not_stacked(network: nn.Module, image_shape: ImageShape | None = None) -
 
 
 def stack(networks: Sequence[nn.Module]) -> nn.Module:
-    """One network ``[L * B, C, H, W]`` -> ``[L * B, K]`` that gives lane ``l``'s images to the weights of network ``l``.
+    """One network ``[L * B, C, H, W]`` -> ``[L * B, K]`` with the weights of all; lane 0's images come first.
 
     Its state dictionary has the names of a solo network and one more axis ``L`` in front.
     """
@@ -56,7 +56,7 @@ def stack(networks: Sequence[nn.Module]) -> nn.Module:
     for name, layer in list(stacked.named_modules()):
         lanes = [modules[name] for modules in others]
         if type(layer) is VisionTransformer:
-            stack_tokens(layer, lanes)  # type: ignore[arg-type]
+            stack_tokens(layer, lanes)
         elif type(layer) in STACKED_FORMS:
             form = STACKED_FORMS[type(layer)](lanes).train(layer.training)
             if not name:

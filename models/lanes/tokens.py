@@ -38,7 +38,7 @@ class StackedVisionTransformer(VisionTransformer):
     def _with_positions(self, tokens: torch.Tensor) -> torch.Tensor:
         if self.pos_embed is None:
             return tokens
-        return (tokens.unflatten(0, (self.num_lanes, -1)) + self.pos_embed).flatten(0, 1)
+        return (tokens.view(self.num_lanes, -1, *tokens.shape[1:]) + self.pos_embed).flatten(0, 1)
 
 
 def stack_tokens(copy: VisionTransformer, networks: Sequence[VisionTransformer]) -> None:
