@@ -107,9 +107,15 @@ def run(
     locked = planned or plan(study.spec)
     outcome = train_cells(locked, study, store, retry_failed, on_start, on_poll, on_message)
     card = study_card(locked)
-    report = report_study(locked, store, card)
-    mirror = mirror_study(store.records(locked), card, store.study_folder(locked.study_id), study.tracking)
-    return RunResult(locked, outcome, store.states(locked), report, mirror)
+    reports: list[ReportPaths] = []
+    mirror = mirror_study(
+        store.records(locked),
+        card,
+        store.study_folder(locked.study_id),
+        study.tracking,
+        meanwhile=lambda: reports.append(report_study(locked, store, card)),
+    )
+    return RunResult(locked, outcome, store.states(locked), reports[0], mirror)
 
 
 def train_cells(

@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +63,13 @@ def runs_folder(folder: Path) -> Path:
     return folder / "wandb"
 
 
-def mirror_study(records: Sequence[Record], card: StudyCard, folder: Path, settings: TrackingSpec) -> MirrorResult:
+def mirror_study(
+    records: Sequence[Record],
+    card: StudyCard,
+    folder: Path,
+    settings: TrackingSpec,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> MirrorResult:
     """Writes one clean run per recorded cell and one for the study, where they are not there already.
 
     Args:
@@ -70,25 +77,38 @@ def mirror_study(records: Sequence[Record], card: StudyCard, folder: Path, setti
         card: the study as declared.
         folder: the study's folder; runs go to `wandb/` in it, figures and answers are taken from `report/`.
         settings: what the user asked for.
+        meanwhile: called once, in any mode, while wandb writes the runs of the cells: the study's own run needs the
+            report, those of the cells do not, so both can be made at once. What it raises comes through.
 
     Returns:
         What happened; no exception of W&B, no missing key and no dead network comes through, and the time is bounded
-        by `settings.timeout_seconds` and one (offline) or five (online) seconds per run.
+        by `settings.timeout_seconds` and one (offline) or five (online) seconds per run, for cells and study each.
     """
     decision = decide(settings)
     if decision.mode == "off":
+        meanwhile()
         return MirrorResult("off", "off", 0, 0, (), f"not mirrored: {decision.reason}")
     target = runs_folder(folder)
     runs = [cell_run(record, card) for record in records]
+    missing = [run for run in runs if not _is_written(run, target)]
+    problems: list[str] = []
+    if missing:
+        _clear(target, {run["id"] for run in missing})
+    writer = threading.Thread(target=lambda: problems.extend(_write(missing, target, settings, decision.mode)))
+    writer.start()
+    try:
+        meanwhile()
+    finally:
+        writer.join()
     if records:
         figures = sorted((folder / "report" / "figures").glob("*.png"))
-        runs.append(summary_run(records, card, figures, read_answers(folder / "report" / "answers.json")))
-    missing = [run for run in runs if _marker(target, run["id"]).get("digest") != run["digest"]]
-    problems: tuple[str, ...] = ()
-    if missing:
-        _clear(target, {run["id"] for run in missing}, {run["id"] for run in runs})
-        problems = _write(missing, target, settings, decision.mode)
-    written = sum(_marker(target, run["id"]).get("digest") == run["digest"] for run in missing)
+        summary = summary_run(records, card, figures, read_answers(folder / "report" / "answers.json"))
+        runs.append(summary)
+        if not _is_written(summary, target):
+            missing.append(summary)
+            _clear(target, {summary["id"]}, {run["id"] for run in runs})
+            problems.extend(_write([summary], target, settings, decision.mode))
+    written = sum(_is_written(run, target) for run in missing)
     kept = len(runs) - len(missing)
     parts = [f"{written} runs written {decision.mode}" if written or not kept else "", f"{kept} kept" if kept else ""]
     message = ", ".join(part for part in parts if part) + f" in {target}"
@@ -97,7 +117,11 @@ def mirror_study(records: Sequence[Record], card: StudyCard, folder: Path, setti
     if problems:
         message += f"; {len(missing) - written} not written: {problems[0]}"
     state: Literal["mirrored", "partial"] = "mirrored" if written == len(missing) else "partial"
-    return MirrorResult(state, decision.mode, written, kept, problems, message)
+    return MirrorResult(state, decision.mode, written, kept, tuple(problems), message)
+
+
+def _is_written(run: Run, target: Path) -> bool:
+    return bool(_marker(target, run["id"]).get("digest") == run["digest"])
 
 
 def read_answers(path: Path) -> dict[str, Any] | None:
@@ -151,6 +175,9 @@ def sync_study(folder: Path, settings: TrackingSpec, *, timeout: float = 600.0) 
 
 
 def _write(runs: Sequence[Run], target: Path, settings: TrackingSpec, mode: str) -> tuple[str, ...]:
+    """Hands runs to a client of their own; returns what went wrong."""
+    if not runs:
+        return ()
     job = {
         "folder": str(target.resolve()),
         "mode": mode,
@@ -200,9 +227,13 @@ def _marker(target: Path, identifier: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _clear(target: Path, missing: set[str], current: set[str]) -> None:
-    """Removes what an interrupted mirror left of the runs to be written, and summaries that nobody was given yet."""
-    outdated = {path.stem for path in target.glob("*.json")} - current
+def _clear(target: Path, missing: set[str], current: set[str] | None = None) -> None:
+    """Removes what an interrupted mirror left of the runs to be written.
+
+    Args:
+        current: if given, every run of the study as it stands: summaries besides it that nobody was given yet go too.
+    """
+    outdated = set() if current is None else {path.stem for path in target.glob("*.json")} - current
     for name in missing | {name for name in outdated if not _marker(target, name).get("synced")}:
         for folder in (target / "wandb").glob(f"*run-*-{name}"):
             shutil.rmtree(folder, ignore_errors=True)

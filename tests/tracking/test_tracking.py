@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,6 +270,44 @@ def test_a_crashing_client_is_reported(records: list[Record], tmp_path: Path, mo
     result = mirror_study(records, CARD, tmp_path, OFFLINE)
     assert result.state == "partial"
     assert "ended with code 1: the client broke" in result.message
+
+
+def test_the_report_is_written_while_the_cells_are_mirrored(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    cells_handed_over, report_written = threading.Event(), threading.Event()
+
+    def write(runs: list[dict[str, Any]], *_: object) -> tuple[str, ...]:
+        if runs[0]["job_type"] != "summary":
+            cells_handed_over.set()
+            assert report_written.wait(30)  # the cells are still being written when the report is made
+        order.append(" ".join(run["job_type"] for run in runs))
+        return ()
+
+    def report() -> None:
+        assert cells_handed_over.wait(30)
+        order.append("report")
+        report_written.set()
+
+    monkeypatch.setattr(mirror_module, "_write", write)
+    mirror_study(records, CARD, tmp_path, OFFLINE, meanwhile=report)
+    assert order == ["report", "vit resnet", "summary"]
+
+
+def test_a_report_that_fails_is_told_and_leaves_no_writer(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(mirror_module, "_write", lambda runs, *_: written.append(len(runs)) or ())
+    with pytest.raises(ZeroDivisionError):
+        mirror_study(records, CARD, tmp_path, OFFLINE, meanwhile=lambda: 1 / 0)
+    assert written == [2]
+    assert (
+        mirror_study(records, CARD, tmp_path, TrackingSpec(kind="off"), meanwhile=lambda: written.append(-1)).state
+        == "off"
+    )
+    assert written == [2, -1]
 
 
 class FakeWandb:
