@@ -160,6 +160,7 @@ def team(settings: EngineSpec, device: str, follow: Callable[..., None], *argume
             other.start()
         threading.Thread(target=_watch, args=(others, over), daemon=True, name="watch-team").start()
         yield leader
+        _leave()  # first, since the others may wait for this one to leave
         for other in others:
             other.join(FAREWELL_SECONDS)
     except Exception as error:
@@ -172,8 +173,7 @@ def team(settings: EngineSpec, device: str, follow: Callable[..., None], *argume
             if other.pid is not None:
                 other.kill()
                 other.join()
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        _leave()
 
 
 def _join(rank: Rank, device: str, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -182,8 +182,12 @@ def _join(rank: Rank, device: str, follow: Callable[..., None], arguments: tuple
     try:
         follow(rank, device, *arguments)
     finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        _leave()
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _watch(others: Sequence[SpawnProcess], over: threading.Event) -> None:

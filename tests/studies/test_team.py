@@ -88,8 +88,8 @@ def test_one_record_is_left_and_nothing_else(plan: Plan, together: tuple[Record,
     assert not torch.distributed.is_initialized()
 
 
-def test_a_killed_team_leaves_nobody_and_one_process_continues(plan: Plan, tmp_path: Path) -> None:
-    """A worker killed with -9 takes the others along; its checkpoint serves a lone process as well."""
+def test_a_killed_team_leaves_nobody_behind_but_a_whole_checkpoint(tmp_path: Path) -> None:
+    """A leader killed with -9 takes the others along."""
     script = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
