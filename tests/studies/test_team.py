@@ -113,6 +113,7 @@ if __name__ == "__main__":
         assert len(_members(process.pid)) >= 2, "another process helps"
         process.kill()
         process.wait()
+        deadline = time.monotonic() + 30
         while _members(process.pid):
             assert time.monotonic() < deadline, "the other process stays behind"
             time.sleep(0.1)
