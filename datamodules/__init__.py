@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datamodules.arrays import ArrayData
-    from datamodules.batches import Normalization, StepBatches
+    from datamodules.batches import StepBatches
     from datamodules.controls import PermutationScope, PixelPermutation
     from datamodules.datamodule import SubsetDataModule
     from datamodules.dial import BayesError, DialData
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datamodules.info import DataError, DataInfo
     from datamodules.lane_batches import LaneBatches
     from datamodules.map_style import MapStyleData
+    from datamodules.normalization import Normalization
     from datamodules.shipped import shipped_data, shipped_names
     from datamodules.sources import DataConfig, parse_data
     from datamodules.subset import carve_validation, index_hash, nested_subset, smallest_complete_size
@@ -34,7 +35,7 @@ _HOMES = {
     "ImageSplit": "images",
     "LaneBatches": "lane_batches",
     "MapStyleData": "map_style",
-    "Normalization": "batches",
+    "Normalization": "normalization",
     "PermutationScope": "controls",
     "PixelPermutation": "controls",
     "StepBatches": "batches",

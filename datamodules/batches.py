@@ -1,13 +1,12 @@
 """Batches indexed by step: the batch at step s is a pure function of the seeds and s, whenever it is asked for.
 
-The order of a run is the endless concatenation of `permutation(order_seed, epoch)` for epoch 0, 1, 2, ...; the batch at
-step s covers its places `s B .. (s + 1) B - 1`. So no image is ever dropped at the end of an epoch, and a training set
-smaller than a batch simply wraps.
+Its images come from the device's memory where they fit, else from the split as it lies on disk, read one step ahead.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,37 +17,19 @@ from datamodules.augment import check_augmentation_names, source_pixels
 from datamodules.controls import PixelPermutation
 from datamodules.images import ImageSplit, Int64Array
 from datamodules.info import DataError
+from datamodules.normalization import Normalization
+from datamodules.order import StepOrder
+from datamodules.pixels import PixelStream, pixels_of
+from datamodules.residency import evaluation_batch_size, fits
 
-_ORDER_KEY = 0x6F72646572
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """Per-channel mean and standard deviation, in pixel values 0 to 255."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, train: ImageSplit) -> "Normalization":
-        """Statistics of a whole training split, validation included.
-
-        One normalisation per data set, so that train size, validation size and seeds leave it alone.
-        """
-        return cls(*train.channel_statistics())
-
-    def scale_and_offset(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """`x * scale + offset` standardises; both float32 `[C, 1]`."""
-        mean = torch.tensor(self.mean, dtype=torch.float64)[:, None]
-        std = torch.tensor(self.std, dtype=torch.float64)[:, None]
-        return (1 / std).to(device, torch.float32), (-mean / std).to(device, torch.float32)
+_PREPARED_SETS = 2  # evaluation sets kept on the device: validation and test
 
 
 class StepBatches:
     """The training batches of one run, and evaluation batches prepared in the same way.
 
-    The images of the run lie on the device as uint8; a batch is one gather (which also crops, flips and permutes)
-    followed by one multiply-add.
+    Images are uint8 on the device; a batch is one gather (which also crops, flips and permutes) followed by one
+    multiply-add. All of it is used from one thread.
 
     Args:
         split: The training split.
@@ -60,14 +41,14 @@ class StepBatches:
         permutation: A fixed permutation of pixels, applied after augmentation; None or scope "none" for no control.
         normalization: Statistics; those of `split` if None.
         device: Where batches are made.
-        resident: Keep the run's images on the device. False gathers from the memory map at each step, for sets that
-            fit in no memory.
+        resident: Keep the run's images on the device; "auto" does so where they fit in half of what is free there.
+            Otherwise a thread reads each batch one step ahead. The batches are the same.
 
     Attributes:
         pixel_order: The table of the permutation on the device, int64 `[H * W]`; None without one.
 
     Raises:
-        DataError: The arguments contradict each other or the split.
+        DataError: The arguments contradict each other or the split, or an image is damaged.
     """
 
     def __init__(
@@ -82,7 +63,7 @@ class StepBatches:
         permutation: PixelPermutation | None = None,
         normalization: Normalization | None = None,
         device: torch.device | str = "cpu",
-        resident: bool = True,
+        resident: bool | Literal["auto"] = "auto",
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size {batch_size} must be at least 1")
@@ -97,7 +78,7 @@ class StepBatches:
         if len(self.indices) == 0 or self.indices.min() < 0 or self.indices.max() >= len(split):
             raise DataError(f"indices must name at least one of the {len(split)} rows of the split and none outside")
         self.batch_size = batch_size
-        self.order_seed = order_seed
+        self.order = StepOrder(len(self.indices), batch_size, order_seed)
         self.augmentation_seed = augmentation_seed
         self.augmentation = tuple(augmentation)
         self.device = torch.device(device)
@@ -107,8 +88,10 @@ class StepBatches:
         if permutation is not None and permutation.scope != "none":
             self.pixel_order = torch.from_numpy(permutation.table()).to(self.device)
         self._labels = torch.from_numpy(split.labels[self.indices]).to(self.device)
-        self._pixels = channels_first(split, self.indices, self.device) if resident else None
-        self._epoch_order = lru_cache(maxsize=4)(self._draw_epoch_order)
+        self.resident = self._fits(split, len(self.indices)) if resident == "auto" else resident
+        self._pixels = pixels_of(split, self.indices, self.device) if self.resident else None
+        self._streams: dict[tuple[int, int], PixelStream] = {}  # one per (rank, world_size) that asks
+        self._prepared: list[tuple[ImageSplit, Int64Array, Tensor]] = []
 
     @property
     def num_examples(self) -> int:
@@ -122,7 +105,11 @@ class StepBatches:
 
     def indices_at(self, step: int) -> Int64Array:
         """Rows of the split in the batch at `step`: int64 `[B]`."""
-        return self.indices[self._places_at(step)]
+        return self.indices[self.order.places_at(step)]
+
+    def places_between(self, start: int, stop: int) -> Int64Array:
+        """Places within `indices` of the batches at steps `start .. stop - 1`: int64 `[stop - start, B]`."""
+        return self.order.places_between(start, stop)
 
     def batch_at(self, step: int, *, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Tensor]:
         """The batch at `step`, augmented, permuted and normalised.
@@ -139,11 +126,11 @@ class StepBatches:
         if self.batch_size % world_size:
             raise DataError(f"a batch of {self.batch_size} images cannot be split evenly over {world_size} processes")
         mine = slice(rank, None, world_size)
-        places = torch.from_numpy(self._places_at(step)[mine]).to(self.device)
+        places = torch.from_numpy(self.order.places_at(step)[mine]).to(self.device)
         if self._pixels is not None:
             pixels = self._pixels.index_select(0, places)
         else:
-            pixels = channels_first(self.split, self.indices_at(step)[mine], self.device)
+            pixels = self._stream(rank, world_size).at(step)
         size = self.split.images.shape[1]
         if self.augmentation:
             sources, inside = source_pixels(
@@ -163,53 +150,78 @@ class StepBatches:
                 images.mul_(inside[:, None, :])  # outside the image: the data set's mean colour
         else:
             images = self._standardise(self._permuted(pixels))
-        return images.view(-1, pixels.shape[1], size, size), self._labels.index_select(0, places)
+        return self._as_images(images), self._labels.index_select(0, places)
 
     def evaluation_batches(
-        self, indices: npt.ArrayLike | None = None, *, split: ImageSplit | None = None, batch_size: int = 512
+        self, indices: npt.ArrayLike | None = None, *, split: ImageSplit | None = None, batch_size: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches in row order without augmentation, permuted and normalised as in training.
+
+        The last two sets asked for stay on the device where they fit: the branches of a run share them.
 
         Args:
             indices: Rows to evaluate, in this order; all of the split if None.
             split: The split they belong to (the test split, for instance); the training split if None.
-            batch_size: Images per batch; the last one may be smaller.
+            batch_size: Images per batch, the last one may be smaller; `evaluation_batch_size` if None.
 
         Yields:
             float32 `[b, C, H, W]` and int64 labels `[b]`, on the device.
         """
         source = split or self.split
         rows: Int64Array = np.arange(len(source)) if indices is None else np.asarray(indices, dtype=np.int64)
-        for start in range(0, len(rows), batch_size):
-            yield self.evaluation_batch(rows[start : start + batch_size], split=source)
+        labels = torch.from_numpy(source.labels[rows]).to(self.device)
+        size = batch_size or self.evaluation_batch_size
+        pixels_at = self._evaluation_pixels(source, rows, size)
+        for number, start in enumerate(range(0, len(rows), size)):
+            yield self._as_images(self._standardise(pixels_at(number))), labels[start : start + size]
 
     def evaluation_batch(self, rows: Int64Array, *, split: ImageSplit | None = None) -> tuple[Tensor, Tensor]:
         """The given rows of a split, permuted and normalised: float32 `[b, C, H, W]` and int64 `[b]`."""
         source = split or self.split
-        size = source.images.shape[1]
-        pixels = channels_first(source, rows, self.device)
-        images = self._standardise(self._permuted(pixels)).view(-1, pixels.shape[1], size, size)
-        return images, torch.from_numpy(source.labels[rows]).to(self.device)
+        pixels = self._permuted(pixels_of(source, rows, self.device))
+        return self._as_images(self._standardise(pixels)), torch.from_numpy(source.labels[rows]).to(self.device)
 
-    def places_between(self, start: int, stop: int) -> Int64Array:
-        """Places within `indices` of the batches at steps `start .. stop - 1`: int64 `[stop - start, B]`."""
-        first_place, past_place = start * self.batch_size, stop * self.batch_size
-        first, last = first_place // self.num_examples, (past_place - 1) // self.num_examples
-        orders = [self._epoch_order(epoch) for epoch in range(first, last + 1)]
-        stream = orders[0] if len(orders) == 1 else np.concatenate(orders)
-        offset = first * self.num_examples
-        return stream[first_place - offset : past_place - offset].reshape(-1, self.batch_size)
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Images per evaluation batch that suit the device."""
+        return evaluation_batch_size(self.device, math.prod(self.split.images.shape[1:]))
 
-    def _places_at(self, step: int) -> Int64Array:
-        """Places within `indices` of the batch at `step`."""
-        if step < 0:
-            raise DataError(f"step {step} must not be negative")
-        places: Int64Array = self.places_between(step, step + 1)[0]
-        return places
+    def close(self) -> None:
+        """Ends the threads that read ahead; dropping the object does the same."""
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
 
-    def _draw_epoch_order(self, epoch: int) -> Int64Array:
-        generator = np.random.Generator(np.random.Philox(key=[self.order_seed, _ORDER_KEY], counter=[0, 0, epoch, 0]))
-        return generator.permutation(self.num_examples)
+    def _stream(self, rank: int, world_size: int) -> PixelStream:
+        """Reads this process's share of the batches ahead."""
+        if (rank, world_size) not in self._streams:
+            rows_at = partial(_share_at, self.indices, self.order, rank, world_size)
+            stream = PixelStream(self.split, rows_at, self.batch_size // world_size, self.device)
+            self._streams[rank, world_size] = stream
+        return self._streams[rank, world_size]
+
+    def _evaluation_pixels(self, split: ImageSplit, rows: Int64Array, size: int) -> Callable[[int], Tensor]:
+        """Number of an evaluation batch -> its permuted pixels, uint8 `[b, C, H * W]`."""
+        for known, known_rows, pixels in self._prepared:
+            if known is split and np.array_equal(known_rows, rows):
+                return lambda number: pixels[number * size : (number + 1) * size]
+        if self._fits(split, len(rows)):
+            pixels = self._permuted(pixels_of(split, rows, self.device))
+            self._prepared = [*self._prepared, (split, rows, pixels)][-_PREPARED_SETS:]
+            return lambda number: pixels[number * size : (number + 1) * size]
+        parts = -(-len(rows) // size)
+        stream = PixelStream(
+            split, lambda number: rows[number * size : (number + 1) * size], size, self.device, num_batches=parts
+        )
+        return lambda number: self._permuted(stream.at(number))
+
+    def _fits(self, split: ImageSplit, num_images: int) -> bool:
+        return fits(num_images * math.prod(split.images.shape[1:]), self.device)
+
+    def _as_images(self, pixels: Tensor) -> Tensor:
+        """Float32 `[b, C, H * W]` as `[b, C, H, W]`."""
+        size = math.isqrt(pixels.shape[2])
+        return pixels.view(-1, pixels.shape[1], size, size)
 
     def _permuted(self, pixels: Tensor) -> Tensor:
         return pixels if self.pixel_order is None else pixels.index_select(2, self.pixel_order)
@@ -219,8 +231,6 @@ class StepBatches:
         return pixels.to(torch.float32).mul_(self._scale).add_(self._offset)  # in place: 5 times faster than addcmul
 
 
-def channels_first(split: ImageSplit, rows: Int64Array, device: torch.device) -> Tensor:
-    """Rows of a split as uint8 `[n, C, H * W]` on a device."""
-    size, channels = split.images.shape[1], split.images.shape[3]
-    taken = torch.from_numpy(split.images[rows]).to(device)  # fancy indexing copies, so the map stays read-only
-    return taken.reshape(len(rows), size * size, channels).transpose(1, 2).contiguous()
+def _share_at(indices: Int64Array, order: StepOrder, rank: int, world_size: int, step: int) -> Int64Array:
+    """Rows of the split that one of several processes trains on at a step."""
+    return indices[order.places_at(step)[rank::world_size]]

@@ -1,8 +1,11 @@
 """The folder of decoded splits: written once and atomically, checksummed, memory-mapped afterwards.
 
-One split is a folder `<cache>/<name>-<fingerprint>/<split>/` with `images.npy`, `labels.npy` and `manifest.json`. It is
-written under a temporary name and renamed when complete, so a split is either whole or absent; a file lock keeps two
-processes from decoding the same split twice.
+One split is a folder `<cache>/<name>-<fingerprint>/<split>/` with `images.npy`, `labels.npy`, `row_hashes.npy` and
+`split.json`. It is written under a temporary name and renamed when complete, so a split is either whole or absent; a
+file lock keeps two processes from decoding the same split twice.
+
+Opening verifies everything but the pixels, which takes a millisecond. Pixels are verified as they are read, image by
+image (`ImageSplit.read`), so that no result rests on an image nobody verified, and none waits for images it never sees.
 """
 
 import errno
@@ -19,14 +22,19 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.images import ImageSplit, Int64Array, UInt8Array, channel_histogram, pixel_checksum
+from datamodules.images import ImageSplit, Int64Array, UInt8Array, UInt32Array, channel_histogram, row_hashes
 from datamodules.info import DataError
+from datamodules.source import fingerprint
 
 CACHE_VARIABLE = "INDUCTIVE_BIAS_CACHE"
 
 Chunks = Iterable[tuple[UInt8Array, Int64Array]]
 
-_verified: set[tuple[str, int, int]] = set()  # splits whose checksum this process has already verified
+_DESCRIPTION = "split.json"
+
+
+class CacheUnavailableError(DataError):
+    """The cache folder cannot be written; what is in it stays readable."""
 
 
 def cache_folder(folder: Path | None = None) -> Path:
@@ -64,11 +72,12 @@ def cached_split(folder: Path, shape: SplitShape, decode: Callable[[], Chunks]) 
         The split with its images memory-mapped read-only.
 
     Raises:
-        DataError: The disk is full, the chunks do not have the promised shape, or the cached files are damaged.
+        CacheUnavailableError: The disk is full or the folder cannot be written.
+        DataError: The chunks do not have the promised shape, or the cached files are damaged.
     """
-    if not (folder / "manifest.json").exists():
+    if not (folder / _DESCRIPTION).exists():
         with _lock(folder):
-            if not (folder / "manifest.json").exists():
+            if not (folder / _DESCRIPTION).exists():
                 _write(folder, shape, decode)
     return _open(folder)
 
@@ -97,7 +106,7 @@ def _lock(folder: Path) -> Iterator[None]:
         file = path.open("w")
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        raise DataError(
+        raise CacheUnavailableError(
             f"the cache folder {path.parent} cannot be written or locked ({error.strerror}); "
             f"set {CACHE_VARIABLE} to a folder that can"
         ) from error
@@ -110,13 +119,13 @@ def _write(folder: Path, shape: SplitShape, decode: Callable[[], Chunks]) -> Non
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process killed while decoding; the lock is ours
         shutil.rmtree(leftover, ignore_errors=True)
     free = shutil.disk_usage(folder.parent).free
-    needed = shape.pixel_bytes + 8 * shape.num_images
+    needed = shape.pixel_bytes + 12 * shape.num_images
     if needed > free:
         raise _disk_full(folder, needed, free)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         _write_files(temporary, shape, decode())
-        if folder.exists():  # a folder without manifest: not a whole split
+        if folder.exists():  # without a description: not a whole split
             shutil.rmtree(folder)
         temporary.replace(folder)
         _sync_folder(folder.parent)
@@ -131,11 +140,12 @@ def _write(folder: Path, shape: SplitShape, decode: Callable[[], Chunks]) -> Non
 
 
 def _write_files(folder: Path, shape: SplitShape, chunks: Chunks) -> None:
-    """Streams chunks to `images.npy`; labels, histogram and checksum are gathered on the way."""
+    """Streams chunks to `images.npy`; labels, histogram, hashes and checksum are gathered on the way."""
     size = (shape.image_size, shape.image_size, shape.in_channels)
     digest = hashlib.sha256()
     histogram = np.zeros((shape.in_channels, 256), dtype=np.int64)
     all_labels: list[Int64Array] = []
+    all_hashes: list[UInt32Array] = []
     with (folder / "images.npy").open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (shape.num_images, *size)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -150,6 +160,7 @@ def _write_files(folder: Path, shape: SplitShape, chunks: Chunks) -> None:
             digest.update(pixels.data)
             histogram += channel_histogram(pixels)
             all_labels.append(np.asarray(labels, dtype=np.int64))
+            all_hashes.append(row_hashes(pixels))
         _sync(file.fileno())
     labels = np.concatenate(all_labels) if all_labels else np.zeros(0, dtype=np.int64)
     if len(labels) != shape.num_images:
@@ -161,49 +172,57 @@ def _write_files(folder: Path, shape: SplitShape, chunks: Chunks) -> None:
             f"in 0 .. {len(shape.class_names) - 1} (unlabelled rows, often -1, belong to no split used here)"
         )
     digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
-    with (folder / "labels.npy").open("wb") as file:
-        np.save(file, labels)
-        _sync(file.fileno())
-    manifest = {
+    tables: dict[str, Int64Array | UInt32Array] = {"labels.npy": labels, "row_hashes.npy": np.concatenate(all_hashes)}
+    for name, table in tables.items():
+        with (folder / name).open("wb") as file:
+            np.save(file, table)
+            _sync(file.fileno())
+    description = {
         "num_images": shape.num_images,
         "class_names": list(shape.class_names),
         "sha256": digest.hexdigest(),
         "histogram": histogram.tolist(),
+        "tables_sha256": {name: _table_digest(table) for name, table in tables.items()},
     }
-    write_atomically(folder / "manifest.json", json.dumps(manifest))
+    content = {"split": description, "sha256": fingerprint(**description)}
+    write_atomically(folder / _DESCRIPTION, json.dumps(content))
 
 
 def _open(folder: Path) -> ImageSplit:
-    """Memory-maps a split and verifies its checksum, once per process and file version."""
+    """Memory-maps a split; labels, hashes and statistics are verified."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        content = json.loads((folder / _DESCRIPTION).read_text())
+        description = content["split"]
+        if content["sha256"] != fingerprint(**description):
+            raise ValueError(f"{_DESCRIPTION} does not match its checksum")
+        tables = {name: np.load(folder / name) for name in description["tables_sha256"]}
+        for name, expected in description["tables_sha256"].items():
+            if _table_digest(tables[name]) != expected:
+                raise ValueError(f"{name} does not match its SHA-256")
         images = np.load(folder / "images.npy", mmap_mode="r")
-        labels = np.load(folder / "labels.npy")
-        split = ImageSplit(
+        if len(images) != description["num_images"]:
+            raise ValueError(f"{len(images)} images where {description['num_images']} were written")
+        return ImageSplit(
             images,
-            labels,
-            tuple(manifest["class_names"]),
-            manifest["sha256"],
-            np.asarray(manifest["histogram"], dtype=np.int64),
+            tables["labels.npy"],
+            tuple(description["class_names"]),
+            description["sha256"],
+            np.asarray(description["histogram"], dtype=np.int64),
+            tables["row_hashes.npy"],
+            folder,
         )
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise _damaged(folder, str(error)) from error
-    stat = (folder / "images.npy").stat()
-    version = (str(folder), stat.st_ino, stat.st_mtime_ns)
-    if version not in _verified:
-        found = pixel_checksum(split.images, split.labels)
-        if found != split.checksum:
-            raise _damaged(folder, f"SHA-256 is {found[:16]}..., the manifest says {split.checksum[:16]}...")
-        _verified.add(version)
-    return split
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise DataError(
+            f"the decoded images in {folder} are damaged ({error}); delete {folder}, they are decoded again"
+        ) from error
 
 
-def _damaged(folder: Path, what: str) -> DataError:
-    return DataError(f"the decoded images in {folder}/images.npy or labels.npy are damaged ({what}); delete {folder}")
+def _table_digest(table: Int64Array | UInt32Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(table).data).hexdigest()
 
 
-def _disk_full(folder: Path, needed: int, free: int) -> DataError:
-    return DataError(
+def _disk_full(folder: Path, needed: int, free: int) -> CacheUnavailableError:
+    return CacheUnavailableError(
         f"the disk of {folder} is full: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free; "
         f"make room, or set {CACHE_VARIABLE} to a folder elsewhere"
     )

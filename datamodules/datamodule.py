@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from datamodules.batches import Normalization, StepBatches
+from datamodules.batches import StepBatches
 from datamodules.controls import PermutationScope, PixelPermutation
 from datamodules.images import ImageSplit, Int64Array
 from datamodules.info import DataError
+from datamodules.normalization import Normalization
 from datamodules.shipped import shipped_data, shipped_names
 from datamodules.source import DataSource
 from datamodules.sources import parse_data
@@ -50,7 +51,7 @@ class SubsetDataModule(pl.LightningDataModule):
         permutation: Scope of the control permutation: "none", "within_patch", "patches" or "pixels".
         permutation_patch_size: Patch size of the control.
         permutation_seed: Chooses the permutation.
-        evaluation_batch_size: Images per validation, test or prediction batch.
+        evaluation_batch_size: Images per validation, test or prediction batch; what suits the device if None.
         cache: Folder of decoded images.
 
     Raises:
@@ -73,7 +74,7 @@ class SubsetDataModule(pl.LightningDataModule):
         permutation: PermutationScope = "none",
         permutation_patch_size: int = 4,
         permutation_seed: int = 0,
-        evaluation_batch_size: int = 512,
+        evaluation_batch_size: int | None = None,
         cache: str | Path | None = None,
     ) -> None:
         super().__init__()
@@ -160,7 +161,8 @@ class SubsetDataModule(pl.LightningDataModule):
         return self.test_dataloader()
 
     def _evaluation_loader(self, split: ImageSplit, rows: Int64Array) -> DataLoader[Batch]:
-        batches = _EvaluationBatches(self.batches, split, rows, self.evaluation_batch_size)
+        size = self.evaluation_batch_size or self.batches.evaluation_batch_size
+        batches = _EvaluationBatches(self.batches, split, rows, size)
         return DataLoader(batches, batch_size=1, collate_fn=_only)
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from datamodules.augment import NUM_DRAWS, drawn_pixels, random_integers_of
-from datamodules.batches import StepBatches, channels_first
+from datamodules.batches import StepBatches
 from datamodules.images import Int64Array
 from datamodules.info import DataError
+from datamodules.pixels import pixels_of
 
 
 class LaneBatches:
@@ -104,7 +105,7 @@ class LaneBatches:
         for lanes in by_split.values():
             split = self._lanes[lanes[0]].split
             used = np.unique(np.concatenate([self._lanes[lane].indices for lane in lanes]))
-            pixels.append(channels_first(split, used, self.device))
+            pixels.append(pixels_of(split, used, self.device))
             labels.append(torch.from_numpy(split.labels[used]).to(self.device))
             for lane in lanes:
                 row_of_place[lane] = pooled + np.searchsorted(used, self._lanes[lane].indices)

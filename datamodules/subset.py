@@ -36,12 +36,13 @@ def carve_validation(labels: npt.ArrayLike, num_validation: int, *, seed: int) -
     Raises:
         DataError: `num_validation` leaves no image to train on.
     """
-    order = _stratified_order(np.asarray(labels), seed, _VALIDATION_KEY)
-    if not 0 <= num_validation < len(order):
-        raise DataError(
-            f"num_validation {num_validation} must be at least 0 and below the {len(order)} training images"
-        )
-    return np.sort(order[num_validation:]), np.sort(order[:num_validation])
+    pool = np.asarray(labels)
+    if not 0 <= num_validation < len(pool):
+        raise DataError(f"num_validation {num_validation} must be at least 0 and below the {len(pool)} training images")
+    held_out = _stratified_order(pool, seed, _VALIDATION_KEY, num_validation)
+    remain = np.ones(len(pool), dtype=np.bool_)
+    remain[held_out] = False
+    return np.flatnonzero(remain), np.sort(held_out)
 
 
 def nested_subset(labels: npt.ArrayLike, size: int, *, seed: int) -> Int64Array:
@@ -63,7 +64,7 @@ def nested_subset(labels: npt.ArrayLike, size: int, *, seed: int) -> Int64Array:
         raise DataError(
             f"a training size of {size} was asked of a pool of {len(pool)} images (validation is carved first)"
         )
-    return _stratified_order(pool, seed, _SUBSET_KEY)[:size]
+    return _stratified_order(pool, seed, _SUBSET_KEY, size)
 
 
 def smallest_complete_size(labels: npt.ArrayLike) -> int:
@@ -77,8 +78,8 @@ def index_hash(indices: npt.ArrayLike) -> str:
     return hashlib.sha256(np.ascontiguousarray(indices, dtype="<i8").data).hexdigest()
 
 
-def _stratified_order(labels: npt.NDArray[np.integer], seed: int, key: int) -> Int64Array:
-    """All indices, every prefix of which holds each class within one of its proportional share."""
+def _stratified_order(labels: npt.NDArray[np.integer], seed: int, key: int, length: int) -> Int64Array:
+    """The first `length` places of the order, every prefix of which holds each class within one of its share."""
     if labels.ndim != 1 or len(labels) == 0:
         raise DataError(f"labels must be a non-empty vector, got shape {list(labels.shape)}")
     generator = np.random.Generator(np.random.Philox(key=[seed, key]))
@@ -92,16 +93,18 @@ def _stratified_order(labels: npt.NDArray[np.integer], seed: int, key: int) -> I
     deadline = -(-(rank + 1) * total // size)
     lottery = generator.permutation(total)  # breaks ties of equal deadlines
 
-    order = np.empty(total, dtype=np.int64)
-    by_release = np.lexsort((lottery, deadline, release))
+    order = np.empty(length, dtype=np.int64)
+    released_in_time = np.flatnonzero(release < length)  # the others cannot be among the first
+    keys = (lottery[released_in_time], deadline[released_in_time], release[released_in_time])
+    by_release = released_in_time[np.lexsort(keys)]
     jobs = list(
         zip(deadline[by_release].tolist(), lottery[by_release].tolist(), members[by_release].tolist(), strict=True)
     )
     releases = release[by_release].tolist()
     waiting: list[tuple[int, int, int]] = []
     released = 0
-    for slot in range(total):
-        while released < total and releases[released] <= slot:
+    for slot in range(length):
+        while released < len(releases) and releases[released] <= slot:
             heapq.heappush(waiting, jobs[released])
             released += 1
         order[slot] = heapq.heappop(waiting)[2]

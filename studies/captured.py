@@ -37,7 +37,9 @@ class CapturedStep:
             undo()
             _clear_workspaces()  # those of the capture come from the graph's own memory
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=side):
+            with torch.cuda.graph(
+                self._graph, stream=side, capture_error_mode="thread_local"
+            ):  # a thread may read images
                 step()
 
     def replay(self) -> None:

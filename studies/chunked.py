@@ -18,6 +18,7 @@ from models import ImageClassifier, build_optimizer, learning_rate_factor
 
 from .planning import Cell
 from .program import CLIP_NORM, Chunk, OnChunk, Snapshot, autocast, classifier_arguments, cloned
+from .team import SOLO, Rank
 
 
 class ChunkedClassifier(ImageClassifier):
@@ -26,16 +27,18 @@ class ChunkedClassifier(ImageClassifier):
     Args:
         cell: what is trained.
         batches: the training images, indexed by step.
+        rank: which of the processes that train the cell this one is; each takes its share of every batch.
     """
 
     num_lanes = 1
 
-    def __init__(self, cell: Cell, batches: StepBatches) -> None:
+    def __init__(self, cell: Cell, batches: StepBatches, rank: Rank = SOLO) -> None:
         super().__init__(**classifier_arguments(cell))
         self.automatic_optimization = False
         self.to(batches.device)
         self._cell = cell
         self._batches = batches
+        self._rank = rank
         self._on_chunk: OnChunk = lambda stop, chunk: None
         # Created once and handed to every fit: trunk and cooldowns share its state.
         self._optimizer = build_optimizer(self.network, cell.learning_rate, cell.weight_decay, fused=True)
@@ -62,17 +65,21 @@ class ChunkedClassifier(ImageClassifier):
             )
             for group in self._optimizer.param_groups:
                 group["lr"] = self._cell.learning_rate * factor
-            images, labels = self._batches.batch_at(step)
+            images, labels = self._batches.batch_at(step, rank=self._rank.number, world_size=self._rank.count)
             self._seed_draws(step)
             with autocast(self._cell.precision, images.device):
                 logits = self.network(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._cell.label_smoothing)
             self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            if self._rank.count == 1:
+                loss.backward()  # type: ignore[no-untyped-call]
+            else:
+                self.manual_backward(loss)  # through the strategy, which averages the gradients of all processes
             torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
             self._optimizer.step()
             losses[0, step - start] = loss.detach()
             examples += labels.numel()
+        losses, examples = self._rank.together(losses, examples)
         self._on_chunk(stop, Chunk(losses, (examples,)))
 
     def snapshot(self, lane: int = 0) -> Snapshot:
@@ -94,9 +101,11 @@ class ChunkedClassifier(ImageClassifier):
     def _seed_draws(self, step: int) -> None:
         """Makes what a network itself draws, such as dropout masks, a function of seed and step.
 
-        So a resumed run repeats it and replicates differ. Networks that draw nothing are not touched by this.
+        So a resumed run repeats it and replicates differ, and so do the processes of one cell. Networks that draw
+        nothing are not touched by this.
         """
-        seed = _place((self._cell.seeds.augmentation, *self.schedule_steps, step))
+        others = () if self._rank.leads else (self._rank.number,)
+        seed = _place((self._cell.seeds.augmentation, *self.schedule_steps, step, *others))
         torch.default_generator.manual_seed(seed)
         if self._batches.device.type == "cuda":
             torch.cuda.manual_seed(seed)

@@ -55,11 +55,11 @@ def segments_of(cell: Cell) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def batches_of(cell: Cell, data: JobData, device: str, *, resident: bool) -> StepBatches:
+def batches_of(cell: Cell, data: JobData, device: str, *, pooled: bool) -> StepBatches:
     """The training batches of a cell.
 
     Args:
-        resident: keep the cell's images on the device; False where a `LaneProgram` pools them.
+        pooled: whether a `LaneProgram` keeps the images, so that these batches need not.
     """
     return StepBatches(
         data.train_split(cell.seeds.subset),
@@ -71,7 +71,7 @@ def batches_of(cell: Cell, data: JobData, device: str, *, resident: bool) -> Ste
         permutation=PixelPermutation(cell.permutation, cell.image_size, seed=PERMUTATION_SEED),
         normalization=data.normalization(cell.seeds.subset),
         device=device,
-        resident=resident,
+        resident=False if pooled else "auto",
     )
 
 
@@ -79,7 +79,8 @@ class CellCourse:
     """The course of one cell, from its beginning or its checkpoint to its last validation.
 
     Args:
-        resident: as of `batches_of`.
+        pooled: as of `batches_of`.
+        leads: whether it tells and saves, which of the processes that train one cell only the leader does.
         live: shows losses and validations while they come; never waits for them to be seen.
 
     Attributes:
@@ -107,16 +108,17 @@ class CellCourse:
         device: str,
         live: LiveMirror | None = None,
         *,
-        resident: bool = True,
+        pooled: bool = False,
+        leads: bool = True,
     ) -> None:
-        self.cell, self.store, self.settings, self.live = cell, store, settings, live
+        self.cell, self.store, self.settings, self.live, self.leads = cell, store, settings, live, leads
         if (found := data.describe().fingerprint) != cell.data_fingerprint:
             raise StudyError(
                 f"the data of {cell.data} have changed since the study was planned (fingerprint {found[:12]}, planned "
                 f"{cell.data_fingerprint[:12]}); plan it anew"
             )
         self.subset, self.validation = data.rows(cell)
-        self.batches = batches_of(cell, data, device, resident=resident)
+        self.batches = batches_of(cell, data, device, pooled=pooled)
         self.segments = segments_of(cell)
         self.segment = self.step = self.executed = self.examples = self.total_examples = self.resumes = 0
         self.finite = True
@@ -164,7 +166,7 @@ class CellCourse:
         """
         segment = self.segments[self.segment]
         if segment.is_cooldown:
-            self._end_branch(segment.branch, program.network_of(lane) if self.finite else None)
+            self._end_branch(segment.branch, program.network_of(lane) if self.finite and self.leads else None)
             assert self.trunk is not None
             self._restore(self.trunk, program, lane)
             self.segment += 1
@@ -192,7 +194,7 @@ class CellCourse:
     def tell(self) -> None:
         """Tells other processes how far the cell is, at most every half second."""
         moment = time.monotonic()
-        if moment - self._last_progress > PROGRESS_SECONDS:
+        if self.leads and moment - self._last_progress > PROGRESS_SECONDS:
             self._last_progress = moment
             self.store.write_progress(self.cell.id, self.executed, self.cell.executed_steps)
             self._show_loss()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,13 +53,28 @@ def predict(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities float64 [n, K] and labels int64 [n] of evaluation images, on the CPU.
 
+    They do not depend on the size of a batch beyond rounding. Where one is too large for a GPU it is halved.
+
     Args:
         indices: rows of `split`; all if None.
         split: where the images come from; the training split if None.
     """
+    size = batches.evaluation_batch_size
+    while True:
+        try:
+            return _predict(network, batches.evaluation_batches(indices, split=split, batch_size=size), precision)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+
+
+def _predict(
+    network: torch.nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
+) -> tuple[Tensor, Tensor]:
     network.eval()
     log_probabilities, labels = [], []
-    for images, truth in batches.evaluation_batches(indices, split=split):
+    for images, truth in batches:
         with autocast(precision, images.device):
             logits = network(images)
         log_probabilities.append(logits.double().log_softmax(dim=1).cpu())

@@ -106,7 +106,7 @@ def _measured(cell: Cell, data: JobData, settings: EngineSpec, device: str) -> t
     shape = (cell.in_channels, cell.image_size, cell.image_size)
     if why_no_lanes(initial_network(cell), shape) is not None:
         return 1, []
-    batches = batches_of(cell, data, device, resident=False)
+    batches = batches_of(cell, data, device, pooled=True)
     count = min(TIMED_STEPS, cell.steps)
 
     def measure(width: int) -> Timing | None:

@@ -224,6 +224,9 @@ class EngineSpec(_Strict):
         lanes: runs of one architecture trained at once as one program. `auto`: on a GPU as many as this machine is
             measured to gain from, on a CPU 1, since there every core has a run of its own.
         compile: compile the network (`torch.compile`), on GPUs only; costs a minute or so for every architecture.
+        devices_per_cell: GPUs, or processes on a CPU, that train one cell together: for cells too large for one. Then
+            there are as many workers as there are whole sets of them, and no lanes.
+        strategy: Lightning's strategy for them; `auto` is `ddp`, distributed data-parallel training.
         chunk_steps: optimiser steps per Lightning `training_step`.
         checkpoint_seconds: least time between two checkpoints of a running cell; more where writing them would take
             over 5% of it; 0 saves after every chunk.
@@ -235,9 +238,25 @@ class EngineSpec(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     lanes: Literal["auto"] | PositiveInt = "auto"
     compile: bool = False
+    devices_per_cell: PositiveInt = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true"] = "auto"
     chunk_steps: PositiveInt = 50
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     keep_checkpoints: bool = False
+
+    @model_validator(mode="after")
+    def _one_way_to_use_devices(self) -> EngineSpec:
+        if self.strategy != "auto" and self.devices_per_cell == 1:
+            raise ValueError(
+                f"strategy {self.strategy} is for several devices per cell: set devices_per_cell to 2 or more, "
+                "or strategy to auto"
+            )
+        if self.devices_per_cell > 1 and self.lanes not in ("auto", 1):
+            raise ValueError(
+                f"lanes {self.lanes} share one device and devices_per_cell {self.devices_per_cell} splits a cell over "
+                "several: set one of them to 1"
+            )
+        return self
 
 
 def _items(value: float | Mapping[str, float]) -> list[tuple[str, float]]:

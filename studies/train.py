@@ -12,10 +12,10 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from datamodules import DataConfig
 from models.lanes import why_no_lanes
@@ -32,6 +32,7 @@ from .program import Chunk, Program, initial_network
 from .records import Record
 from .spec import EngineSpec
 from .store import Store
+from .team import SOLO, Rank, TeamEnvironment, check_team, team
 from .tracking.live import LiveMirror
 
 CHECKPOINT_SHARE = 0.05  # of the time may go into checkpoints, which every lane writes
@@ -81,7 +82,8 @@ def train_cells(
 
     Args:
         lives: shows the losses of the cells named.
-        in_lanes: whether to make programs of lanes; by default for several cells, and on a GPU for one too.
+        in_lanes: whether to make programs of lanes; by default for several cells, and on a GPU for one too. Never where
+            several devices share a cell.
 
     Yields:
         A cell's id with its record, or with what went wrong in its own data or record and in no other's.
@@ -90,25 +92,49 @@ def train_cells(
         Exception: what a program raised, which is no single cell's; cells not yielded by then go on from their
             checkpoints.
     """
+    check_team(cells, settings, device)
+    several = settings.devices_per_cell > 1
+    wanted = len(cells) > 1 or device != "cpu" if in_lanes is None else in_lanes
+    in_lanes = wanted and not several and _can_share(cells[0])
+    arguments = (cells, data, store, study_id, plan_hash, settings)
+    with team(settings, device, _follow, *arguments) as rank:
+        yield from _train(rank, device, *arguments, lives, in_lanes)
+
+
+def _train(
+    rank: Rank,
+    device: str,
+    cells: Sequence[Cell],
+    data: DataConfig,
+    store: Store,
+    study_id: str,
+    plan_hash: str,
+    settings: EngineSpec,
+    lives: Mapping[str, LiveMirror] | None = None,
+    in_lanes: bool = False,
+) -> Iterator[tuple[str, Record | Exception]]:
+    """What every process of a team does, or the only one; those that do not lead yield and write nothing."""
     if device == "cpu":
         torch.set_num_threads(1)
     else:
         torch.cuda.set_device(device)
-    wanted = len(cells) > 1 or device != "cpu" if in_lanes is None else in_lanes
-    in_lanes = wanted and _can_share(cells[0])
     shared, courses = JobData(data), list[CellCourse]()
     for cell in cells:
-        live, resident = (lives or {}).get(cell.id), device == "cpu" or not in_lanes
+        live = (lives or {}).get(cell.id)
+        pooled = in_lanes and device != "cpu"
         try:
-            courses.append(CellCourse(cell, shared, store, settings, device, live, resident=resident))
+            course = CellCourse(cell, shared, store, settings, device, live, pooled=pooled, leads=rank.leads)
+            courses.append(course)
         except Exception as error:
             yield cell.id, error
     for group in _groups(courses, in_lanes=in_lanes):
-        program = _program(group, settings, device, in_lanes=in_lanes)
+        program = _program(group, settings, device, rank, in_lanes=in_lanes)
         try:
-            Lockstep(group, program, settings, device).run()
+            Lockstep(group, program, settings, device, rank).run()
         finally:
             program.close()  # validation has had its say, and the test split needs no captured step
+        if not rank.leads:
+            continue
         for lane, course in enumerate(group):
             try:
                 trained = course.trained(program.network_of(lane))
@@ -124,6 +150,12 @@ def train_cells(
                 yield course.cell.id, record
             except Exception as error:
                 yield course.cell.id, error
+
+
+def _follow(rank: Rank, device: str, *arguments: Any) -> None:  # noqa: ANN401  # those of `_train`
+    """The part of a process that does not lead."""
+    for cell_id, error in _train(rank, device, *arguments):
+        raise RuntimeError(f"cell {cell_id} cannot be trained by process {rank.number}") from error  # type: ignore[misc]
 
 
 def failed_record(cell: Cell, study_id: str, plan_hash: str, reason: str) -> Record:
@@ -144,8 +176,15 @@ def failed_record(cell: Cell, study_id: str, plan_hash: str, reason: str) -> Rec
 class Lockstep:
     """Takes the courses of a program, all at one place, through every segment that is still to do."""
 
-    def __init__(self, courses: Sequence[CellCourse], program: Program, settings: EngineSpec, device: str) -> None:
-        self.courses, self.program, self.settings, self.device = courses, program, settings, device
+    def __init__(
+        self,
+        courses: Sequence[CellCourse],
+        program: Program,
+        settings: EngineSpec,
+        device: str,
+        rank: Rank = SOLO,
+    ) -> None:
+        self.courses, self.program, self.settings, self.device, self.rank = courses, program, settings, device, rank
         self._clock = self._last_save = time.monotonic()
         self._save_seconds = 0.0  # what the last checkpoints of all lanes took
 
@@ -172,7 +211,7 @@ class Lockstep:
         chunks = Chunks(tuple((start, min(start + size, segment.stop)) for start in starts))
         done = under_way[0].segments[: under_way[0].segment + 1]
         planned = sum(one.stop - one.start for one in done)  # from the plan, never from a checkpoint
-        trainer, module = study_trainer(self.device), self.program.module(self._after_chunk)
+        trainer, module = study_trainer(self.device, self.settings, self.rank), self.program.module(self._after_chunk)
         try:
             with _without_advice():
                 trainer.fit(module, train_dataloaders=chunks)
@@ -199,7 +238,8 @@ class Lockstep:
     def _save_if_due(self) -> None:
         """Saves every cell that trains. One that diverged keeps its last checkpoint until its branch has ended."""
         moment, least = time.monotonic(), self.settings.checkpoint_seconds
-        if moment - self._last_save < (least and max(least, self._save_seconds / CHECKPOINT_SHARE)):
+        due = self._last_save + (least and max(least, self._save_seconds / CHECKPOINT_SHARE))
+        if not self.rank.leads or moment < due:
             return
         seconds = self._share()
         for lane, course in enumerate(self.courses):
@@ -245,11 +285,11 @@ def _groups(courses: Sequence[CellCourse], *, in_lanes: bool) -> list[list[CellC
     return list(groups.values())
 
 
-def _program(group: Sequence[CellCourse], settings: EngineSpec, device: str, *, in_lanes: bool) -> Program:
+def _program(group: Sequence[CellCourse], settings: EngineSpec, device: str, rank: Rank, *, in_lanes: bool) -> Program:
     """One program for a group. A lone cell on a CPU keeps the loop that needs no lanes."""
     with _without_advice():
         if not in_lanes or (len(group) == 1 and device == "cpu"):
-            return ChunkedClassifier(group[0].cell, group[0].batches)
+            return ChunkedClassifier(group[0].cell, group[0].batches, rank)
         return LaneProgram(
             [course.cell for course in group],
             [course.batches for course in group],
@@ -265,20 +305,25 @@ def _keep_weights(course: CellCourse) -> None:
             save_checkpoint(branch["weights"], course.store.weights_path(course.cell.id, branch["fraction"]))
 
 
-def study_trainer(device: str) -> pl.Trainer:
+def study_trainer(device: str, settings: EngineSpec, rank: Rank = SOLO) -> pl.Trainer:
     """A Trainer that does nothing but call `training_step`: loggers, bars and checkpoints are the study's own."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     kind, _, index = device.partition(":")
+    first = int(index or 0) - rank.number  # the GPU of the leader; the team's follow each other
+    several = rank.count > 1
     with _without_advice():
         return pl.Trainer(
             accelerator="gpu" if kind == "cuda" else kind,
-            devices=[int(index)] if index else 1,
+            devices=[first + number for number in range(rank.count)] if kind == "cuda" else rank.count,
+            strategy="ddp" if several and settings.strategy == "auto" else settings.strategy,
+            sync_batchnorm=several and kind == "cuda",
+            use_distributed_sampler=False,  # each process asks for its own share of a batch
             max_epochs=1,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            plugins=[LightningEnvironment()],  # under Slurm a single-device run must not look for peers
+            plugins=[TeamEnvironment(rank)],  # under Slurm a run must not look for peers of its own accord
         )
 
 

@@ -128,9 +128,14 @@ def train_cells(
     on_message: Callable[[str], None],
 ) -> Outcome:
     """Checks the machine, locks a plan and trains its cells that have no record yet; arguments as of `run`."""
-    check_precision(study.spec.recipe.precision, devices(study.engine)[0])
+    available = devices(study.engine)
+    if study.engine.devices_per_cell > 1:
+        from .team import check_team
+
+        check_team(planned.cells, study.engine, available[0])
+    check_precision(study.spec.recipe.precision, available[0])
     lanes = 1 if study.engine.lanes == "auto" else study.engine.lanes
-    check_disk(planned, store, lanes * len(devices(study.engine)))
+    check_disk(planned, store, lanes * len(available))
     prepare_data(planned)
     store.lock_plan(planned)
     on_start(planned)
@@ -152,6 +157,8 @@ def prepare_data(planned: Plan) -> None:
         fingerprint = data.describe().fingerprint
         expected = {"train": planned.data.num_train, "test": planned.data.num_test}
         splits = {name: data.load(name) for name in SPLITS if name == "train" or not planned.is_tuning}
+        for images in splits.values():
+            images.verify()  # workers verify each image they read; damage found here costs nobody a training
     except DataError as error:
         raise ConfigError(_of_data(error)) from None
     if fingerprint != planned.data.fingerprint:

@@ -74,7 +74,7 @@ class StudyLoop:
             losses.append(chunk.losses.cpu())
             images += sum(chunk.examples)
 
-        trainer, module = study_trainer(self._device), self.program.module(after_chunk)
+        trainer, module = study_trainer(self._device, EngineSpec()), self.program.module(after_chunk)
         self._watch.begin()
         trainer.fit(module, train_dataloaders=chunks)
         self._watch.end()

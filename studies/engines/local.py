@@ -148,7 +148,7 @@ class LocalEngine:
         """Most lanes of a program of such cells: as told, else as a worker has measured, else as many as it may try."""
         if self._settings.lanes != "auto":
             return self._settings.lanes
-        if self._devices[0] == "cpu":
+        if self._devices[0] == "cpu" or self._settings.devices_per_cell > 1:
             return 1
         return self._widths.get(self._keys[cell_id], MAX_LANES)
 
@@ -213,7 +213,10 @@ class LocalEngine:
             tracking=self._tracking,
             device=device,
         )
-        process = self._context.Process(target=work, args=(theirs, assignment), daemon=True)
+        # A daemon may not start processes, which a worker with several devices does.
+        process = self._context.Process(
+            target=work, args=(theirs, assignment), daemon=self._settings.devices_per_cell == 1
+        )
         process.start()
         theirs.close()
         return _Worker(process, ours, device)
@@ -245,15 +248,29 @@ def warm_up() -> None:
 
 
 def devices(settings: EngineSpec) -> list[str]:
-    """One entry per worker: `cpu` for each core, or `cuda:0`, `cuda:1`, ... for each GPU."""
-    num_gpus = 0 if settings.device == "cpu" else _num_gpus()
+    """One entry per worker, the first of its devices: `cpu` for each core, or `cuda:0`, `cuda:1`, ... for each GPU.
+
+    Raises:
+        ConfigError: there are not the GPUs that were asked for.
+    """
+    num_gpus, each = 0 if settings.device == "cpu" else _num_gpus(), settings.devices_per_cell
+    if num_gpus and each > 1:
+        most = num_gpus // each
+        if not most or (settings.workers or 1) > most:
+            from studies.errors import ConfigError
+
+            raise ConfigError(
+                f"engine.devices_per_cell: {each} GPUs for each of {settings.workers or 1} workers were asked for, "
+                f"this machine has {num_gpus}; expected devices_per_cell x workers of at most that"
+            )
+        return [f"cuda:{index * each}" for index in range(settings.workers or most)]
     if num_gpus and settings.device != "cpu":
         return [f"cuda:{index % num_gpus}" for index in range(settings.workers or num_gpus)]
     if settings.device == "cuda":
         from studies.errors import ConfigError
 
         raise ConfigError("engine.device: cuda was asked for, but torch sees no GPU on this machine")
-    return ["cpu"] * (settings.workers or len(os.sched_getaffinity(0)))
+    return ["cpu"] * (settings.workers or max(1, len(os.sched_getaffinity(0)) // each))
 
 
 def _num_gpus() -> int:

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
 from datamodules import DataConfig, DataError
 from studies.errors import StoreError, StudyError
+from studies.lifetime import end_with_parent
 from studies.planning import Cell, Plan
 from studies.records import Record
 from studies.spec import EngineSpec
@@ -73,7 +72,7 @@ Message = JobResult | bool | str
 def work(connection: Connection, assignment: Assignment) -> None:
     """Answers each cell of each job received with a `JobResult`, until None is received or the launcher is gone."""
     preloaded = PRELOADED in sys.modules
-    _end_with_launcher()
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     connection.send(preloaded)
@@ -193,18 +192,6 @@ class _Worker:
 
     def _send(self, message: Message) -> None:
         self._connection.send(message)
-
-
-def _end_with_launcher() -> None:
-    launcher = multiprocessing.parent_process()
-    if launcher is None:  # called in the launcher itself
-        return
-
-    def watch() -> None:
-        wait([launcher.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="end-with-launcher").start()
 
 
 def _log_to(path: Path) -> None:

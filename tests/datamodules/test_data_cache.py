@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules import DataError, ImageSplit
+from datamodules import DataError, ImageSplit, StepBatches
 from datamodules import cache as cache_module
 from datamodules.cache import SplitShape, cached_split
+from datamodules.images import row_hashes
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(10, 4, 4, 3), dtype=np.uint8)
 LABELS = np.arange(10) % 2
@@ -45,29 +46,86 @@ def test_the_stored_checksum_and_statistics_are_those_of_the_arrays(tmp_path: Pa
     assert plain.checksum != ImageSplit.from_arrays(IMAGES, LABELS[::-1].copy(), ("a", "b")).checksum
 
 
-@pytest.mark.parametrize("file", ["images.npy", "labels.npy"])
-@pytest.mark.parametrize("damage", ["byte", "truncated"])
-def test_damage_is_noticed_and_says_what_to_delete(tmp_path: Path, file: str, damage: str) -> None:
-    cached_split(tmp_path / "train", SHAPE, decode)
-    path = tmp_path / "train" / file
+def damage(path: Path, place: int) -> None:
+    """Replaces a file by one with one bit flipped; a map of the old one stays valid."""
     content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.unlink()  # the map of the first load stays valid
-    path.write_bytes(content if damage == "byte" else content[:-8])
-    cache_module._verified.clear()  # as in a new process
-    with pytest.raises(DataError, match=rf"{path.parent}.* damaged .*; delete {path.parent}"):
-        cached_split(tmp_path / "train", SHAPE, decode)
-
-
-def test_a_replaced_file_is_verified_again_in_the_same_process(tmp_path: Path) -> None:
-    cached_split(tmp_path / "train", SHAPE, decode)
-    path = tmp_path / "train" / "images.npy"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
+    content[place] ^= 1
     path.unlink()
     path.write_bytes(content)
-    with pytest.raises(DataError, match="SHA-256"):
+
+
+def read(split: ImageSplit, rows: list[int]) -> np.ndarray:
+    out = np.empty((len(rows), 3, 16), dtype=np.uint8)
+    split.read(np.array(rows), out)
+    return out
+
+
+@pytest.mark.parametrize("file", ["labels.npy", "row_hashes.npy", "split.json"])
+def test_damage_beside_the_pixels_is_noticed_at_once(tmp_path: Path, file: str) -> None:
+    cached_split(tmp_path / "train", SHAPE, decode)
+    damage(tmp_path / "train" / file, -2)
+    with pytest.raises(DataError, match=rf"{tmp_path}/train are damaged .*; delete {tmp_path}/train"):
         cached_split(tmp_path / "train", SHAPE, decode)
+
+
+def test_damaged_statistics_are_noticed_at_once(tmp_path: Path) -> None:
+    cached_split(tmp_path / "train", SHAPE, decode)
+    path = tmp_path / "train" / "split.json"
+    path.write_text(path.read_text().replace('"histogram": [[', '"histogram": [[1', 1))
+    with pytest.raises(DataError, match=r"split\.json does not match its checksum"):
+        cached_split(tmp_path / "train", SHAPE, decode)
+
+
+def test_a_truncated_file_is_noticed_at_once(tmp_path: Path) -> None:
+    cached_split(tmp_path / "train", SHAPE, decode)
+    path = tmp_path / "train" / "images.npy"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-8])
+    with pytest.raises(DataError, match="damaged"):
+        cached_split(tmp_path / "train", SHAPE, decode)
+
+
+@pytest.mark.parametrize("row", range(10))
+def test_a_damaged_pixel_is_noticed_when_its_image_is_read_and_named(tmp_path: Path, row: int) -> None:
+    cached_split(tmp_path / "train", SHAPE, decode)
+    damage(tmp_path / "train" / "images.npy", -1 - 48 * (9 - row) - (row * 5) % 48)
+    split = cached_split(tmp_path / "train", SHAPE, decode)
+    others = [other for other in (7, 3, 9, 0, 1, 2, 4, 5, 6, 8) if other != row]
+    np.testing.assert_array_equal(read(split, others), IMAGES[others].reshape(9, 16, 3).transpose(0, 2, 1))
+    message = rf"row {row} of {tmp_path}/train/images.npy is damaged; delete {tmp_path}/train"
+    with pytest.raises(DataError, match=message):
+        read(split, [*others, row])
+    with pytest.raises(DataError, match=message):
+        StepBatches(split, batch_size=4, order_seed=0)
+    with pytest.raises(DataError, match=message):
+        list(StepBatches(split, others, batch_size=4, order_seed=0).evaluation_batches(split=split))
+    streamed = StepBatches(split, batch_size=10, order_seed=0, resident=False)
+    with pytest.raises(DataError, match=message):
+        streamed.batch_at(0)
+    with pytest.raises(DataError, match=rf"{tmp_path}/train: damaged \(SHA-256 is .*delete {tmp_path}/train"):
+        split.verify()
+
+
+def test_a_whole_split_verifies(tmp_path: Path) -> None:
+    cached_split(tmp_path / "train", SHAPE, decode).verify()
+    ImageSplit.from_arrays(IMAGES, LABELS, ("a", "b")).verify()
+
+
+def test_the_hash_of_an_image_sees_every_bit_and_every_exchange() -> None:
+    for size in (1, 2, 3, 7, 8):  # of 3, 12, 27, 147, 192 bytes: whole words and not
+        image = np.random.default_rng(size).integers(0, 256, size=(1, size, size, 3), dtype=np.uint8)
+        changed = np.repeat(image, 8 * image.size + 1, axis=0).reshape(8 * image.size + 1, -1)
+        for bit in range(8 * image.size):
+            changed[bit, bit // 8] ^= 1 << bit % 8
+        hashes = row_hashes(changed)
+        assert len(set(hashes.tolist())) == len(changed)
+        assert row_hashes(image)[0] == hashes[-1]  # whatever lies beside it, whatever its shape
+    halves = np.arange(16, dtype=np.uint8).reshape(1, 2, 8)
+    assert row_hashes(halves) != row_hashes(halves[:, ::-1])
+    top = np.zeros((2, 16), dtype=np.uint8)
+    top[1, [7, 15]] = 128  # the same bit in two words, which a sum could cancel
+    assert row_hashes(top)[0] != row_hashes(top)[1]
 
 
 def test_a_failed_decode_leaves_nothing_behind(tmp_path: Path) -> None:

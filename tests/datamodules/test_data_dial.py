@@ -1,5 +1,8 @@
 """The dial: its statistics are those planned, and an image depends on nothing but seed, split and index."""
 
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import binomtest
 
-from datamodules import DialData
+from datamodules import DialData, ImageSplit
+from datamodules import dial as dial_module
 
+SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 DIALS = [
     DialData(),
     DialData(flipped_positions=4),
@@ -174,3 +179,41 @@ def test_planning_generates_nothing() -> None:
     info = DialData(num_train=10**9, image_size=64).describe()
     assert (info.num_train, info.image_size, info.in_channels, info.num_classes) == (10**9, 64, 1, 2)
     assert info.fingerprint != DialData(num_train=10**9, image_size=64, seed=1).describe().fingerprint
+
+
+def test_a_replicate_is_generated_once_and_read_by_all_others(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dial = DialData(num_train=5000, num_test=4100, flipped_positions=4)
+    first = {split: dial.load(split, seed=3) for split in SPLITS}
+    folder = cache / f"dial-{dial.describe().fingerprint[:16]}"
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["test-3", "train-3"]
+    monkeypatch.setattr(DialData, "_block", lambda *_: pytest.fail("generated twice"))
+    for split, known in first.items():
+        again = dial.load(split, seed=3)
+        np.testing.assert_array_equal(again.images, known.images)
+        np.testing.assert_array_equal(again.labels, known.labels)
+        assert again.checksum == known.checksum
+        assert again.channel_statistics() == known.channel_statistics()
+
+
+def test_what_is_cached_is_what_is_generated(tmp_path: Path) -> None:
+    dial = DialData(num_train=5000, flipped_positions=4)
+    (tmp_path / "file").write_text("")
+    elsewhere = dial.load("train", seed=3, cache=tmp_path / "file")  # a cache that cannot be written
+    assert elsewhere.folder is None
+    for seed in (3, 4):
+        images, labels = dial.images(seed, np.arange(5000))
+        cached = dial.load("train", seed=seed)
+        assert cached.folder is not None
+        np.testing.assert_array_equal(cached.images, images)
+        np.testing.assert_array_equal(cached.labels, labels)
+        assert (cached.checksum == elsewhere.checksum) == (seed == 3)
+        assert cached.channel_statistics() == ImageSplit.from_arrays(images, labels, ("a", "b")).channel_statistics()
+
+
+def test_small_splits_and_very_large_ones_are_not_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    DialData(num_train=4000).load("train")
+    monkeypatch.setattr(dial_module, "_MOST_CACHED_BYTES", 5000 * 256 - 1)
+    DialData(num_train=5000).load("train")
+    assert not cache.exists()
+    DialData(num_train=4999).load("train")
+    assert cache.exists()

@@ -148,7 +148,7 @@ def plain_branch(cell: Cell, plan: Plan, *, steps: int, warmup: int, cooldown: i
     matrices = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": others, "weight_decay": 0.0}, {"params": matrices, "weight_decay": cell.weight_decay}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
     for step in range(steps):
         rate = min(1.0, (step + 1) / warmup)
         if step > steps - cooldown:
@@ -370,7 +370,7 @@ class TestSeeds:
         return {
             "subset": one.subset.tolist(),
             "validation": one.validation.tolist(),
-            "order": [one.batches._places_at(step).tolist() for step in range(5)],
+            "order": [one.batches.order.places_at(step).tolist() for step in range(5)],
             "initialization": weights_sha256(initial_network(one.cell).state_dict()),
         }
 
