@@ -87,7 +87,6 @@ def build_hybrid(layout: HybridLayout, num_classes: int) -> nn.Module:
     from timm.layers.hybrid_embed import HybridEmbed
     from timm.models.vision_transformer import VisionTransformer
 
-    from models.attention import DeviceAttention
     from models.head import zero_initialized
 
     backbone, map_size = build_stages(layout.stages), layout.stages.out_size
@@ -104,7 +103,6 @@ def build_hybrid(layout: HybridLayout, num_classes: int) -> nn.Module:
         class_token=False,
         global_pool="avg",
         fc_norm=False,
-        attn_layer=DeviceAttention,
         # The map's size is stated because timm would otherwise run the stages once to find it.
         embed_layer=partial(
             HybridEmbed, backbone=backbone, feature_size=map_size, feature_ratio=layout.stages.image_size // map_size

@@ -75,7 +75,6 @@ def build_vit(layout: ViTLayout, num_classes: int) -> nn.Module:
     """Build the network from its sizes."""
     from timm.models.vision_transformer import VisionTransformer
 
-    from models.attention import DeviceAttention
     from models.head import zero_initialized
 
     network: nn.Module = VisionTransformer(
@@ -91,7 +90,6 @@ def build_vit(layout: ViTLayout, num_classes: int) -> nn.Module:
         global_pool="avg",
         fc_norm=False,
         pos_embed="learn" if layout.position_embedding else "none",
-        attn_layer=DeviceAttention,
     )
     zero_initialized(network.head)  # type: ignore[arg-type]
     return network
