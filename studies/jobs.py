@@ -11,6 +11,8 @@ from .planning import Cell
 
 MAX_LANES = 64
 """Most lanes of a program whose width is chosen by measurement."""
+CPU_LANES = 3
+"""Lanes of a program on a CPU, where lanes pay at all (`lane_width.cpu_width`)."""
 
 DIFFERS = frozenset({"data", "replicate", "num_train", "num_validation", "seeds", "learning_rate", "weight_decay"})
 """What cells of one program may differ in; everything else decides what a device step does."""

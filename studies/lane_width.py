@@ -1,4 +1,4 @@
-"""How many lanes a program should have: measured on this machine at first use, remembered in the cache folder.
+"""How many lanes a program should have: on a GPU measured at first use and remembered in the cache folder.
 
 A wider program does more work per kernel. Its throughput, in steps of single lanes per second, grows with the width
 until the device is full; from there on more lanes only take memory.
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from datamodules.cache import cache_folder
-from models.lanes import why_no_lanes
+from models.lanes import why_no_lanes, why_not_stacked
 
 from .course import batches_of
 from .environment import code_version
 from .files import write_text
 from .job_data import JobData
-from .jobs import MAX_LANES
+from .jobs import CPU_LANES, MAX_LANES
 from .lane_program import LaneProgram
 from .planning import Cell
 from .program import initial_network
@@ -31,6 +31,15 @@ from .spec import EngineSpec
 LEAST_GAIN = 1.1  # twice the lanes must be at least this much faster
 LEAST_BRANCH_GAIN = 1.3  # lanes that share no kernels must earn their keep: DESIGN, "CNN stream lanes"
 MEMORY_SHARE = 0.6  # of what is free
+MOST_CPU_FLOPS = 2_000_000
+"""Forward FLOPs per image up to which lanes pay on a CPU, where every core has a program of its own.
+
+Measured on one core of a 2-core AMD EPYC, process time of solo steps over lane steps, batch 96 and 128: at 1.3 MFLOP
+(nano, 16 px) 1.18 for ViT, 1.13 for the Mixer, 1.35 for the LSTM with three lanes, and no more with five; at 4.6 MFLOP
+(nano, 32 px) 0.94, 0.96 and 0.94. Fixed and not measured at first use, so that a study gives the same bits every time.
+"""
+LEAST_CPU_REUSE = 4
+"""Multiply-adds of an image per weight from which on they pay: a fully connected net (1) is bound by its weights."""
 TIMED_SECONDS = 0.5
 TIMED_STEPS = 40
 
@@ -84,11 +93,36 @@ def best_width(measure: Callable[[int], Timing | None], most: int = MAX_LANES) -
     return width, timings
 
 
+def takes_lanes(cell: Cell, settings: EngineSpec, device: str) -> bool:
+    """Whether such cells train by a program of lanes, a lone one too, so that company changes no bit of its result."""
+    if settings.devices_per_cell > 1 or settings.lanes == 1:
+        return device != "cpu" and settings.devices_per_cell == 1
+    return settings.lanes != "auto" or device != "cpu" or cpu_width(cell) > 1
+
+
+def cpu_width(cell: Cell) -> int:
+    """The lanes a program of such cells should have on a CPU: several of stacked, small networks, else one."""
+    if cell.forward_flops > MOST_CPU_FLOPS:
+        return 1
+    network = initial_network(cell)
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    if cell.forward_flops < 2 * LEAST_CPU_REUSE * num_parameters:
+        return 1
+    shape = (cell.in_channels, cell.image_size, cell.image_size)
+    if why_no_lanes(network, shape) is not None or why_not_stacked(network, shape) is not None:
+        return 1
+    return CPU_LANES
+
+
 def width_of(cell: Cell, data: JobData, settings: EngineSpec, device: str) -> int:
-    """The lanes a program of such cells should have on a CUDA device; measured unless this machine has done so before.
+    """The lanes a program of such cells should have.
+
+    On a CPU by rule (`cpu_width`), on a CUDA device measured unless this machine has done so before.
 
     What is measured is the program itself, on the cell's own images.
     """
+    if device == "cpu":
+        return cpu_width(cell)
     path = cache_folder() / "lane_widths.json"
     key = _key(cell, settings, torch.cuda.get_device_name(device))
     known = _read(path)

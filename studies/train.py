@@ -26,6 +26,7 @@ from .course import CellCourse, Segment
 from .environment import environment, now
 from .job_data import JobData
 from .lane_program import LaneProgram
+from .lane_width import takes_lanes
 from .outcome import assess
 from .planning import Cell
 from .program import Chunk, Program, initial_network
@@ -82,8 +83,8 @@ def train_cells(
 
     Args:
         lives: shows the losses of the cells named.
-        in_lanes: whether to make programs of lanes; by default for several cells, and on a GPU for one too. Never where
-            several devices share a cell.
+        in_lanes: whether to make programs of lanes; by default for several cells, and for one where `takes_lanes`.
+            Never where several devices share a cell.
 
     Yields:
         A cell's id with its record, or with what went wrong in its own data or record and in no other's.
@@ -94,7 +95,7 @@ def train_cells(
     """
     check_team(cells, settings, device)
     several = settings.devices_per_cell > 1
-    wanted = len(cells) > 1 or device != "cpu" if in_lanes is None else in_lanes
+    wanted = len(cells) > 1 or takes_lanes(cells[0], settings, device) if in_lanes is None else in_lanes
     in_lanes = wanted and not several and _can_share(cells[0])
     arguments = (cells, data, store, study_id, plan_hash, settings)
     with team(settings, device, _follow, *arguments) as rank:
@@ -286,9 +287,9 @@ def _groups(courses: Sequence[CellCourse], *, in_lanes: bool) -> list[list[CellC
 
 
 def _program(group: Sequence[CellCourse], settings: EngineSpec, device: str, rank: Rank, *, in_lanes: bool) -> Program:
-    """One program for a group. A lone cell on a CPU keeps the loop that needs no lanes."""
+    """One program for a group, or the loop of a lone cell that needs no lanes."""
     with _without_advice():
-        if not in_lanes or (len(group) == 1 and device == "cpu"):
+        if not in_lanes:
             return ChunkedClassifier(group[0].cell, group[0].batches, rank)
         return LaneProgram(
             [course.cell for course in group],

@@ -23,6 +23,7 @@ from .engines import LocalEngine, Outcome
 from .engines.local import devices
 from .errors import ConfigError, ExitCode, StoreError
 from .estimate import describe_bytes, disk_needed
+from .jobs import CPU_LANES
 from .planning import Arm, Plan, make_plan
 from .precision import check_precision
 from .records import Record, records_frame
@@ -134,7 +135,8 @@ def train_cells(
 
         check_team(planned.cells, study.engine, available[0])
     check_precision(study.spec.recipe.precision, available[0])
-    lanes = 1 if study.engine.lanes == "auto" else study.engine.lanes
+    automatic = CPU_LANES if available[0] == "cpu" else 1
+    lanes = automatic if study.engine.lanes == "auto" else study.engine.lanes
     check_disk(planned, store, lanes * len(available))
     prepare_data(planned)
     store.lock_plan(planned)

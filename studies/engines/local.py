@@ -124,6 +124,8 @@ class LocalEngine:
     def _next_job(self, queue: deque[str], outcome: Outcome) -> tuple[str, ...]:
         """Takes the cells of the next job off the queue; none where all have to wait."""
         while ready := [cell_id for cell_id in queue if time.monotonic() >= self._not_before.get(cell_id, 0.0)]:
+            # Wide programs take long: first, so that at the end no worker waits long for another.
+            ready.sort(key=lambda cell_id: self._widths.get(self._keys[cell_id], 1) == 1)
             width = self._width(ready[0])
             waiting = [self._waiting(cell_id) for cell_id in (ready if width > 1 else ready[:1])]
             job = []
@@ -148,7 +150,7 @@ class LocalEngine:
         """Most lanes of a program of such cells: as told, else as a worker has measured, else as many as it may try."""
         if self._settings.lanes != "auto":
             return self._settings.lanes
-        if self._devices[0] == "cpu" or self._settings.devices_per_cell > 1:
+        if self._settings.devices_per_cell > 1:
             return 1
         return self._widths.get(self._keys[cell_id], MAX_LANES)
 

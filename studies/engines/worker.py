@@ -110,7 +110,7 @@ class _Worker:
             if cells:
                 self._log(cells)
                 self._lives = self._open_lives(cells)
-                in_lanes = len(cells) > 1 or self._assignment.device != "cpu"
+                in_lanes = self._takes_lanes(cells[0])
                 run_job(cells, self._train, self._answer, self._send, in_lanes=in_lanes)
         if self._assignment.device != "cpu":
             free_memory()  # the next program finds the device empty
@@ -118,7 +118,7 @@ class _Worker:
     def _width(self, job: Sequence[str]) -> int:
         """Cells of a job to train at once: all, unless the width is still to be measured."""
         settings, device = self._assignment.settings, self._assignment.device
-        if len(job) == 1 or settings.lanes != "auto" or device == "cpu":
+        if len(job) == 1 or settings.lanes != "auto":
             return len(job)
         from studies.job_data import JobData
         from studies.lane_width import width_of
@@ -128,6 +128,11 @@ class _Worker:
         except MACHINE_FAULTS as error:  # training will meet it again and tell it of the right cell
             self._send(f"how many runs to train at once could not be measured: {error}")
             return 1
+
+    def _takes_lanes(self, cell: Cell) -> bool:
+        from studies.lane_width import takes_lanes
+
+        return takes_lanes(cell, self._assignment.settings, self._assignment.device)
 
     def _train(self, cells: Sequence[Cell], *, in_lanes: bool) -> Iterator[tuple[str, Record | Exception]]:
         from studies.train import train_cells
