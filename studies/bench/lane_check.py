@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studies.lane_width import Timing, best_width
+from studies.lane_width import Timing, best_width, cpu_width
 
 from .study_loop import StudyLoop, replicates
 from .timings import steps_for
@@ -51,15 +51,21 @@ def lane_rate(
 
 
 def chosen_width(workload: Workload, device: str, seconds: float, most: int) -> int:
-    """The number of lanes that the study's own rule takes (`lane_width.best_width`); 0 where there can be none."""
-    memory = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
+    """The number of lanes that a study would take; 0 where a lone run would need no lane program.
+
+    By the study's own rules: on a CPU `lane_width.cpu_width`, on a GPU `lane_width.best_width`.
+    """
+    if not device.startswith("cuda"):
+        width = cpu_width(workload.cell())
+        return width if width > 1 else 0
+    memory = torch.cuda.get_device_properties(device).total_memory
 
     def measure(width: int) -> Timing | None:
         try:
             found = lane_rate(workload, device, width, seconds)
         except torch.OutOfMemoryError:
             return None
-        share = found["gpu_bytes"] / memory if memory else 0.0
+        share = found["gpu_bytes"] / memory
         return Timing(width, found["images_per_second"] / (width * workload.batch_size), share, found["kind"])
 
     return best_width(measure, most)[0]

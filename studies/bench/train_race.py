@@ -29,7 +29,7 @@ class RaceSettings:
         seconds: length of one measurement, about.
         choice_seconds: length of one measurement while timm's flags are chosen.
         peak_seconds: spent on each size of matrix product.
-        lanes: runs that this package trains as one program on CUDA; None takes the number that a study would choose.
+        lanes: runs that this package trains as one program; None takes the number that a study would choose.
     """
 
     device: str = "cpu"
@@ -111,6 +111,7 @@ def race_family(workload: Workload, settings: RaceSettings, report: Report = lam
     return {
         "arm": workload.arm,
         "workload": as_json(workload),
+        "lanes": settings.lanes,
         "train_flops_exact": workload.flops.train_exact,
         "step_flops": workload.flops.train_exact * workload.batch_size,
         "step_bytes": step_bytes,
@@ -202,9 +203,7 @@ def _threads(mode: str) -> int:
 
 
 def _chosen_lanes(workload: Workload, settings: RaceSettings) -> int:
-    """On a CPU lanes are processes; on a GPU the width is measured by the rule of a study."""
-    if not settings.device.startswith("cuda"):
-        return 0
+    """Lanes of this package's programs, by the rule of a study."""
     job = {"contender": "lanes", "workload": as_json(workload), "device": settings.device, "threads": 1}
     with running([job]) as crew:
         lanes: int = crew.children[0].ask("width", seconds=settings.choice_seconds, most=MOST_LANES)["lanes"]

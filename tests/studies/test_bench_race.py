@@ -40,6 +40,7 @@ class FakeChild:
             "traffic": {"step_bytes": 1000},
             "facts": {"num_parameters": 5, "options": {}, "gpu_bytes": 0},
             "choose": {"tried": [{"workers": 0, "images_per_second": 1.0}]},
+            "width": {"lanes": 3},
         }
         return answers[do]
 
@@ -95,13 +96,14 @@ def test_contenders_take_turns_and_each_is_warm(log: list[tuple[str, int]]) -> N
     assert found[0].images == 32 * 20 * num_cores()
     assert found[0].startup_seconds == 7.0
     assert found[3].images == 32 * 20  # one thread: one process
+    assert content["families"][0]["lanes"] == 3
 
 
 def test_what_a_race_leaves_behind(log: list[tuple[str, int]]) -> None:
     content = race([TINY], RaceSettings(repeats=1, seconds=1.0))
     assert set(content) == {"schema", "kind", "machine", "settings", "precision", "peaks", "families"}
     (family,) = content["families"]
-    assert {"arm", "workload", "step_flops", "step_bytes", "timings", "timm_choices"} < set(family)
+    assert {"arm", "workload", "lanes", "step_flops", "step_bytes", "timings", "timm_choices"} < set(family)
     assert family["step_flops"] == TINY.batch_size * TINY.flops.train_exact
     assert Workload.from_json(family["workload"]) == TINY
 

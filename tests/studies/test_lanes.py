@@ -19,6 +19,7 @@ from studies.course import batches_of
 from studies.job_data import JobData
 from studies.jobs import program_key
 from studies.lane_program import LaneProgram
+from studies.lane_width import cpu_width, takes_lanes, width_of
 from studies.planning import Cell, Plan
 from studies.program import Chunk
 from studies.records import DETERMINISTIC_COLUMNS, Record, read_predictions, records_frame
@@ -27,6 +28,7 @@ from studies.store import Store
 from studies.train import Lockstep, train_cells
 
 KEPT = EngineSpec(keep_checkpoints=True, chunk_steps=7)
+SOLO = KEPT.model_copy(update={"lanes": 1})
 BUDGET = {"steps": 40, "batch_size": 24, "branches": [0.5, 1.0]}
 RTOL = 1e-5
 
@@ -90,8 +92,11 @@ def assert_same(ours: Record, theirs: Record, rtol: float = RTOL) -> None:
     for mine, other in zip(ours.branches, theirs.branches, strict=True):
         for field in ("fraction", "steps", "examples", "train_flops", "train_flops_exact", "selected", "diverged"):
             assert getattr(mine, field) == getattr(other, field), field
-        for field in ("validation_error", "validation_loss", "test_error", "test_loss", "test_calibration_error"):
+        for field in ("validation_error", "validation_loss", "test_error", "test_loss"):
             assert getattr(mine, field) == pytest.approx(getattr(other, field), rel=rtol), field
+        assert mine.test_calibration_error == pytest.approx(
+            other.test_calibration_error, abs=1e-6
+        )  # a small difference
     assert [(one.branch, one.step) for one in ours.train_losses] == [(x.branch, x.step) for x in theirs.train_losses]
     np.testing.assert_allclose(
         [one.loss for one in ours.train_losses], [one.loss for one in theirs.train_losses], rtol=rtol
@@ -104,20 +109,42 @@ def test_a_lane_equals_its_solo_run(family: str, tmp_path: Path) -> None:
     cells = plan.cells[:3]
     found = together(cells, plan, tmp_path / "lanes")
     for cell in cells:
-        solo = train(cell, plan, tmp_path / "solo", KEPT)
+        solo = train(cell, plan, tmp_path / "solo", SOLO)
         assert solo.status == "finished"
         assert_same(found[cell.id], solo)
         for fraction in cell.branches:
             ours, theirs = weights(tmp_path / "lanes", cell, fraction), weights(tmp_path / "solo", cell, fraction)
             assert float((ours - theirs).norm() / theirs.norm()) < RTOL
-        if family in ("resnet-circular", "hybrid"):  # branches: the kernels of a solo run
-            assert [one.weights_sha256 for one in found[cell.id].branches] == [
-                one.weights_sha256 for one in solo.branches
-            ]
         kept = read_predictions(Store(tmp_path / "lanes").predictions_path(cell.id))
         alone = read_predictions(Store(tmp_path / "solo").predictions_path(cell.id))
         np.testing.assert_array_equal(kept["predicted_class"], alone["predicted_class"])
     assert not list((tmp_path / "lanes").rglob("checkpoint*")), "checkpoints are not kept beyond the record"
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet-circular"])
+def test_on_a_cpu_company_changes_no_bit(family: str, tmp_path: Path) -> None:
+    """A cell that may train in lanes does so alone too: how cells meet depends on workers, launchers and faults."""
+    plan, settings = lane_plan(family), KEPT if family == "vit" else KEPT.model_copy(update={"lanes": 3})
+    found = together(plan.cells[:3], plan, tmp_path / "three", settings)
+    for cell in plan.cells[:2]:
+        alone = train(cell, plan, tmp_path / "alone", settings)
+        assert deterministic(alone) == deterministic(found[cell.id])
+        assert alone.train_losses == found[cell.id].train_losses
+
+
+@pytest.mark.parametrize(
+    ("arm", "size", "lanes"),
+    [("vit", 16, 3), ("mixer", 16, 3), ("lstm", 16, 3), ("vit", 32, 1), ("mlp", 16, 1), ("resnet", 16, 1)],
+)
+def test_small_networks_that_share_weights_train_in_lanes_on_a_cpu(arm: str, size: int, lanes: int) -> None:
+    data = parse_data({"kind": "dial", "num_train": 400, "num_test": 300, "image_size": size})
+    (cell, *_) = lane_plan(arm, data=data).cells
+    assert cpu_width(cell) == width_of(cell, JobData(data), KEPT, "cpu") == lanes
+    assert takes_lanes(cell, KEPT, "cpu") == (lanes > 1)
+    assert takes_lanes(cell, KEPT.model_copy(update={"lanes": 2}), "cpu")
+    assert not takes_lanes(cell, SOLO, "cpu")
+    assert takes_lanes(cell, SOLO, "cuda:0")
+    assert not takes_lanes(cell, KEPT.model_copy(update={"devices_per_cell": 2}), "cuda:0")
 
 
 def test_crops_permuted_pixels_smoothing_and_rates_of_its_own_reach_each_lane(tmp_path: Path) -> None:
@@ -143,7 +170,7 @@ def test_crops_permuted_pixels_smoothing_and_rates_of_its_own_reach_each_lane(tm
     ]
     found = together(cells, plan, tmp_path / "lanes")
     for cell in cells:
-        train(cell, plan, tmp_path / "solo", KEPT)
+        train(cell, plan, tmp_path / "solo", SOLO)
         ours, theirs = weights(tmp_path / "lanes", cell, 0.125), weights(tmp_path / "solo", cell, 0.125)
         assert float((ours - theirs).norm() / theirs.norm()) < RTOL
         assert found[cell.id].status == "finished"
@@ -166,7 +193,7 @@ def test_a_diverging_neighbour_changes_nothing(undisturbed: tuple[Plan, dict[str
     assert found[wild.id].status == "diverged"
     seen = 7 * 24  # images of the one chunk in which it diverged
     assert found[wild.id].executed_train_flops == 3 * wild.forward_flops * seen, "nothing is booked after that"
-    assert deterministic(found[wild.id]) == deterministic(train(wild, plan, tmp_path / "solo", KEPT))
+    assert deterministic(found[wild.id]) == deterministic(train(wild, plan, tmp_path / "solo", SOLO))
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -359,7 +386,7 @@ class TestDeviceStep:
         plan = lane_plan(family, permutation="pixels")
         cells = [cell.model_copy(update={"augmentation": ("crop", "flip")}) for cell in plan.cells]
         data = JobData(plan.spec.data)
-        return LaneProgram(cells, [batches_of(cell, data, "cpu", resident=False) for cell in cells], "cpu")
+        return LaneProgram(cells, [batches_of(cell, data, "cpu", pooled=True) for cell in cells], "cpu")
 
     def test_on_cuda_it_waits_for_nothing_and_mixes_no_devices(
         self, family: str, monkeypatch: pytest.MonkeyPatch
