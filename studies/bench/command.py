@@ -116,8 +116,11 @@ def train(
     settings = RaceSettings(device=found, repeats=repeats, seconds=seconds)
     if quick:
         settings = RaceSettings(found, repeats=3, seconds=1.0, choice_seconds=0.3, peak_seconds=0.3)
-    result = race(work, settings, lambda line: err.print(line, markup=False))
-    paths = [_write(result, output, f"train-{tier}-{image_size}px.json"), *write_roofline(result, output)]
+    name = f"train-{tier}-{image_size}px.json"
+    result = race(
+        work, settings, lambda line: err.print(line, markup=False), keep=lambda so_far: _write(so_far, output, name)
+    )
+    paths = [output / name, *write_roofline(result, output)]
     _show(result, train_tables(result), paths, as_json)
 
 

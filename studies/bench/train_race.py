@@ -58,8 +58,16 @@ class RaceSettings:
 Report = Callable[[str], None]
 
 
-def race(workloads: Sequence[Workload], settings: RaceSettings, report: Report = lambda line: None) -> dict[str, Any]:
+def race(
+    workloads: Sequence[Workload],
+    settings: RaceSettings,
+    report: Report = lambda line: None,
+    keep: Callable[[Mapping[str, Any]], object] = lambda result: None,
+) -> dict[str, Any]:
     """Measures every workload.
+
+    Args:
+        keep: called with the result so far after every family, so that a race cut short leaves what it has measured.
 
     Returns:
         Plain values: the machine, its peaks, and per family the raw seconds of every repeat.
@@ -67,10 +75,8 @@ def race(workloads: Sequence[Workload], settings: RaceSettings, report: Report =
     precision = workloads[0].precision
     machine, peaks = measure_machine(settings, precision)
     report(f"peak {peaks['machine']['flops'] / 1e9:.0f} GFLOP/s, copy {peaks['machine']['copy_bytes'] / 1e9:.1f} GB/s")
-    families = []
-    for workload in workloads:
-        families.append(race_family(workload, settings, report))
-    return {
+    families: list[dict[str, Any]] = []
+    result = {
         "schema": SCHEMA,
         "kind": "train",
         "machine": machine,
@@ -79,6 +85,10 @@ def race(workloads: Sequence[Workload], settings: RaceSettings, report: Report =
         "peaks": peaks,
         "families": families,
     }
+    for workload in workloads:
+        families.append(race_family(workload, settings, report))
+        keep(result)
+    return result
 
 
 def measure_machine(settings: RaceSettings, precision: str) -> tuple[dict[str, Any], dict[str, Any]]:

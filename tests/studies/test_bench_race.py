@@ -100,6 +100,9 @@ def test_contenders_take_turns_and_each_is_warm(log: list[tuple[str, int]]) -> N
 
 
 def test_what_a_race_leaves_behind(log: list[tuple[str, int]]) -> None:
+    kept: list[int] = []
+    race([TINY, TINY], RaceSettings(repeats=1, seconds=1.0), keep=lambda result: kept.append(len(result["families"])))
+    assert kept == [1, 2], "a race cut short leaves what it has measured"
     content = race([TINY], RaceSettings(repeats=1, seconds=1.0))
     assert set(content) == {"schema", "kind", "machine", "settings", "precision", "peaks", "families"}
     (family,) = content["families"]
