@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,7 +212,8 @@ def _open(folder: Path) -> ImageSplit:
             tables["row_hashes.npy"],
             folder,
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    # NumPy reads the header of a table as Python: what is damaged there can be any error of its parser.
+    except (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise DataError(
             f"the decoded images in {folder} are damaged ({error}); delete {folder}, they are decoded again"
         ) from error

@@ -18,6 +18,17 @@ from datamodules.info import DataError
 from datamodules.pixels import pixels_of
 
 
+def pool_bytes(lanes: Sequence[StepBatches]) -> int:
+    """Bytes of the pixels that a pool of these runs holds, at most: images that runs of one split share count once."""
+    wanted: dict[str, int] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for one in lanes:
+        key = one.split.checksum
+        wanted[key] = wanted.get(key, 0) + one.num_examples
+        sizes[key] = len(one.split), int(np.prod(one.split.images.shape[1:]))
+    return sum(min(wanted[key], count) * size for key, (count, size) in sizes.items())
+
+
 class LaneBatches:
     """The batches of L runs of one batch size, image shape, augmentation and permutation.
 

@@ -123,8 +123,9 @@ class ImageClassifier(pl.LightningModule):
         return F.log_softmax(self(images), dim=-1)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW, and the schedule over all optimiser steps of this fit."""
-        optimizer = build_optimizer(self.network, self.learning_rate, self.weight_decay)
+        """AdamW, fused where Lightning can clip its gradients (fp32), and the schedule over all steps of this fit."""
+        fused = True if str(self.trainer.precision) == "32-true" else None
+        optimizer = build_optimizer(self.network, self.learning_rate, self.weight_decay, fused=fused)
         estimated_steps = self.trainer.estimated_stepping_batches
         if estimated_steps == float("inf"):
             raise ValueError(

@@ -90,6 +90,8 @@ class ChunkedClassifier(ImageClassifier):
         """Takes weights and optimiser back to a snapshot."""
         self.network.load_state_dict(snapshot["network"])
         self._optimizer.load_state_dict(cloned(snapshot["optimizer"]))
+        for group in self._optimizer.param_groups:  # a state that a lane has saved knows nothing of fused kernels
+            group["fused"] = True
 
     def network_of(self, lane: int = 0) -> nn.Module:
         """The network itself."""

@@ -104,8 +104,9 @@ def plan(
     found = Store(store)
     states = found.states(planned)
     done = frozenset(cell_id for cell_id, state in states.items() if state in ("finished", "diverged"))
-    workers = len(devices(composed.engine))
-    cost = estimate(planned, found.all_records(), workers, done=done) if timing else None
+    available = devices(composed.engine)
+    records = found.all_records()
+    cost = estimate(planned, records, len(available), done=done, device=available[0]) if timing else None
     if as_json:
         print_json(planned.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)})
         return

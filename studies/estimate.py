@@ -26,32 +26,39 @@ class Estimate:
     """What a plan costs.
 
     Attributes:
-        seconds: wall seconds of the study on `num_workers` workers.
+        seconds: wall seconds of the study on `num_workers` workers; None where nobody knows: on a GPU, until cells of
+            all arms have been trained on one.
         bytes_kept: records and predictions of all cells.
         bytes_while_running: checkpoints of the cells that run at once.
         measured_arms: arms that were timed now; the others come from records.
     """
 
-    seconds: float
+    seconds: float | None
     num_workers: int
     bytes_kept: int
     bytes_while_running: int
     measured_arms: tuple[str, ...]
 
 
-def estimate(plan: Plan, records: list[Record], num_workers: int, *, done: frozenset[str] = frozenset()) -> Estimate:
+def estimate(
+    plan: Plan, records: list[Record], num_workers: int, *, done: frozenset[str] = frozenset(), device: str = "cpu"
+) -> Estimate:
     """Time and disk for the cells of `plan` that are not in `done`.
 
     Args:
-        records: finished records to learn speeds from, of any study.
+        records: finished records to learn speeds from, of any study; those of another kind of device are left out.
+        device: where the cells will run; `cpu`, or `cuda:0`.
     """
-    rates = _recorded_rates(records)
+    kind = device.partition(":")[0]
+    rates = _recorded_rates(records, kind)
     measured = tuple(arm.name for arm in plan.arms if (arm.family, arm.variant) not in rates)
+    kept, running = disk_needed(plan, num_workers)
+    if measured and kind != "cpu":  # a step on this process's CPU would say nothing of it
+        return Estimate(None, num_workers, kept, running, ())
     for arm in plan.arms:
         if arm.name in measured:
             rates[arm.family, arm.variant] = _measured_rate(plan, arm)
     waiting = [cell for cell in plan.cells if cell.id not in done]
-    kept, running = disk_needed(plan, num_workers)
     seconds = sum(rates[cell.family, cell.variant] * (cell.executed_flops + evaluation_flops(cell)) for cell in waiting)
     return Estimate(
         seconds=seconds / max(1, min(num_workers, len(waiting))),
@@ -87,10 +94,11 @@ def _running_bytes(arm: Arm, cell: Cell) -> int:
     return CHECKPOINT_COPIES * 4 * arm.num_parameters * copies
 
 
-def _recorded_rates(records: list[Record]) -> dict[tuple[str, str], float]:
+def _recorded_rates(records: list[Record], kind: str) -> dict[tuple[str, str], float]:
     rates: dict[tuple[str, str], list[float]] = {}
     for record in records:
-        if record.status == "finished" and record.executed_train_flops:
+        known = record.environment is None or record.environment.device.startswith(kind)
+        if known and record.status == "finished" and record.executed_train_flops:
             key = (record.cell["family"], record.cell["variant"])
             spent = record.train_seconds + record.evaluation_seconds
             rates.setdefault(key, []).append(spent / (record.executed_train_flops + record.evaluation_flops))

@@ -6,6 +6,7 @@ until the device is full; from there on more lanes only take memory.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from models.lanes import why_no_lanes, why_not_stacked
 
 from .course import batches_of
 from .environment import code_version
+from .errors import StudyError
 from .files import write_text
 from .job_data import JobData
 from .jobs import CPU_LANES, MAX_LANES
@@ -130,8 +132,9 @@ def width_of(cell: Cell, data: JobData, settings: EngineSpec, device: str) -> in
         torch.cuda.set_device(device)
         width, timings = _measured(cell, data, settings, device)
         known = _read(path) | {key: {"width": width, "timings": [asdict(one) for one in timings]}}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(known, indent=1))
+        with contextlib.suppress(OSError, StudyError):  # a cache that cannot be written costs the next study a minute
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(known, indent=1))
     width_known: int = known[key]["width"]
     return width_known
 
@@ -183,4 +186,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return {
+        key: entry for key, entry in content.items() if isinstance(entry, dict) and isinstance(entry.get("width"), int)
+    }

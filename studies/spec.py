@@ -246,6 +246,13 @@ class EngineSpec(_Strict):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     keep_checkpoints: bool = False
 
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _whole_number_or_auto(cls, value: object) -> object:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError("expected auto or a whole number of at least 1")
+        return value
+
     @model_validator(mode="after")
     def _one_way_to_use_devices(self) -> EngineSpec:
         if self.strategy != "auto" and self.devices_per_cell == 1:

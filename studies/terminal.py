@@ -80,9 +80,9 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
     yield Text(f"branches end at {', '.join(f'{fraction:g} C' for fraction in spec.budget.branches)}")
     yield Text(f"{len(plan.cells)} cells, {num_done} done; {describe_flops(plan.executed_flops)} of training in all")
     if cost is not None:
-        how = f"{', '.join(cost.measured_arms)} timed now" if cost.measured_arms else "from finished records"
+        how = f" ({', '.join(cost.measured_arms)} timed now)" if cost.measured_arms else ""
         yield Text(
-            f"estimated {describe_seconds(cost.seconds)} on {cost.num_workers} workers ({how}); disk: "
+            f"{_time_told(cost)}{how}; disk: "
             f"{describe_bytes(cost.bytes_kept)} kept, {describe_bytes(cost.bytes_while_running)} of checkpoints while "
             "running"
         )
@@ -148,11 +148,16 @@ def trial_tables(plan: Plan, rules: TuningSpec, cost: Estimate | None, num_done:
         f"round, at most {describe_flops(most)} with all extensions"
     )
     if cost is not None:
-        yield Text(
-            f"estimated {describe_seconds(cost.seconds)} on {cost.num_workers} workers for what is left of this round"
-        )
+        yield Text(f"{_time_told(cost)} for what is left of this round")
     for note in plan.notes:
         yield Text(f"note: {note}")
+
+
+def _time_told(cost: Estimate) -> str:
+    workers = f"{cost.num_workers} worker{'s' if cost.num_workers > 1 else ''}"
+    if cost.seconds is None:
+        return f"time on {workers} unknown: no such cells have been trained on a GPU; `study bench gpu` measures it"
+    return f"estimated {describe_seconds(cost.seconds)} on {workers}"
 
 
 def tuned_tables(result: TuneResult, store: Store) -> Iterator[RenderableType]:

@@ -18,6 +18,8 @@ import pytorch_lightning as pl
 import torch
 
 from datamodules import DataConfig
+from datamodules.lane_batches import pool_bytes
+from datamodules.residency import fits
 from models.lanes import why_no_lanes
 
 from .checkpoint import save_checkpoint
@@ -128,6 +130,7 @@ def _train(
             courses.append(course)
         except Exception as error:
             yield cell.id, error
+    in_lanes = in_lanes and _pool_fits(courses, device)
     for group in _groups(courses, in_lanes=in_lanes):
         program = _program(group, settings, device, rank, in_lanes=in_lanes)
         try:
@@ -276,6 +279,11 @@ def _can_share(cell: Cell) -> bool:
     """Whether the network of a cell may be a lane."""
     shape = (cell.in_channels, cell.image_size, cell.image_size)
     return why_no_lanes(initial_network(cell), shape) is None
+
+
+def _pool_fits(courses: Sequence[CellCourse], device: str) -> bool:
+    """Whether the images of all lanes may lie on the device; runs that do not fit read theirs batch by batch, alone."""
+    return fits(2 * pool_bytes([course.batches for course in courses]), torch.device(device))  # twice while it is made
 
 
 def _groups(courses: Sequence[CellCourse], *, in_lanes: bool) -> list[list[CellCourse]]:

@@ -137,7 +137,7 @@ def train_cells(
     check_precision(study.spec.recipe.precision, available[0])
     automatic = CPU_LANES if available[0] == "cpu" else 1
     lanes = automatic if study.engine.lanes == "auto" else study.engine.lanes
-    check_disk(planned, store, lanes * len(available))
+    check_disk(planned, store, min(lanes * len(available), len(planned.cells)))
     prepare_data(planned)
     store.lock_plan(planned)
     on_start(planned)

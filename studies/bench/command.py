@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -188,7 +188,7 @@ def _names(families: str | None) -> list[str] | None:
     return None if families is None else [name.strip() for name in families.split(",")]
 
 
-def _write(result: dict[str, Any], folder: Path, name: str) -> Path:
+def _write(result: Mapping[str, Any], folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     path.write_text(json.dumps(result, indent=2) + "\n")

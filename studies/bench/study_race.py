@@ -18,7 +18,7 @@ from studies.arms import split_arm
 from studies.errors import ConfigError, StudyError
 
 from .children import running
-from .train_race import RaceSettings, jobs_of, measure_machine, num_cores
+from .train_race import RaceSettings, chosen_lanes, jobs_of, measure_machine, num_cores
 from .workload import Workload, as_json
 
 SCHEMA = 1
@@ -233,7 +233,8 @@ def _steady_seconds(asked: StudyRace, job: dict[str, Any]) -> float:
     seconds = 0.0
     for arm in asked.families:
         workload = _workload(asked, arm, max(asked.sizes), 0, job)
-        with running(jobs_of("study", "machine", workload, RaceSettings())) as crew:
+        settings = RaceSettings(lanes=chosen_lanes(workload, RaceSettings()))
+        with running(jobs_of("study", "machine", workload, settings)) as crew:
             crew.steps(1)
             crew.steps(20)
             span = crew.steps(200)

@@ -106,7 +106,7 @@ def measure_machine(settings: RaceSettings, precision: str) -> tuple[dict[str, A
 def race_family(workload: Workload, settings: RaceSettings, report: Report = lambda line: None) -> dict[str, Any]:
     """All contenders on one workload: flags chosen, each warmed up, then one after another, round by round."""
     if settings.lanes is None:
-        settings = dataclasses.replace(settings, lanes=_chosen_lanes(workload, settings))
+        settings = dataclasses.replace(settings, lanes=chosen_lanes(workload, settings))
     with contextlib.ExitStack() as stack:
         entries = [_enter(stack, name, mode, workload, settings) for mode in settings.modes for name in CONTENDERS]
         for entry in entries:
@@ -212,7 +212,7 @@ def _threads(mode: str) -> int:
     return num_cores() if mode == "machine" else 1
 
 
-def _chosen_lanes(workload: Workload, settings: RaceSettings) -> int:
+def chosen_lanes(workload: Workload, settings: RaceSettings) -> int:
     """Lanes of this package's programs, by the rule of a study."""
     job = {"contender": "lanes", "workload": as_json(workload), "device": settings.device, "threads": 1}
     with running([job]) as crew:

@@ -1,7 +1,7 @@
 """One job: several cells trained together, so that a fault costs only the cell whose fault it is.
 
 Where a program fails as a whole, its cells go on from their checkpoints: in halves where memory was short, else one by
-one without a program.
+one, and a cell whose own program fails goes on without one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run_job(
     Args:
         answer: called with a cell and its record, or with the fault that it met by itself.
         warn: called with what a person should know.
-        in_lanes: whether to try a program; a lone cell on a CPU needs none.
+        in_lanes: whether to try a program (`lane_width.takes_lanes`).
 
     Raises:
         Exception: the device can no longer be used: the process has to end, and every cell not answered for continues
@@ -66,8 +66,8 @@ def run_job(
         for part in (rest[:half], rest[half:]):
             run_job(part, train, answer, warn, in_lanes=True)
     else:
-        for cell in rest:
-            run_job([cell], train, answer, warn, in_lanes=False)
+        for cell in rest:  # as lone programs, which give the bits that the lanes would have; and if need be without
+            run_job([cell], train, answer, warn, in_lanes=len(rest) > 1)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from studies.jobs import MAX_LANES, Waiting, next_job, program_key
+from studies.jobs import CPU_LANES, MAX_LANES, Waiting, next_job, program_key
 from studies.planning import Plan
 from studies.spec import EngineSpec
 from studies.store import Store
@@ -152,7 +152,7 @@ class LocalEngine:
             return self._settings.lanes
         if self._settings.devices_per_cell > 1:
             return 1
-        return self._widths.get(self._keys[cell_id], MAX_LANES)
+        return self._widths.get(self._keys[cell_id], CPU_LANES if self._devices[0] == "cpu" else MAX_LANES)
 
     def _results(self, workers: list[_Worker], idle: deque[str], outcome: Outcome) -> Iterator[JobResult]:
         """Waits a moment for workers to answer or die; ends those whose work is done."""
@@ -199,6 +199,7 @@ class LocalEngine:
         elif result.outcome == "returned":
             queue.appendleft(cell_id)
         else:
+            self._alone.add(cell_id)  # its next attempts cost no other cell
             attempts[cell_id] += 1
             if attempts[cell_id] < MAX_ATTEMPTS:
                 queue.append(cell_id)

@@ -189,7 +189,10 @@ class _Worker:
             )
             if len(cells) > 1:
                 line += f", lane {lane + 1} of {len(cells)}; what they print is in the log of cell {cells[0].id}"
-            with self._log_path(cell).open("a") as log:
+            with (
+                contextlib.suppress(OSError),
+                self._log_path(cell).open("a") as log,
+            ):  # a full disk is told of later
                 print(line, file=log)
 
     def _log_path(self, cell: Cell) -> Path:

@@ -134,8 +134,10 @@ def test_busy_recorded_and_faulty_cells_leave_the_rest_of_their_job_alone(engine
     assert "6 lanes did not fit" in outcome.warnings
 
 
-def test_on_a_cpu_every_cell_has_a_process_of_its_own(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, jobs = engine(record_all)
+def test_without_lanes_every_cell_on_a_cpu_has_a_process_of_its_own(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, jobs = engine(record_all, lanes=1)
     monkeypatch.setattr(made, "_devices", ["cpu"])
     made.run(IDS)
     assert [len(job) for job in jobs] == [1] * 10

@@ -12,9 +12,10 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from training import tiny_plan, train
 
-from datamodules import parse_data
+from datamodules import Normalization, parse_data
 from models.lanes import LaneAdamW
 from studies import train as train_module
+from studies.chunked import ChunkedClassifier
 from studies.course import batches_of
 from studies.job_data import JobData
 from studies.jobs import program_key
@@ -130,6 +131,66 @@ def test_on_a_cpu_company_changes_no_bit(family: str, tmp_path: Path) -> None:
         alone = train(cell, plan, tmp_path / "alone", settings)
         assert deterministic(alone) == deterministic(found[cell.id])
         assert alone.train_losses == found[cell.id].train_losses
+
+
+def test_each_replicate_is_normalised_by_its_own_split() -> None:
+    plan = lane_plan()
+    data = JobData(plan.spec.data)
+    seen = set()
+    for cell in plan.cells:
+        found = batches_of(cell, data, "cpu", pooled=False).normalization
+        assert found == Normalization.of(plan.spec.data.load("train", seed=cell.seeds.subset))
+        seen.add(found)
+    assert len(seen) == 2
+
+
+class CapturedOnTheCPU:
+    """Warms up, undoes it, and then calls the step where a graph would be replayed."""
+
+    def __init__(self, step: Any, warm_up: Any, undo: Any, device: torch.device) -> None:
+        for _ in range(3):
+            warm_up()
+        undo()
+        self.replay = step
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_a_warm_up_leaves_no_trace(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.lane_program.CapturedStep", CapturedOnTheCPU)
+    plan = lane_plan(family)
+    cells, data = plan.cells[:3], JobData(plan.spec.data)
+    batches = [batches_of(cell, data, "cpu", pooled=True) for cell in cells]
+    expected, warmed = (LaneProgram(cells, batches, "cpu", chunk_steps=7) for _ in range(2))
+    for program in (expected, warmed):
+        program.run(0, 5)
+    warmed._captured = warmed._capture()
+    for lane in range(3):
+        ours, theirs = warmed.snapshot(lane), expected.snapshot(lane)
+        assert all(torch.equal(ours["network"][name], theirs["network"][name]) for name in theirs["network"])
+        for index, state in theirs["optimizer"]["state"].items():
+            assert all(torch.equal(ours["optimizer"]["state"][index][name], state[name]) for name in state)
+    assert torch.equal(warmed.run(5, 12).losses, expected.run(5, 12).losses)
+
+
+def test_lanes_whose_images_do_not_fit_train_alone_and_read_theirs_batch_by_batch(
+    undisturbed: tuple[Plan, dict[str, Record]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, expected = undisturbed
+    asked: list[int] = []
+    monkeypatch.setattr(train_module, "fits", lambda num_bytes, device: asked.append(num_bytes))
+    monkeypatch.setattr(train_module, "LaneProgram", None)
+    for cell_id, record in together(plan.cells, plan, tmp_path).items():
+        assert_same(record, expected[cell_id])
+    assert asked == [2 * 16 * 16 * (20 + 60) * 2], "two splits, each with the images of both sizes, twice"
+
+
+def test_a_solo_run_that_goes_on_from_a_lane_keeps_its_fused_optimiser(tmp_path: Path) -> None:
+    plan = lane_plan()
+    data = JobData(plan.spec.data)
+    batches = batches_of(plan.cells[0], data, "cpu", pooled=False)
+    solo = ChunkedClassifier(plan.cells[0], batches)
+    solo.restore(0, LaneProgram(plan.cells[:1], [batches], "cpu").snapshot(0))
+    assert [group["fused"] for group in solo.configure_optimizers().param_groups] == [True, True]
 
 
 @pytest.mark.parametrize(
