@@ -66,7 +66,7 @@ def test_fit_is_the_loop_one_would_write_by_hand() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(7)
         network = build_network("mlp", "nano", image_size=16, in_channels=1, num_classes=NUM_CLASSES)
-    optimizer = build_optimizer(network, 3e-3, 0.05)
+    optimizer = build_optimizer(network, 3e-3, 0.05, fused=True)
     for step, (images, labels) in enumerate([*batches(), *batches()]):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * learning_rate_factor(step, total_steps=8, warmup_steps=2, cooldown_steps=4)

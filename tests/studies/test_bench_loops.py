@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from studies.bench.timm_loop import TimmFlags, TimmLoop, fastest_flags
 from studies.bench.timm_models import timm_name
 from studies.bench.traffic import ByteCounter, bytes_per_step
 from studies.bench.workload import Workload, as_json
+from studies.jobs import CPU_LANES
 
 TINY = Workload("mlp", "nano", 16, batch_size=32, num_train=320)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -138,7 +140,11 @@ def test_the_width_is_chosen_by_the_rule_of_a_study(monkeypatch: pytest.MonkeyPa
         return {"images_per_second": rates[lanes], "gpu_bytes": 0, "kind": "stacked"}
 
     monkeypatch.setattr("studies.bench.lane_check.lane_rate", rate)
-    assert chosen_width(TINY, "cpu", 0.1, most=64) == 2
+    memory = SimpleNamespace(total_memory=1 << 30)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: memory)
+    assert chosen_width(TINY, "cuda:0", 0.1, most=64) == 2
+    assert chosen_width(TINY, "cpu", 0.1, most=64) == 0, "a fully connected net takes no lanes on a CPU"
+    assert chosen_width(Workload("vit", "nano", 16), "cpu", 0.1, most=64) == CPU_LANES
 
 
 # --- timm's own script ----------------------------------------------------------------------------------------
