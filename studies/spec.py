@@ -223,8 +223,8 @@ class EngineSpec(_Strict):
         device: `auto` takes the GPUs if there are any.
         lanes: runs of one architecture trained at once as one program. `auto`: on a GPU as many as this machine is
             measured to gain from; on a CPU three of networks so small that calling kernels costs more than running
-            them, else one. Rounding may differ between a run in lanes and the same run without (lanes=1), but not with
-            their number.
+            them, else one. Rounding differs between a run in lanes and the same run without (lanes=1), on a CPU not
+            with their number.
         compile: compile the network (`torch.compile`), on GPUs only; costs a minute or so for every architecture.
         devices_per_cell: GPUs, or processes on a CPU, that train one cell together: for cells too large for one. Then
             there are as many workers as there are whole sets of them, and no lanes.

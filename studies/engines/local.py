@@ -1,8 +1,8 @@
 """The local engine: a forkserver and as many workers as the machine has cores or GPUs.
 
-On CPU every cell gets a process of its own with one thread; measured, one single-thread process per core trains more
-images per second than one process with as many threads. On GPUs one long-lived worker per device pays for CUDA once,
-and trains several cells at a time as lanes of one program.
+On CPU every job gets a process of its own with one thread; measured, one single-thread process per core trains more
+images per second than one process with as many threads. On GPUs one long-lived worker per device pays for CUDA once. A
+job is one cell, or several of one architecture that train as lanes of one program.
 """
 
 from __future__ import annotations
