@@ -165,8 +165,8 @@ COLUMNS: dict[str, str] = {
     "train_checksum": "hash of the decoded training pool",
     "test_checksum": "hash of the decoded test split",
     "executed_train_flops": "training FLOPs of the whole cell: its trunk and all of its cooldowns",
-    "train_seconds": "wall seconds of training, of the whole cell; cells trained together share them equally; packed runs, "
-    "not a speed measurement",
+    "train_seconds": "wall seconds of training, of the whole cell; cells trained together share them equally; packed "
+    "runs, not a speed measurement",
     "evaluation_seconds": "wall seconds of validation and test, of the whole cell",
     "evaluation_flops": "forward FLOPs of validation and test, outside the budget",
     "resumes": "times the cell was continued from a checkpoint",
