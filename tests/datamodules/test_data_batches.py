@@ -147,6 +147,14 @@ def test_evaluation_is_permuted_and_normalised_as_training_is(split: ImageSplit)
     assert torch.equal(torch.cat([part for _, part in evaluated]), labels)
 
 
+def test_other_rows_of_equal_number_are_not_those_prepared_before(split: ImageSplit) -> None:
+    batches = StepBatches(split, batch_size=4, order_seed=0)
+    (first,), (second,) = (list(batches.evaluation_batches(rows)) for rows in ([0, 1], [2, 3]))
+    (expected,) = StepBatches(split, batch_size=4, order_seed=0).evaluation_batches([2, 3])
+    assert torch.equal(second[0], expected[0])
+    assert not torch.equal(first[0], second[0])
+
+
 def test_evaluation_of_another_split_keeps_the_training_statistics(split: ImageSplit) -> None:
     dark = ImageSplit.from_arrays(split.images // 2, split.labels, split.class_names)
     batches = StepBatches(split, batch_size=4, order_seed=0)

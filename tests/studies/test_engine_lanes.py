@@ -95,6 +95,16 @@ def test_what_a_worker_gives_back_waits_first_and_tells_the_width(engine: Engine
     assert [len(job) for job in jobs] == [10, 3, 2, 2], "once it is known, programs are of even width"
 
 
+def test_wide_programs_go_first(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take long: at the end no worker should wait long for another."""
+    made, jobs = engine(record_all)
+    narrow = {cell_id: f"narrow {index}" for index, cell_id in enumerate(IDS[:6])}  # waiting before the others
+    monkeypatch.setattr(made, "_keys", narrow | dict.fromkeys(IDS[6:], "wide"))
+    monkeypatch.setattr(made, "_widths", dict.fromkeys(narrow.values(), 1) | {"wide": 2})
+    made.run(IDS)
+    assert jobs == [tuple(IDS[6:8]), tuple(IDS[8:]), *((cell_id,) for cell_id in IDS[:6])]
+
+
 def test_cells_of_a_job_whose_worker_died_go_on_alone(engine: Engine) -> None:
     culprit = IDS[1]
 

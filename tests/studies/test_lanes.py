@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,16 @@ def test_each_replicate_is_normalised_by_its_own_split() -> None:
         assert found == Normalization.of(plan.spec.data.load("train", seed=cell.seeds.subset))
         seen.add(found)
     assert len(seen) == 2
+
+
+def test_lanes_share_the_seconds_that_passed(tmp_path: Path) -> None:
+    plan = lane_plan()
+    started = time.monotonic()
+    found = together(plan.cells, plan, tmp_path)
+    passed = time.monotonic() - started
+    seconds = [record.train_seconds for record in found.values()]
+    assert 0 < sum(seconds) <= passed
+    assert max(seconds) < 2 * min(seconds)
 
 
 class CapturedOnTheCPU:
