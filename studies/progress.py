@@ -41,7 +41,7 @@ class StudyProgress:
         self._task = self._bar.add_task(plan.spec.name, total=self._total, counts="", left="")
         self._started, self._at_start = time.monotonic(), -1.0
         self._last_line = -PLAIN_SECONDS
-        self._last_counts = ""
+        self._last_told = ""
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -66,8 +66,9 @@ class StudyProgress:
         text = f"{counts['done']}/{len(self._flops)} done, {len(running)} running, {counts['failed']} failed"
         left = self._time_left(done)
         self._bar.update(self._task, completed=done, counts=text, left=left)
-        if not self._console.is_terminal and self._line_is_due(text):
-            self._console.print(f"{self._plan.spec.name}: {text}, {done / self._total:.0%}{left and ', ' + left}")
+        told = f"{text}, {done / self._total:.0%}"
+        if not self._console.is_terminal and self._line_is_due(told):
+            self._console.print(f"{self._plan.spec.name}: {told}{left and ', ' + left}")
 
     def _state(self, cell_id: str, running: Sequence[str]) -> CellState:
         """A record is final, so a settled cell is read once; a running one is not read at all."""
@@ -88,9 +89,9 @@ class StudyProgress:
             return ""
         return f"about {describe_seconds((self._total - done) / progressed * elapsed)} left"
 
-    def _line_is_due(self, counts: str) -> bool:
+    def _line_is_due(self, told: str) -> bool:
         now = time.monotonic()
-        if counts == self._last_counts or now - self._last_line < PLAIN_SECONDS:
+        if told == self._last_told or now - self._last_line < PLAIN_SECONDS:
             return False
-        self._last_counts, self._last_line = counts, now
+        self._last_told, self._last_line = told, now
         return True
