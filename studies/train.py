@@ -85,8 +85,8 @@ def train_cells(
 
     Args:
         lives: shows the losses of the cells named.
-        in_lanes: whether to make programs of lanes; by default for several cells, and for one where `takes_lanes`.
-            Never where several devices share a cell.
+        in_lanes: whether to make programs of lanes; by default where `takes_lanes` says so, for several cells as for a
+            lone one. Never where several devices share a cell.
 
     Yields:
         A cell's id with its record, or with what went wrong in its own data or record and in no other's.
@@ -97,7 +97,7 @@ def train_cells(
     """
     check_team(cells, settings, device)
     several = settings.devices_per_cell > 1
-    wanted = len(cells) > 1 or takes_lanes(cells[0], settings, device) if in_lanes is None else in_lanes
+    wanted = takes_lanes(cells[0], settings, device) if in_lanes is None else in_lanes
     in_lanes = wanted and not several and _can_share(cells[0])
     arguments = (cells, data, store, study_id, plan_hash, settings)
     with team(settings, device, _follow, *arguments) as rank:

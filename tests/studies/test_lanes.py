@@ -56,10 +56,17 @@ def lane_plan(family: str = "mlp", **changes: Any) -> Plan:
 
 
 def together(
-    cells: Sequence[Cell], plan: Plan, folder: Path, settings: EngineSpec = KEPT, **rest: Any
+    cells: Sequence[Cell],
+    plan: Plan,
+    folder: Path,
+    settings: EngineSpec = KEPT,
+    *,
+    in_lanes: bool | None = True,
+    **rest: Any,
 ) -> dict[str, Record]:
     assert len({program_key(cell) for cell in cells}) == 1
-    found = dict(train_cells(cells, plan.spec.data, Store(folder), plan.study_id, plan.hash, settings, **rest))
+    arguments = (cells, plan.spec.data, Store(folder), plan.study_id, plan.hash, settings)
+    found = dict(train_cells(*arguments, in_lanes=in_lanes, **rest))
     for result in found.values():
         if isinstance(result, Exception):
             raise result
@@ -127,11 +134,22 @@ def test_a_lane_equals_its_solo_run(family: str, tmp_path: Path) -> None:
 def test_on_a_cpu_company_changes_no_bit(family: str, tmp_path: Path) -> None:
     """A cell that may train in lanes does so alone too: how cells meet depends on workers, launchers and faults."""
     plan, settings = lane_plan(family), KEPT if family == "vit" else KEPT.model_copy(update={"lanes": 3})
-    found = together(plan.cells[:3], plan, tmp_path / "three", settings)
+    found = together(plan.cells[:3], plan, tmp_path / "three", settings, in_lanes=None)
     for cell in plan.cells[:2]:
         alone = train(cell, plan, tmp_path / "alone", settings)
         assert deterministic(alone) == deterministic(found[cell.id])
         assert alone.train_losses == found[cell.id].train_losses
+
+
+def test_a_group_trains_as_its_cells_would_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rule for both: a network that gains nothing from lanes takes none, however many cells came together."""
+    plan = lane_plan("resnet-circular")
+    assert not takes_lanes(plan.cells[0], KEPT, "cpu")
+    monkeypatch.setattr(train_module, "LaneProgram", None)
+    found = together(plan.cells[:2], plan, tmp_path / "group", in_lanes=None)
+    for cell in plan.cells[:2]:
+        alone = train(cell, plan, tmp_path / "alone", KEPT)
+        assert deterministic(found[cell.id]) == deterministic(alone)
 
 
 def test_each_replicate_is_normalised_by_its_own_split() -> None:
@@ -284,7 +302,7 @@ def test_a_cooldown_that_diverges_costs_its_branch_alone(
         after_chunk(self, stop, Chunk(losses, chunk.examples))
 
     monkeypatch.setattr(Lockstep, "_after_chunk", spoiling)
-    found = together(cells, plan, tmp_path, EngineSpec(chunk_steps=3, checkpoint_seconds=0))
+    found = together(cells, plan, tmp_path, EngineSpec(chunk_steps=3, checkpoint_seconds=0), in_lanes=not alone)
     record = found[plan.cells[1].id]
     assert (record.status, [branch.diverged for branch in record.branches]) == ("diverged", [True, False])
     assert record.branches[0].validation_error == 0.5
@@ -314,7 +332,9 @@ class _Killed(BaseException):
     """Ends a training the way a signal does: nothing of the cell's own code runs afterwards."""
 
 
-def killed_after(chunks: int, cells: Sequence[Cell], plan: Plan, folder: Path) -> None:
+def killed_after(
+    chunks: int, cells: Sequence[Cell], plan: Plan, folder: Path, *, in_lanes: bool | None = True
+) -> None:
     """Trains cells together until so many chunks are done."""
     after_chunk, done = Lockstep._after_chunk, 0
 
@@ -328,7 +348,7 @@ def killed_after(chunks: int, cells: Sequence[Cell], plan: Plan, folder: Path) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lockstep, "_after_chunk", kill)
         with pytest.raises(_Killed):
-            together(cells, plan, folder, EngineSpec(chunk_steps=3, checkpoint_seconds=0))
+            together(cells, plan, folder, EngineSpec(chunk_steps=3, checkpoint_seconds=0), in_lanes=in_lanes)
 
 
 @pytest.mark.parametrize("chunks", [2, 6, 13])
@@ -356,7 +376,7 @@ def test_a_group_goes_on_alone_and_lone_cells_as_a_group(
         resumed = train(cell, plan, tmp_path / "group")
         assert resumed.resumes == 1
         assert_same(resumed, expected[cell.id])
-        killed_after(6, [cell], plan, tmp_path / "alone")
+        killed_after(6, [cell], plan, tmp_path / "alone", in_lanes=None)
     for cell_id, record in together(plan.cells, plan, tmp_path / "alone").items():
         assert record.resumes == 1
         assert_same(record, expected[cell_id])
@@ -404,7 +424,8 @@ def test_a_fault_in_one_cells_data_or_record_costs_no_other(
 
     monkeypatch.setattr(Store, "write_record", refusing)
     cells = [changed, *plan.cells[1:]]
-    found = dict(train_cells(cells, plan.spec.data, Store(tmp_path), plan.study_id, plan.hash, KEPT))
+    arguments = (cells, plan.spec.data, Store(tmp_path), plan.study_id, plan.hash, KEPT)
+    found = dict(train_cells(*arguments, in_lanes=True))
     assert "have changed" in str(found[changed.id])
     assert "no space" in str(found[broken])
     for cell in (plan.cells[1], plan.cells[3]):
