@@ -93,20 +93,23 @@ def plan(
     """Validate a study and print its cells, steps, FLOPs, time and disk, without training."""
     from . import rounds, workflow
     from .compose import compose_study
-    from .engines.local import devices
     from .estimate import estimate
+    from .jobs import cells_at_once
     from .planning import Plan
     from .store import Store
     from .terminal import plan_tables, trial_tables
 
     composed = compose_study(study, overrides or [], config_dir)
     planned: Plan = rounds.plan_tuning(composed) if tuning else workflow.plan(composed.spec)
+    available = workflow.check_machine(planned, composed.engine)
     found = Store(store)
     states = found.states(planned)
     done = frozenset(cell_id for cell_id, state in states.items() if state in ("finished", "diverged"))
-    available = devices(composed.engine)
-    records = found.all_records()
-    cost = estimate(planned, records, len(available), done=done, device=available[0]) if timing else None
+    cost = None
+    if timing:
+        at_once = cells_at_once(planned.cells, composed.engine, available)
+        workers = len(available)
+        cost = estimate(planned, found.all_records(), workers, num_running=at_once, done=done, device=available[0])
     if as_json:
         print_json(planned.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)})
         return

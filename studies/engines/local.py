@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from studies.jobs import CPU_LANES, MAX_LANES, Waiting, next_job, program_key
+from studies.jobs import Waiting, most_lanes, next_job, program_key
 from studies.planning import Plan
 from studies.spec import EngineSpec
 from studies.store import Store
@@ -148,11 +148,8 @@ class LocalEngine:
 
     def _width(self, cell_id: str) -> int:
         """Most lanes of a program of such cells: as told, else as a worker has measured, else as many as it may try."""
-        if self._settings.lanes != "auto":
-            return self._settings.lanes
-        if self._settings.devices_per_cell > 1:
-            return 1
-        return self._widths.get(self._keys[cell_id], CPU_LANES if self._devices[0] == "cpu" else MAX_LANES)
+        most = most_lanes(self._settings, self._devices[0])
+        return most if self._settings.lanes != "auto" else self._widths.get(self._keys[cell_id], most)
 
     def _results(self, workers: list[_Worker], idle: deque[str], outcome: Outcome) -> Iterator[JobResult]:
         """Waits a moment for workers to answer or die; ends those whose work is done."""

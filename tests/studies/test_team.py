@@ -172,6 +172,7 @@ def test_batch_norm_is_shared_on_gpus_unless_it_is_of_its_own_kind(monkeypatch: 
         ({"strategy": "fsdp", "devices_per_cell": 2}, "Input should be 'auto', 'ddp'"),
         ({"devices_per_cell": 0}, "greater than 0"),
         ({"devices_per_cell": 2, "lanes": 4}, "lanes 4 share one device and devices_per_cell 2 splits a cell"),
+        ({"devices_per_cell": 2, "compile": True}, "compile true is for programs on one device and devices_per_cell 2"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, object], message: str) -> None:
