@@ -12,13 +12,28 @@ from typing import Annotated, Any, Optional
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
 from .bench.command import bench
 from .console import JsonOption, StoreOption, err, out, print_json
 from .errors import ExitCode, StudyError
 from .fit_command import fit
+from .interruption import Interrupted, told_once
+
+
+class _Commands(TyperGroup):
+    """The verbs; Ctrl-C within any of them reaches `main`."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # as typer's own
+        """Calls the verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
 
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,7 +60,8 @@ def main() -> None:
     # So that family=package.module:build and data factories of the working folder can be imported.
     sys.path.append(str(Path.cwd()))
     try:
-        app()
+        with told_once():
+            app()
     except StudyError as error:
         err.print(f"error: {error}", style="red", markup=False)
         raise SystemExit(error.exit_code) from None
@@ -146,20 +162,16 @@ def run(
         for note in locked.notes:
             out.print(f"note: {note}", markup=False)
 
-    try:
-        with progress:
-            result = workflow.run(
-                composed,
-                found,
-                planned=planned,
-                retry_failed=retry_failed,
-                on_start=on_start,
-                on_poll=progress.update,
-                on_message=lambda message: err.print(message, markup=False),
-            )
-    except KeyboardInterrupt:
-        err.print(f"interrupted: finished cells are kept; continue with the same command (study run {study} ...)")
-        raise SystemExit(ExitCode.INTERRUPTED) from None
+    with progress:
+        result = workflow.run(
+            composed,
+            found,
+            planned=planned,
+            retry_failed=retry_failed,
+            on_start=on_start,
+            on_poll=progress.update,
+            on_message=lambda message: err.print(message, markup=False),
+        )
     for part in result_tables(result, found):
         out.print(part)
     raise SystemExit(result.exit_code)
@@ -208,19 +220,15 @@ def tune(
             out.print(f"round {len(seen) + 1}: {len(locked.cells)} cells, plan locked in {folder}")
             seen.append(stack.enter_context(StudyProgress(locked, found, out)))
 
-        try:
-            result = rounds.tune(
-                composed,
-                found,
-                out=output,
-                retry_failed=retry_failed,
-                on_start=on_start,
-                on_poll=lambda running: seen[-1].update(running),
-                on_message=lambda message: err.print(message, markup=False),
-            )
-        except KeyboardInterrupt:
-            err.print(f"interrupted: finished cells are kept; continue with the same command (study tune {study} ...)")
-            raise SystemExit(ExitCode.INTERRUPTED) from None
+        result = rounds.tune(
+            composed,
+            found,
+            out=output,
+            retry_failed=retry_failed,
+            on_start=on_start,
+            on_poll=lambda running: seen[-1].update(running),
+            on_message=lambda message: err.print(message, markup=False),
+        )
     for part in tuned_tables(result, found):
         out.print(part)
     raise SystemExit(result.exit_code)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection as mp_connection
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -230,16 +231,19 @@ class LocalEngine:
 def warm_up() -> None:
     """Starts the forkserver, which imports torch while the caller plans; a second call does nothing.
 
-    Its children inherit `worker_environment`.
+    It and its children inherit `worker_environment`, and hear nothing of Ctrl-C, not while they start either.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
     settings = worker_environment()
     saved = {name: os.environ.get(name) for name in settings}
+    resource_tracker.ensure_running()  # first, because it unblocks Ctrl-C for whoever started it
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(settings)
     try:
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for name, value in saved.items():
             if value is None:
                 del os.environ[name]

@@ -228,6 +228,7 @@ def test_an_ended_run_says_how_it_ended(
     def end(*args: object, **options: object) -> None:
         raise outcome
 
+    monkeypatch.setattr("studies.interruption.signal.signal", lambda number, handler: None)
     monkeypatch.setattr(workflow, "run", end)
     found, _, err = study("run", "mine", *FAST)
     assert (found, says in err) == (code, True)
