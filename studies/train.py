@@ -139,12 +139,13 @@ def _train(
             program.close()  # validation has had its say, and the test split needs no captured step
         if not rank.leads:
             continue
+        where = environment(device, program.num_lanes if in_lanes else 0)
         for lane, course in enumerate(group):
             try:
                 trained = course.trained(program.network_of(lane))
                 # Only now is the test split read, once, for all branches together; never in a tuning.
                 test = shared.test_split(course.cell.seeds.subset) if course.cell.reads_test else None
-                record, predictions = assess(trained, test, study_id, plan_hash, environment(device), now())
+                record, predictions = assess(trained, test, study_id, plan_hash, where, now())
                 if course.live is not None:
                     record = record.model_copy(update={"wandb_url": course.live.close().url or ""})
                 if settings.keep_checkpoints:

@@ -121,6 +121,7 @@ def test_a_lane_equals_its_solo_run(family: str, tmp_path: Path) -> None:
         solo = train(cell, plan, tmp_path / "solo", SOLO)
         assert solo.status == "finished"
         assert_same(found[cell.id], solo)
+        assert [record.environment and record.environment.lanes for record in (found[cell.id], solo)] == [3, 0]
         for fraction in cell.branches:
             ours, theirs = weights(tmp_path / "lanes", cell, fraction), weights(tmp_path / "solo", cell, fraction)
             assert float((ours - theirs).norm() / theirs.norm()) < RTOL
