@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from training import tiny_plan, train
 
-from datamodules import Normalization, parse_data
+from datamodules import LaneBatches, Normalization, parse_data
 from models.lanes import LaneAdamW
 from studies import train as train_module
 from studies.chunked import ChunkedClassifier
@@ -200,6 +201,32 @@ def test_a_warm_up_leaves_no_trace(family: str, monkeypatch: pytest.MonkeyPatch)
         for index, state in theirs["optimizer"]["state"].items():
             assert all(torch.equal(ours["optimizer"]["state"][index][name], state[name]) for name in state)
     assert torch.equal(warmed.run(5, 12).losses, expected.run(5, 12).losses)
+
+
+def test_lanes_whose_batches_shrink_are_invalid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, whole = lane_plan(), LaneBatches.batch
+
+    def short(self: LaneBatches, rows: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = whole(self, rows, step)
+        return (images[:, :8], labels[:, :8]) if int(step) == 20 else (images, labels)
+
+    monkeypatch.setattr(LaneBatches, "batch", short)
+    for record in together(plan.cells[:2], plan, tmp_path).values():
+        assert record.status == "invalid"
+        assert "were planned" in record.reason
+        assert record.branches[1].examples == 39 * 24 + 8
+
+
+def test_a_replayed_step_counts_the_images_it_was_captured_with() -> None:
+    plan = lane_plan()
+    data = JobData(plan.spec.data)
+    program = LaneProgram(plan.cells[:3], [batches_of(cell, data, "cpu", pooled=True) for cell in plan.cells[:3]], "cpu")
+    program.run(0, 5)
+    replayed: list[int] = []
+    program.device = torch.device("cuda")  # what follows is a graph's, which says nothing to the host
+    program._captured = SimpleNamespace(replay=lambda: replayed.append(1))  # type: ignore[assignment]
+    assert program.run(5, 12).examples == (7 * 24,) * 3
+    assert len(replayed) == 7
 
 
 def test_lanes_whose_images_do_not_fit_train_alone_and_read_theirs_batch_by_batch(
