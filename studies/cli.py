@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from .bench.command import bench
 from .console import JsonOption, StoreOption, err, out, print_json
+from .counts import counted
 from .errors import ExitCode, StudyError
 from .fit_command import fit
 from .interruption import Interrupted, told_once
@@ -158,7 +159,8 @@ def run(
     progress = StudyProgress(planned, found, out)
 
     def on_start(locked: Plan) -> None:
-        out.print(f"{locked.study_id}: {len(locked.cells)} cells, plan locked in {found.study_folder(locked.study_id)}")
+        folder = found.study_folder(locked.study_id)
+        out.print(f"{locked.study_id}: {counted(len(locked.cells), 'cell')}, plan locked in {folder}")
         for note in locked.notes:
             out.print(f"note: {note}", markup=False)
 
@@ -217,7 +219,7 @@ def tune(
                 for part in trial_tables(locked, composed.tuning, None, done):
                     out.print(part)
             folder = found.study_folder(locked.study_id)
-            out.print(f"round {len(seen) + 1}: {len(locked.cells)} cells, plan locked in {folder}")
+            out.print(f"round {len(seen) + 1}: {counted(len(locked.cells), 'cell')}, plan locked in {folder}")
             seen.append(stack.enter_context(StudyProgress(locked, found, out)))
 
         result = rounds.tune(

@@ -71,8 +71,8 @@ class Environment(_Frozen):
     """Where and with what the cell was trained.
 
     Attributes:
-        lanes: cells that its program had when it ended, itself included; 0 for the loop of a lone cell, None where it was
-            not trained, or before this was noted.
+        lanes: cells that its program had when it ended, itself included; 0 for the loop of a lone cell, None where it
+            was not trained, or before this was noted.
     """
 
     host: str

@@ -151,8 +151,8 @@ def check_machine(planned: Plan, settings: EngineSpec) -> list[str]:
     available = devices(settings)
     if settings.compile and available[0] == "cpu":
         raise ConfigError(
-            "engine.compile: true was asked for, but only programs on a GPU are compiled and these cells would train on "
-            "the CPU; set engine.compile=false, or run where torch sees a GPU"
+            "engine.compile: true was asked for, but only programs on a GPU are compiled and these cells would train "
+            "on the CPU; set engine.compile=false, or run where torch sees a GPU"
         )
     if settings.devices_per_cell > 1:
         from .team import check_team

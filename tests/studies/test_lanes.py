@@ -220,7 +220,8 @@ def test_lanes_whose_batches_shrink_are_invalid(tmp_path: Path, monkeypatch: pyt
 def test_a_replayed_step_counts_the_images_it_was_captured_with() -> None:
     plan = lane_plan()
     data = JobData(plan.spec.data)
-    program = LaneProgram(plan.cells[:3], [batches_of(cell, data, "cpu", pooled=True) for cell in plan.cells[:3]], "cpu")
+    batches = [batches_of(cell, data, "cpu", pooled=True) for cell in plan.cells[:3]]
+    program = LaneProgram(plan.cells[:3], batches, "cpu")
     program.run(0, 5)
     replayed: list[int] = []
     program.device = torch.device("cuda")  # what follows is a graph's, which says nothing to the host
