@@ -125,9 +125,10 @@ def gpu_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     for row in result["equal"]:
         same = "equal to the last bit" if row["bitwise"] else f"equal within {row['largest']:.1e}"
         yield Text(f"{row['tier']} {row['arm']}: lanes and solo runs are {same} after {row['steps']} steps (fp32)")
-    planned = result["study_minutes"]
-    if planned.get("families"):
-        of = "the full CIFAR-10 study" if planned["complete"] else f"its families {', '.join(planned['families'])}"
-        yield Text(f"planned at these speeds: {planned['total']:.1f} min of training for {of}")
+    for how, setting in (("eager", "engine.compile=false, the default"), ("compiled", "engine.compile=true")):
+        planned = result["study_minutes"].get(how, {})
+        if planned.get("families"):
+            of = "the full CIFAR-10 study" if planned["complete"] else f"its families {', '.join(planned['families'])}"
+            yield Text(f"planned with {setting}: {planned['total']:.1f} min of training for {of}")
     for row in result["left_out"]:
         yield Text(f"left out: {row['what']}: {row['why']}", style="yellow")
