@@ -94,8 +94,8 @@ def study_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     table.add_row(f"{result['timm_script']}, a process per cell", f"{result['timm_seconds']:.1f}", "")
     yield table
     yield Text(
-        f"{counted(result['num_cells'], 'cell')} of {result['steps']} steps: this package is {result['ratio']:.2f} x as "
-        f"fast; {result['study_seconds'] / result['study_steady_seconds']:.2f} x its own steady state"
+        f"{counted(result['num_cells'], 'cell')} of {result['steps']} steps: this package is {result['ratio']:.2f} x "
+        f"as fast; {result['study_seconds'] / result['study_steady_seconds']:.2f} x its own steady state"
     )
     if (note := disturbance(result["machine"])) is not None:
         yield Text(note, style="yellow")

@@ -37,6 +37,6 @@ def tuned_table(frame: pd.DataFrame, tuning: Citation, executed_flops: int) -> T
         rows=tuple(rows),
         note=f"From the tuning {tuning.name} (sha256 {tuning.sha256[:12]}), between its tuned sizes interpolated in ln "
         f"N. It took {counted(tuning.trials, 'trial')}, {counted(tuning.cells, 'cell')} and {tuning.train_flops:.3g} "
-        f"training FLOPs, {tuning.train_flops / executed_flops:.0%} of those of this study, which are not part of any run's budget. "
-        "Trials were judged on validation images of replicates that are never reported.",
+        f"training FLOPs, {tuning.train_flops / executed_flops:.0%} of those of this study, which are not part of any "
+        "run's budget. Trials were judged on validation images of replicates that are never reported.",
     )

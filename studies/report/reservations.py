@@ -64,7 +64,7 @@ def reservation_statements(frame: pd.DataFrame, card: StudyCard, answers: StudyA
     unseen = points[~points["sees_every_image"].astype(bool)]
     if len(unseen):
         statements.append(
-            f"In {counted(len(unseen), 'cell')} the chosen branch saw fewer images than N once: it could not use all of "
-            "them."
+            f"In {counted(len(unseen), 'cell')} the chosen branch saw fewer images than N once: it could not use all "
+            "of them."
         )
     return statements

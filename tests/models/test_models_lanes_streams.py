@@ -71,10 +71,14 @@ def test_lanes_wait_for_their_images_and_the_rest_waits_for_all_lanes(current: F
 
 
 def test_a_lane_that_fails_leaves_no_other_on_its_own(current: FakeStream) -> None:
-    with pytest.raises(ArithmeticError), LaneStreams(2).fork(CUDA_IMAGES) as on_stream:
-        with on_stream(0):
-            FakeStream.active.ready.add("logits")
-        raise ArithmeticError
+    def failing() -> None:
+        with LaneStreams(2).fork(CUDA_IMAGES) as on_stream:
+            with on_stream(0):
+                FakeStream.active.ready.add("logits")
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        failing()
     assert "logits" in current.ready
 
 

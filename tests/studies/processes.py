@@ -1,8 +1,38 @@
-"""What tests with real processes ask of the system."""
+"""Real processes: started as a shell starts them, waited for, and looked at through /proc."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+
+def start_run(*arguments: str) -> subprocess.Popen[bytes]:
+    """`study run` in a session of its own."""
+    command = [sys.executable, "-c", "from studies.__main__ import main; main()", "run", *arguments]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen[bytes]) -> str:
+    """What a process printed, once it has ended well."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, seconds: float = 120
+) -> None:
+    """Waits for something to happen, and no longer than `process` runs if there is one to do it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        if process is not None and process.poll() is not None:
+            output, _ = process.communicate()
+            raise AssertionError(f"the process ended first: {(output or b'').decode()}")
+        time.sleep(0.005)
 
 
 def members(session: int) -> list[int]:

@@ -137,9 +137,7 @@ def test_what_this_machine_cannot_do_is_refused_by_plan_as_by_run(
 
 
 @pytest.mark.usefixtures("arithmetic")
-def test_plan_and_run_count_the_same_checkpoints(
-    study: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_and_run_count_the_same_checkpoints(study: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate_module, "_measured_rate", lambda plan, arm: 1e-9)
     monkeypatch.setattr(workflow.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     sizes = ["families=[vit,resnet]", "num_train=[64]", "replicates=5", "engine.device=cpu", "engine.workers=2"]

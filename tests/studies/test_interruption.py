@@ -32,7 +32,14 @@ STUDY = (
     "tracking=off",
     "engine.workers=1",
 )
-BEGIN = "from studies.__main__ import main; print('begun', flush=True); main()"
+# A process begun in the background, as by a shell's &, would ignore Ctrl-C.
+BEGIN = """
+import signal
+from studies.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("begun", flush=True)
+main()
+"""
 
 
 def interrupted(folder: Path, verb: str, moment: float) -> tuple[int, str]:

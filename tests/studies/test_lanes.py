@@ -361,9 +361,7 @@ class _Killed(BaseException):
     """Ends a training the way a signal does: nothing of the cell's own code runs afterwards."""
 
 
-def killed_after(
-    chunks: int, cells: Sequence[Cell], plan: Plan, folder: Path, *, in_lanes: bool | None = True
-) -> None:
+def killed_after(chunks: int, cells: Sequence[Cell], plan: Plan, folder: Path, *, in_lanes: bool | None = True) -> None:
     """Trains cells together until so many chunks are done."""
     after_chunk, done = Lockstep._after_chunk, 0
 

@@ -59,9 +59,7 @@ def test_cells_without_a_step_are_starting(plan: Plan, tmp_path: Path) -> None:
     assert "3 running, 0 failed" in told(plan, store, [first, second, third])
 
 
-def test_status_says_since_when_a_cell_is_starting(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_says_since_when_a_cell_is_starting(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module.time, "time", lambda: 1_800_000_000.0)
     store = Store(tmp_path)
     first, second, third = (cell.id for cell in plan.cells[:3])
