@@ -72,6 +72,31 @@ def test_at_any_moment_it_is_one_message(verb: str, moment: float, tmp_path: Pat
     assert interrupted(tmp_path, verb, moment) == (130, MESSAGE + "\n")
 
 
+WARMING_UP = f"""
+import signal, sys
+from multiprocessing import forkserver
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from processes import is_deaf
+from studies.engines import local
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    local.PRELOADED = "json"
+    local.warm_up()
+    assert is_deaf(forkserver._forkserver._forkserver_pid, signal.SIGINT)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []), "the launcher hears it as before"
+    signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_the_process_that_imports_for_the_workers_never_hears_it(tmp_path: Path) -> None:
+    """From its first moment on, while it imports too: what it prints would be a second message."""
+    (tmp_path / "program.py").write_text(WARMING_UP)
+    command = [sys.executable, tmp_path / "program.py"]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert outcome.stderr.endswith("KeyboardInterrupt\n"), outcome.stderr
+
+
 SWALLOWED = """
 from studies.interruption import told_once
 
