@@ -12,13 +12,29 @@ from typing import Annotated, Any, Optional
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
 from .bench.command import bench
 from .console import JsonOption, StoreOption, err, out, print_json
+from .counts import counted
 from .errors import ExitCode, StudyError
 from .fit_command import fit
+from .interruption import Interrupted, told_once
+
+
+class _Commands(TyperGroup):
+    """The verbs; Ctrl-C within any of them reaches `main`."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # as typer's own
+        """Calls the verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
 
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,7 +61,8 @@ def main() -> None:
     # So that family=package.module:build and data factories of the working folder can be imported.
     sys.path.append(str(Path.cwd()))
     try:
-        app()
+        with told_once():
+            app()
     except StudyError as error:
         err.print(f"error: {error}", style="red", markup=False)
         raise SystemExit(error.exit_code) from None
@@ -93,20 +110,23 @@ def plan(
     """Validate a study and print its cells, steps, FLOPs, time and disk, without training."""
     from . import rounds, workflow
     from .compose import compose_study
-    from .engines.local import devices
     from .estimate import estimate
+    from .jobs import cells_at_once
     from .planning import Plan
     from .store import Store
     from .terminal import plan_tables, trial_tables
 
     composed = compose_study(study, overrides or [], config_dir)
     planned: Plan = rounds.plan_tuning(composed) if tuning else workflow.plan(composed.spec)
+    available = workflow.check_machine(planned, composed.engine)
     found = Store(store)
     states = found.states(planned)
     done = frozenset(cell_id for cell_id, state in states.items() if state in ("finished", "diverged"))
-    available = devices(composed.engine)
-    records = found.all_records()
-    cost = estimate(planned, records, len(available), done=done, device=available[0]) if timing else None
+    cost = None
+    if timing:
+        at_once = cells_at_once(planned.cells, composed.engine, available)
+        workers = len(available)
+        cost = estimate(planned, found.all_records(), workers, num_running=at_once, done=done, device=available[0])
     if as_json:
         print_json(planned.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)})
         return
@@ -139,24 +159,21 @@ def run(
     progress = StudyProgress(planned, found, out)
 
     def on_start(locked: Plan) -> None:
-        out.print(f"{locked.study_id}: {len(locked.cells)} cells, plan locked in {found.study_folder(locked.study_id)}")
+        folder = found.study_folder(locked.study_id)
+        out.print(f"{locked.study_id}: {counted(len(locked.cells), 'cell')}, plan locked in {folder}")
         for note in locked.notes:
             out.print(f"note: {note}", markup=False)
 
-    try:
-        with progress:
-            result = workflow.run(
-                composed,
-                found,
-                planned=planned,
-                retry_failed=retry_failed,
-                on_start=on_start,
-                on_poll=progress.update,
-                on_message=lambda message: err.print(message, markup=False),
-            )
-    except KeyboardInterrupt:
-        err.print(f"interrupted: finished cells are kept; continue with the same command (study run {study} ...)")
-        raise SystemExit(ExitCode.INTERRUPTED) from None
+    with progress:
+        result = workflow.run(
+            composed,
+            found,
+            planned=planned,
+            retry_failed=retry_failed,
+            on_start=on_start,
+            on_poll=progress.update,
+            on_message=lambda message: err.print(message, markup=False),
+        )
     for part in result_tables(result, found):
         out.print(part)
     raise SystemExit(result.exit_code)
@@ -202,22 +219,18 @@ def tune(
                 for part in trial_tables(locked, composed.tuning, None, done):
                     out.print(part)
             folder = found.study_folder(locked.study_id)
-            out.print(f"round {len(seen) + 1}: {len(locked.cells)} cells, plan locked in {folder}")
+            out.print(f"round {len(seen) + 1}: {counted(len(locked.cells), 'cell')}, plan locked in {folder}")
             seen.append(stack.enter_context(StudyProgress(locked, found, out)))
 
-        try:
-            result = rounds.tune(
-                composed,
-                found,
-                out=output,
-                retry_failed=retry_failed,
-                on_start=on_start,
-                on_poll=lambda running: seen[-1].update(running),
-                on_message=lambda message: err.print(message, markup=False),
-            )
-        except KeyboardInterrupt:
-            err.print(f"interrupted: finished cells are kept; continue with the same command (study tune {study} ...)")
-            raise SystemExit(ExitCode.INTERRUPTED) from None
+        result = rounds.tune(
+            composed,
+            found,
+            out=output,
+            retry_failed=retry_failed,
+            on_start=on_start,
+            on_poll=lambda running: seen[-1].update(running),
+            on_message=lambda message: err.print(message, markup=False),
+        )
     for part in tuned_tables(result, found):
         out.print(part)
     raise SystemExit(result.exit_code)

@@ -23,13 +23,13 @@ from .engines import LocalEngine, Outcome
 from .engines.local import devices
 from .errors import ConfigError, ExitCode, StoreError
 from .estimate import describe_bytes, disk_needed
-from .jobs import CPU_LANES
+from .jobs import cells_at_once
 from .planning import Arm, Plan, make_plan
 from .precision import check_precision
 from .records import Record, records_frame
 from .report import ReportPaths, write_report
 from .report.card import StudyCard
-from .spec import StudySpec
+from .spec import EngineSpec, StudySpec
 from .store import CellState, Store
 from .tracking import MirrorResult, TrackingSpec, decide, mirror_study
 from .tuning_file import read_tuning
@@ -129,21 +129,37 @@ def train_cells(
     on_message: Callable[[str], None],
 ) -> Outcome:
     """Checks the machine, locks a plan and trains its cells that have no record yet; arguments as of `run`."""
-    available = devices(study.engine)
-    if study.engine.devices_per_cell > 1:
-        from .team import check_team
-
-        check_team(planned.cells, study.engine, available[0])
-    check_precision(study.spec.recipe.precision, available[0])
-    automatic = CPU_LANES if available[0] == "cpu" else 1
-    lanes = automatic if study.engine.lanes == "auto" else study.engine.lanes
-    check_disk(planned, store, min(lanes * len(available), len(planned.cells)))
+    available = check_machine(planned, study.engine)
+    check_disk(planned, store, cells_at_once(planned.cells, study.engine, available))
     prepare_data(planned)
     store.lock_plan(planned)
     on_start(planned)
     missing = _missing(planned, store, retry_failed, on_message)
     engine = LocalEngine(store, planned, study.engine, _live_tracking(study.tracking), on_poll)
     return engine.run(missing) if missing else Outcome()
+
+
+def check_machine(planned: Plan, settings: EngineSpec) -> list[str]:
+    """Refuses what this machine cannot do as asked, before anything is written or trained.
+
+    Returns:
+        The first device of each worker, as of `devices`.
+
+    Raises:
+        ConfigError: says which field, the value given and what to do.
+    """
+    available = devices(settings)
+    if settings.compile and available[0] == "cpu":
+        raise ConfigError(
+            "engine.compile: true was asked for, but only programs on a GPU are compiled and these cells would train "
+            "on the CPU; set engine.compile=false, or run where torch sees a GPU"
+        )
+    if settings.devices_per_cell > 1:
+        from .team import check_team
+
+        check_team(planned.cells, settings, available[0])
+    check_precision(planned.spec.recipe.precision, available[0])
+    return available
 
 
 def prepare_data(planned: Plan) -> None:
@@ -172,13 +188,13 @@ def prepare_data(planned: Plan) -> None:
             )
 
 
-def check_disk(planned: Plan, store: Store, num_workers: int) -> None:
-    """Refuses a study that cannot fit on the disk, its checkpoints of `num_workers` cells at once included.
+def check_disk(planned: Plan, store: Store, num_running: int) -> None:
+    """Refuses a study that cannot fit on the disk, the checkpoints of `num_running` cells at once included.
 
     Raises:
         StoreError: says how much it needs and how much there is.
     """
-    kept, running = disk_needed(planned, num_workers)
+    kept, running = disk_needed(planned, num_running)
     folder = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     done = sum(state in ("finished", "diverged") for state in store.states(planned).values())
@@ -186,7 +202,8 @@ def check_disk(planned: Plan, store: Store, num_workers: int) -> None:
     if needed > free:
         raise StoreError(
             f"{folder}: the study needs about {describe_bytes(needed)}, {describe_bytes(running)} of it while it runs, "
-            f"but {describe_bytes(free)} are free; choose another folder with --store, or lower engine.workers"
+            f"but {describe_bytes(free)} are free; choose another folder with --store, or lower engine.lanes or "
+            "engine.workers"
         )
 
 
