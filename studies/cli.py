@@ -297,7 +297,7 @@ def export(
 
     found = Store(store)
     planned = found.plan(study)
-    for path in export_table(found.records(planned), output, name=planned.study_id):
+    for path in export_table(found.records(planned), output, name=planned.study_id, tier=planned.spec.tier):
         out.print(str(path))
 
 

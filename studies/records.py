@@ -7,13 +7,17 @@ branch) that the analysis, the report, the export and the W&B mirror read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
+
+from models.tiers import split_variant
+
+from .arms import arm_name
 
 SCHEMA_VERSION = 1
 
@@ -120,7 +124,8 @@ COLUMNS: dict[str, str] = {
     "status": "finished | diverged (some branch ended at chance with a non-finite loss) | "
     "invalid (FLOPs off plan by more than 0.5%) | failed",
     "reason": "why a cell is not finished; empty otherwise",
-    "arm": "family, with the form of the variant where it is not the plain one: the unit of comparison",
+    "arm": "family, with the tier where it is not the study's and the form where it is not the plain one: the unit of "
+    "comparison",
     "family": "family of architectures",
     "variant": "size tier, with its form after a dash",
     "data": "name of the data set",
@@ -202,31 +207,42 @@ DETERMINISTIC_COLUMNS: tuple[str, ...] = tuple(column for column in COLUMNS if c
 COMPUTE_LIMITED_EPOCHS = 30  # PROTOCOL 3: fewer passes of the trunk than this are labelled
 
 
-def arm_name(family: str, variant: str) -> str:
-    """The unit of comparison: `resnet` for variant `nano`, `resnet-circular` for variant `nano-circular`."""
-    _, _, form = variant.partition("-")
-    return f"{family}-{form}" if form else family
+def arm_of(cell: Mapping[str, Any], tier: str | None = None) -> str:
+    """The unit of comparison a recorded cell belongs to, by name; see `arm_name`.
+
+    Args:
+        cell: the cell's resolved content.
+        tier: the tier that needs no mention; None: no tier is mentioned.
+    """
+    return arm_name(cell["family"], cell["variant"], default_tier=tier)
 
 
-def records_frame(records: Iterable[Record]) -> pd.DataFrame:
+def records_frame(records: Iterable[Record], tier: str | None = None) -> pd.DataFrame:
     """The long table of `records`: one row per cell and branch, columns as in `COLUMNS`.
 
     A failed cell has one row with `branch` missing, so that it is seen and never silently absent.
+
+    Args:
+        tier: the study's, which the names of arms do not mention. Where it is not given, records of a single tier do
+            not mention it, and records of several all do.
     """
-    rows = [row for record in records for row in _rows(record)]
+    records = list(records)
+    if tier is None and len({split_variant(record.cell["variant"])[0] for record in records}) > 1:
+        tier = ""
+    rows = [row for record in records for row in _rows(record, tier)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(
         ["arm", "num_train", "replicate", "branch"], kind="stable", ignore_index=True
     )
 
 
-def _rows(record: Record) -> list[dict[str, Any]]:
+def _rows(record: Record, tier: str | None) -> list[dict[str, Any]]:
     cell = record.cell
     seeds = cell["seeds"]
     environment = record.environment
     shared: dict[str, Any] = {
         **{name: getattr(record, name) for name in COLUMNS if name in Record.model_fields},
         **{name: cell[name] for name in COLUMNS if name in cell},
-        "arm": arm_name(cell["family"], cell["variant"]),
+        "arm": arm_of(cell, tier),
         "augmentation": "+".join(cell["augmentation"]) or "none",
         "subset_seed": seeds["subset"],
         "order_seed": seeds["order"],

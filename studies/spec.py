@@ -6,12 +6,13 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from datamodules import DataConfig
 
+from .arms import canonical_arm, parse_arm
 from .budget import STEP_MULTIPLE
 
 PROTOCOL_VERSION = "1"
@@ -124,8 +125,8 @@ class StudySpec(_Strict):
     """A declared grid and its question.
 
     Attributes:
-        families: the arms compared. An entry is a family (`vit`), a family and a form (`resnet-circular`,
-            `lstm-raster`), a timm model (`timm:convnext_atto`) or a function (`package.module:build`).
+        families: the arms compared, each as `studies.arms` says: a family (`vit`), with a form (`resnet-circular`), in
+            another tier (`vit@tiny`), a timm model (`timm:convnext_atto`) or a function (`package.module:build`).
         num_train: training-set sizes N, validation images not counted.
         num_validation: validation images V, carved first, the same for every N and arm.
         replicates: settings of the seeds; a number, or a mapping of arms with `default`. Fixed before running.
@@ -160,6 +161,11 @@ class StudySpec(_Strict):
             raise ValueError("must be 1 to 64 letters, digits, _ or -, beginning with a letter or digit")
         return name
 
+    @field_validator("families", "replicates", "recipe", "primary_pair")
+    @classmethod
+    def _one_name_for_an_arm(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401  # any of the four
+        return _canonical(value, str(info.data.get("tier", "")))
+
     @field_validator("families", "num_train")
     @classmethod
     def _no_repeats(cls, values: tuple[object, ...]) -> tuple[object, ...]:
@@ -174,8 +180,8 @@ class StudySpec(_Strict):
         from models import family_names
 
         for name in families:
-            family = name.partition("-")[0]
-            if ":" not in name and family not in family_names():
+            family = parse_arm(name, "").family
+            if ":" not in family and family not in family_names():
                 close = difflib.get_close_matches(family, family_names(), n=1)
                 hint = f" (did you mean {close[0]!r}?)" if close else ""
                 choices = f"{', '.join(family_names())}, timm:NAME, or package.module:build"
@@ -270,3 +276,18 @@ class EngineSpec(_Strict):
 
 def _items(value: float | Mapping[str, float]) -> list[tuple[str, float]]:
     return list(value.items()) if isinstance(value, Mapping) else [("value", value)]
+
+
+def _canonical(value: Any, tier: str) -> Any:  # noqa: ANN401  # names in a tuple, in a mapping's keys or in a recipe
+    """The same with every arm written in one way, so that `vit@nano` and `vit` are one arm in a study of tier nano."""
+    if isinstance(value, tuple):
+        return tuple(canonical_arm(name, tier) for name in value)
+    if isinstance(value, dict):
+        names = [canonical_arm(name, tier) for name in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} twice")
+        return dict(zip(names, value.values(), strict=True))
+    if isinstance(value, Recipe):
+        fields = ("learning_rate", "weight_decay")
+        return value.model_copy(update={field: _canonical(getattr(value, field), tier) for field in fields})
+    return value

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds, shares
 from .planning import Cell, Plan
-from .records import arm_name, records_frame, selected_rows
+from .records import records_frame, selected_rows
 from .store import CellState, Store
 from .tuning import TuningSpec
 from .tuning_file import read_tuning
@@ -99,7 +99,7 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
         state = states[cell.id]
         cells.add_row(
             cell.id,
-            arm_name(cell.family, cell.variant),
+            plan.arm(cell).name,
             f"{cell.num_train:,}",
             *((f"{cell.learning_rate:g}", f"{cell.weight_decay:g}") if trial else ()),
             str(cell.replicate),
@@ -112,7 +112,7 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
 def result_tables(result: RunResult, store: Store) -> Iterator[RenderableType]:
     """Test errors by arm and size, what is missing and why, and where the report lies."""
     plan = result.plan
-    frame = selected_rows(records_frame(store.records(plan)))
+    frame = selected_rows(records_frame(store.records(plan), plan.spec.tier))
     if len(frame):
         yield _error_table(plan, frame)
     states = Counter(result.states.values())

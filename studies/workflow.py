@@ -17,7 +17,7 @@ from .analysis.answers import Answers, analyse
 from .analysis.of_records import Rule, records_table
 from .analysis.study import measured_pair, read_blocks
 from .analysis.table import CurveTable
-from .arms import survey_arms
+from .arms import parse_arm
 from .compose import Composed, compose_study
 from .engines import LocalEngine, Outcome
 from .engines.local import devices
@@ -31,6 +31,7 @@ from .report import ReportPaths, write_report
 from .report.card import StudyCard
 from .spec import StudySpec
 from .store import CellState, Store
+from .survey import survey_arms
 from .tracking import MirrorResult, TrackingSpec, decide, mirror_study
 from .tuning_file import read_tuning
 
@@ -230,6 +231,7 @@ def study_card(planned: Plan) -> StudyCard:
         num_validation=spec.num_validation,
         notes=planned.notes,
         executed_flops=planned.executed_flops,
+        tier=spec.tier,
         tuning=planned.tuning,
     )
 
@@ -272,7 +274,7 @@ def load_answers(
 
     def table_of(one: Plan) -> CurveTable:
         records = found.records(one)
-        frame = records_frame(records)
+        frame = records_frame(records, one.spec.tier)
         blocks = read_blocks(frame, _predictions(records, found))
         return records_table(frame, rule=rule, x=x, num_train=num_train, blocks=blocks)
 
@@ -310,8 +312,7 @@ def _check_recipe_names(spec: StudySpec, known: set[str]) -> None:
     for field in ("learning_rate", "weight_decay"):
         setting = getattr(spec.recipe, field)
         for name in setting if isinstance(setting, dict) else ():
-            family = name.partition("-")[0]
-            if name not in known and family not in family_names() and ":" not in name:
+            if name not in known and parse_arm(name, spec.tier).family not in family_names() and ":" not in name:
                 raise ConfigError(
                     f"recipe.{field}.{name}: no such family; expected default, an arm of this study "
                     f"({', '.join(spec.families)}) or one of {', '.join(family_names())}"

@@ -29,6 +29,7 @@ class StudyCard:
         notes: deviations from the plan and other remarks the report must carry.
         executed_flops: training FLOPs of all cells planned; 0 where unknown.
         tuning: the finished tuning the study took its learning rates and weight decays from.
+        tier: the study's, which the names of its arms do not mention; None where it is not known.
     """
 
     name: str
@@ -46,3 +47,4 @@ class StudyCard:
     notes: tuple[str, ...] = ()
     executed_flops: int = 0
     tuning: Citation | None = None
+    tier: str | None = None

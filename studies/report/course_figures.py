@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLoc
 
 from studies.analysis.of_records import curve_points
 from studies.analysis.table import CurveTable
-from studies.records import Record, arm_name
+from studies.records import Record, arm_of
 
 from .axes import error_axis, flops_axis, new_figure, print_style
 from .palette import MUTED, Look, looks_of
@@ -118,10 +118,15 @@ def plot_validation_against_test(frame: pd.DataFrame) -> Figure:
         return figure
 
 
-def plot_training_loss(records: Sequence[Record]) -> Figure:
-    """Training loss of the trunk against training FLOPs at three sizes, mean over replicates."""
+def plot_training_loss(records: Sequence[Record], tier: str | None = None) -> Figure:
+    """Training loss of the trunk against training FLOPs at three sizes, mean over replicates.
+
+    Args:
+        records: of the study.
+        tier: the study's, which the names of arms do not mention.
+    """
     rows = [
-        (arm_name(r.cell["family"], r.cell["variant"]), r.cell["family"], r.cell["num_train"], e.train_flops, e.loss)
+        (arm_of(r.cell, tier), r.cell["family"], r.cell["num_train"], e.train_flops, e.loss)
         for r in records
         for e in r.train_losses
         if e.branch == 0 and math.isfinite(e.loss)

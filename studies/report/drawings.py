@@ -108,7 +108,7 @@ def drawings(of: Material) -> dict[str, Drawing]:
         )
     if any(entry.branch == 0 and np.isfinite(entry.loss) for record in of.records for entry in record.train_losses):
         found["training_loss"] = Drawing(
-            lambda: course_figures.plot_training_loss(of.records),
+            lambda: course_figures.plot_training_loss(of.records, card.tier),
             "Training loss of the trunk, before any cooldown; mean over replicates.",
         )
     if "full_budget" in answers.by_rule:

@@ -25,7 +25,7 @@ def summary_run(
         figures: of its report.
         answers: of its report, `answers.json`.
     """
-    frame = records_frame(records)
+    frame = records_frame(records, card.tier)
     summary: dict[str, Any] = {"cells": len(records), "cells_planned": card.num_cells}
     columns: list[str] = []
     rows: list[list[Any]] = []

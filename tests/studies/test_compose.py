@@ -14,7 +14,7 @@ from planned import own_configs
 from models import forward_flops
 from models.tiers import TIERS
 from studies import workflow
-from studies.arms import split_arm
+from studies.arms import parse_arm
 from studies.compose import GROUPS, compose_study, list_studies
 from studies.errors import ConfigError
 from studies.planning import Arm, make_plan
@@ -77,15 +77,15 @@ def test_every_study_says_what_it_asks_and_what_it_costs(study: str) -> None:
 
 
 def arithmetic_arm(name: str, tier: str, info: Any) -> Arm:  # DataInfo
-    family, variant = split_arm(name, tier)
+    named = parse_arm(name, tier)
     images = {"image_size": info.image_size, "in_channels": info.in_channels, "num_classes": info.num_classes}
     try:
-        flops = forward_flops(family, variant, **images)
+        flops = forward_flops(named.family, named.variant, **images)
     except ValueError as error:
         if "has no variant" not in str(error):  # fully connected exists in the small tiers only
             raise
         flops = forward_flops("vit", tier, **images)
-    return Arm(name, family, variant, flops.total, flops.first_layer, 1)
+    return Arm(name, named.family, named.variant, flops.total, flops.first_layer, 1)
 
 
 @pytest.mark.parametrize(

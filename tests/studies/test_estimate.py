@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from planned import finish, planned, predictions_of, record_of
 
 from studies import estimate as estimate_module
-from studies.arms import survey_arms
+from studies.survey import survey_arms
 from studies.estimate import (
     BYTES_PER_RECORD,
     describe_bytes,

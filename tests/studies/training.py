@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import parse_data
-from studies.arms import survey_arms
+from studies.survey import survey_arms
 from studies.planning import Cell, Plan, make_plan
 from studies.records import Record
 from studies.spec import EngineSpec, StudySpec
