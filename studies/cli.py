@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -97,21 +98,34 @@ def plan(
     from .estimate import estimate
     from .planning import Plan
     from .store import Store
-    from .terminal import plan_tables, trial_tables
+    from .terminal import plan_tables, stages_in_all, trial_tables
 
     composed = compose_study(study, overrides or [], config_dir)
     planned: Plan = rounds.plan_tuning(composed) if tuning else workflow.plan(composed.spec)
     found = Store(store)
-    states = found.states(planned)
-    done = frozenset(cell_id for cell_id, state in states.items() if state in ("finished", "diverged"))
     available = devices(composed.engine)
     records = found.all_records()
-    cost = estimate(planned, records, len(available), done=done, device=available[0]) if timing else None
+    stages = []
+    for stage in planned.stages:
+        states = found.states(stage)
+        done = frozenset(cell_id for cell_id, state in states.items() if state in ("finished", "diverged"))
+        cost = estimate(stage, records, len(available), done=done, device=available[0]) if timing else None
+        stages.append((stage, cost, done))
     if as_json:
-        print_json(planned.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)})
+        told = [
+            stage.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)}
+            for stage, cost, done in stages
+        ]
+        print_json(told[-1] | {"pretraining": told[:-1]})
         return
-    parts = trial_tables(planned, composed.tuning, cost, len(done)) if tuning else plan_tables(planned, cost, len(done))
-    for part in parts:
+    for stage, cost, done in stages:
+        tried = stage.is_tuning
+        parts = (
+            trial_tables(stage, composed.tuning, cost, len(done)) if tried else plan_tables(stage, cost, len(done))
+        )
+        for part in parts:
+            out.print(part)
+    for part in stages_in_all(planned, [cost for _, cost, _ in stages]):
         out.print(part)
 
 
@@ -124,6 +138,8 @@ def run(
     retry_failed: Annotated[bool, typer.Option(help="Train cells again whose record says failed or invalid.")] = False,
 ) -> None:
     """Train every cell that has no record yet, then write the report. The same command continues a killed run."""
+    import contextlib
+
     from . import workflow
     from .compose import compose_study
     from .engines.local import warm_up
@@ -136,27 +152,31 @@ def run(
     warm_up()
     planned: Plan = workflow.plan(composed.spec)
     found = Store(store)
-    progress = StudyProgress(planned, found, out)
+    seen: list[StudyProgress] = []
 
-    def on_start(locked: Plan) -> None:
-        out.print(f"{locked.study_id}: {len(locked.cells)} cells, plan locked in {found.study_folder(locked.study_id)}")
-        for note in locked.notes:
-            out.print(f"note: {note}", markup=False)
+    with contextlib.ExitStack() as stack:
 
-    try:
-        with progress:
+        def on_start(stage: Plan) -> None:
+            stack.close()
+            folder = found.study_folder(stage.study_id)
+            out.print(f"{stage.study_id}: {len(stage.cells)} cells, plan locked in {folder}")
+            for note in stage.notes:
+                out.print(f"note: {note}", markup=False)
+            seen.append(stack.enter_context(StudyProgress(stage, found, out)))
+
+        try:
             result = workflow.run(
                 composed,
                 found,
                 planned=planned,
                 retry_failed=retry_failed,
                 on_start=on_start,
-                on_poll=progress.update,
+                on_poll=lambda running: seen[-1].update(running),
                 on_message=lambda message: err.print(message, markup=False),
             )
-    except KeyboardInterrupt:
-        err.print(f"interrupted: finished cells are kept; continue with the same command (study run {study} ...)")
-        raise SystemExit(ExitCode.INTERRUPTED) from None
+        except KeyboardInterrupt:
+            err.print(f"interrupted: finished cells are kept; continue with the same command (study run {study} ...)")
+            raise SystemExit(ExitCode.INTERRUPTED) from None
     for part in result_tables(result, found):
         out.print(part)
     raise SystemExit(result.exit_code)
@@ -192,17 +212,22 @@ def tune(
     warm_up()
     found = Store(store)
     seen: list[StudyProgress] = []
+    rounds_begun: list[Plan] = []
 
     with contextlib.ExitStack() as stack:
 
         def on_start(locked: Plan) -> None:
             stack.close()
-            if not seen:
+            tells = f"stage {locked.spec.name}"
+            if locked.is_tuning:
+                rounds_begun.append(locked)
+                tells = f"round {len(rounds_begun)}"
+            if locked.is_tuning and len(rounds_begun) == 1:
                 done = sum(state in ("finished", "diverged") for state in found.states(locked).values())
                 for part in trial_tables(locked, composed.tuning, None, done):
                     out.print(part)
             folder = found.study_folder(locked.study_id)
-            out.print(f"round {len(seen) + 1}: {len(locked.cells)} cells, plan locked in {folder}")
+            out.print(f"{tells}: {len(locked.cells)} cells, plan locked in {folder}")
             seen.append(stack.enter_context(StudyProgress(locked, found, out)))
 
         try:
@@ -231,13 +256,14 @@ def status(study: RunArgument, store: StoreOption = Path("results"), as_json: Js
 
     found = Store(store)
     planned = found.plan(study)
-    states = found.states(planned)
+    states = {stage.study_id: found.states(stage) for stage in planned.stages}
     if as_json:
-        cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
-        print_json({"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells})
+        told = [_status_json(stage, states[stage.study_id]) for stage in planned.stages]
+        print_json(told[-1] | ({"pretraining": told[:-1]} if planned.pretraining else {}))
         return
-    for part in status_tables(planned, states, found):
-        out.print(part)
+    for stage in planned.stages:
+        for part in status_tables(stage, states[stage.study_id], found):
+            out.print(part)
 
 
 @app.command()
@@ -297,8 +323,9 @@ def export(
 
     found = Store(store)
     planned = found.plan(study)
-    for path in export_table(found.records(planned), output, name=planned.study_id, tier=planned.spec.tier):
-        out.print(str(path))
+    for stage in planned.stages:
+        for path in export_table(found.records(stage), output, name=stage.study_id, tier=stage.spec.tier):
+            out.print(str(path))
 
 
 @app.command()
@@ -372,6 +399,11 @@ def clean(
         out.print(line, markup=False)
     if not yes:
         out.print("nothing was removed; add --yes to do it")
+
+
+def _status_json(planned: Any, states: Mapping[str, str]) -> dict[str, Any]:  # noqa: ANN401  # Plan
+    cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
+    return {"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells}
 
 
 def _count_done(store: Any, study_id: str) -> str:  # noqa: ANN401  # Store, imported where it is needed

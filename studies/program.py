@@ -83,6 +83,8 @@ def classifier_arguments(cell: Cell) -> dict[str, Any]:
         "cooldown_fraction": cell.cooldown_fraction,
         "label_smoothing": cell.label_smoothing,
         "initialization_seed": cell.seeds.initialization,
+        "designed_for": cell.designed_for,
+        "head": cell.head,
     }
 
 

@@ -113,6 +113,8 @@ class Record(_Frozen):
     started_at: str = ""
     finished_at: str = ""
     predictions_sha256: str = ""
+    kept_sha256: str = ""  # of the file of weights of the full budget, where they were kept
+    start_sha256: str = ""  # of the file of weights that the cell began from
     wandb_url: str = ""
     environment: Environment | None = None
 
@@ -131,8 +133,17 @@ COLUMNS: dict[str, str] = {
     "data": "name of the data set",
     "data_fingerprint": "hash of the data's source: revision or file hashes, split, preprocessing",
     "image_size": "side of the square images in pixels",
+    "designed_for": "side of the images that the network is sized for; differs from image_size where it is applied to "
+    "others",
     "num_train": "training images, validation images not counted",
     "num_validation": "validation images, the same for every size and family",
+    "start": "name of what the weights begin from; empty where they are drawn",
+    "num_pretrain": "images the start was trained on; 0 without a start, empty where its file does not say",
+    "pretrain_flops": "training FLOPs of the start, outside the budget; 0 without one, empty where its file does not say",
+    "start_origin": "id of the cell that the weights begin from, or SHA-256 of a file",
+    "start_sha256": "hash of the file of weights that the cell began from",
+    "objective": "what is learnt and measured: classification | masked_patches (errors are then of patch colours)",
+    "head": "last layer or layers: linear | hidden",
     "permutation": "pixel permutation control: none | within_patch | patches | pixels",
     "augmentation": "augmentations joined by +, none if empty",
     "replicate": "index of the setting of seeds",
@@ -214,7 +225,7 @@ def arm_of(cell: Mapping[str, Any], tier: str | None = None) -> str:
         cell: the cell's resolved content.
         tier: the tier that needs no mention; None: no tier is mentioned.
     """
-    return arm_name(cell["family"], cell["variant"], default_tier=tier)
+    return arm_name(cell["family"], cell["variant"], (cell.get("start") or {}).get("name"), tier)
 
 
 def records_frame(records: Iterable[Record], tier: str | None = None) -> pd.DataFrame:
@@ -231,7 +242,7 @@ def records_frame(records: Iterable[Record], tier: str | None = None) -> pd.Data
         tier = ""
     rows = [row for record in records for row in _rows(record, tier)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(
-        ["arm", "num_train", "replicate", "branch"], kind="stable", ignore_index=True
+        ["arm", "num_train", "num_pretrain", "replicate", "branch"], kind="stable", ignore_index=True
     )
 
 
@@ -244,6 +255,7 @@ def _rows(record: Record, tier: str | None) -> list[dict[str, Any]]:
         **{name: cell[name] for name in COLUMNS if name in cell},
         "arm": arm_of(cell, tier),
         "augmentation": "+".join(cell["augmentation"]) or "none",
+        **_start_columns(cell),
         "subset_seed": seeds["subset"],
         "order_seed": seeds["order"],
         "initialization_seed": seeds["initialization"],
@@ -264,6 +276,20 @@ def _rows(record: Record, tier: str | None) -> list[dict[str, Any]]:
     return [
         shared | {"branch": branch.fraction} | branch.model_dump(exclude={"fraction"}) for branch in record.branches
     ]
+
+
+def _start_columns(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights begin from, and what a record from before there were starts does not say."""
+    start = cell.get("start") or {"name": "", "origin": "", "num_pretrain": 0, "train_flops": 0}
+    return {
+        "start": start["name"],
+        "start_origin": start["origin"],
+        "num_pretrain": start["num_pretrain"],
+        "pretrain_flops": start["train_flops"],
+        "designed_for": cell.get("designed_for") or cell["image_size"],
+        "objective": cell.get("objective", "classification"),
+        "head": cell.get("head", "linear"),
+    }
 
 
 def selected_rows(frame: pd.DataFrame, rule: Literal["selected", "full_budget"] = "selected") -> pd.DataFrame:

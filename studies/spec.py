@@ -6,13 +6,14 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from datamodules import DataConfig
 
-from .arms import canonical_arm, parse_arm
+from .arms import START_NAME, canonical_arm, parse_arm
 from .budget import STEP_MULTIPLE
 
 PROTOCOL_VERSION = "1"
@@ -22,6 +23,8 @@ SeedKind = Literal["subset", "order", "initialization", "augmentation"]
 Augmentation = Literal["crop", "flip", "label_preserving"]
 LABEL_PRESERVING: Literal["label_preserving"] = "label_preserving"
 Permutation = Literal["none", "within_patch", "patches", "pixels"]
+ObjectiveName = Literal["classification", "masked_patches"]
+Head = Literal["linear", "hidden"]
 
 
 class _Strict(BaseModel):
@@ -121,6 +124,58 @@ class Recipe(_Strict):
         return setting.get(arm, setting.get(family, setting["default"]))
 
 
+class Pretraining(_Strict):
+    """What arms written `family+name` begin from: an earlier stage of the study, or weights on disk.
+
+    A stage is trained like any study, once for every network, size and replicate that begins from it, up to its full
+    budget; `budget.branches` is not used. A file gives `checkpoint` and, where they are known, what it cost.
+
+    Attributes:
+        data: the images of the stage; null: the study's own.
+        num_train: sizes of its training set, each a start of its own; of a file the one number that is known.
+        num_validation: validation images; null: as many as the study has.
+        budget: how long the stage trains.
+        recipe: how it is optimised.
+        head: `hidden` has one hidden layer, which fine-tuning replaces like any head.
+        objective: what the stage learns; `masked_patches` needs no labels.
+        checkpoint: file of weights: of this package, or of timm.
+        image_size: pixels of the images that the network in the file is for; null: those of the study.
+        train_flops: training FLOPs that the file cost, where they are known.
+    """
+
+    data: DataConfig | None = None
+    num_train: tuple[PositiveInt, ...] = ()
+    num_validation: PositiveInt | None = None
+    budget: Budget | None = None
+    recipe: Recipe = Recipe()
+    head: Head = "linear"
+    objective: ObjectiveName = "classification"
+    checkpoint: Path | None = None
+    image_size: PositiveInt | None = None
+    train_flops: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("num_train", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _stage_or_file(self) -> Pretraining:
+        of_a_stage, of_a_file = ("data", "num_validation", "budget", "recipe", "head"), ("image_size", "train_flops")
+        if self.checkpoint is None:
+            if given := [name for name in of_a_file if getattr(self, name) is not None]:
+                raise ValueError(f"{given[0]} belongs to a checkpoint on disk; a stage has that of its own data and budget")
+            if missing := [name for name in ("num_train", "budget") if not getattr(self, name)]:
+                raise ValueError(f"needs {' and '.join(missing)}, or checkpoint=FILE for weights on disk")
+        elif given := [name for name in of_a_stage if getattr(self, name) != type(self).model_fields[name].default]:
+            raise ValueError(f"begins from the file {self.checkpoint}: leave out {', '.join(given)}, which train a stage")
+        elif len(self.num_train) > 1:
+            raise ValueError(f"the file {self.checkpoint} was trained on one number of images, not on {self.num_train}")
+        if len(set(self.num_train)) < len(self.num_train):
+            raise ValueError(f"num_train names a size twice: {list(self.num_train)}")
+        return self
+
+
 class StudySpec(_Strict):
     """A declared grid and its question.
 
@@ -135,6 +190,12 @@ class StudySpec(_Strict):
         primary_pair: the two arms whose crossover the study is about, the stronger prior first.
         allow_unequal_flops: admit arms whose forward FLOPs differ by more than 5%; each then takes its own number of
             steps at the same C, and the report says so.
+        pretraining: what arms written `family+name` begin from, by name.
+        x: what the study's curves run over: `num_train`, or `num_pretrain`, the images that the starts were trained on.
+        objective: what is learnt and measured.
+        head: the last layer or layers.
+        designed_for: pixels of the images that networks are sized for, where these are applied to others; null: those of
+            the data. An arm with a start has those of its start.
     """
 
     name: str
@@ -153,6 +214,11 @@ class StudySpec(_Strict):
     permutation: Permutation = "none"
     primary_pair: tuple[str, str] | None = None
     allow_unequal_flops: bool = False
+    pretraining: dict[str, Pretraining] = Field(default_factory=dict)
+    x: Literal["num_train", "num_pretrain"] = "num_train"
+    objective: ObjectiveName = "classification"
+    head: Head = "linear"
+    designed_for: PositiveInt | None = None
 
     @field_validator("name")
     @classmethod
@@ -206,6 +272,44 @@ class StudySpec(_Strict):
         if not self.vary and max(map(self.num_replicates, self.families)) > 1:
             raise ValueError("vary is empty, so that all replicates are the same run: name a seed or set replicates=1")
         return self
+
+    @field_validator("pretraining")
+    @classmethod
+    def _plain_starts(cls, pretraining: dict[str, Pretraining]) -> dict[str, Pretraining]:
+        for name in pretraining:
+            if not re.fullmatch(START_NAME, name):
+                raise ValueError(f"a start is called by letters, digits, _ or -, which {name!r} is not")
+        return pretraining
+
+    @model_validator(mode="after")
+    def _starts_are_declared(self) -> StudySpec:
+        for name in self.starts:
+            if name not in self.pretraining:
+                close = difflib.get_close_matches(name, list(self.pretraining), n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"families: an arm begins from {name!r}, which pretraining does not declare{hint} (declared: "
+                    f"{', '.join(self.pretraining) or 'none'})"
+                )
+        several = [name for name in self.starts if len(self.pretraining[name].num_train) > 1]
+        if self.x == "num_train" and several:
+            raise ValueError(
+                f"pretraining.{several[0]}.num_train: names several sizes while curves run over x=num_train: give one, "
+                "or set x=num_pretrain"
+            )
+        if self.x == "num_pretrain" and not self.starts:
+            raise ValueError("x: num_pretrain needs arms with a start, such as vit+NAME with NAME under pretraining")
+        if self.x == "num_pretrain" and len(self.num_train) > 1:
+            raise ValueError(f"num_train: give one size with x=num_pretrain, not {list(self.num_train)}")
+        if self.starts and self.objective != "classification":
+            raise ValueError(f"objective: {self.objective} is for studies and stages whose arms have no start")
+        return self
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The starts that arms begin from, in the order of the arms."""
+        named = (parse_arm(arm, self.tier).start for arm in self.families)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
     @property
     def augmentation(self) -> tuple[str, ...]:
