@@ -167,12 +167,13 @@ class Plan:
     def hash(self) -> str:
         """Hash of all that was declared, so that none of it can change after the fact.
 
-        Where the data and the file of a tuning lie and what the study is said to cost are left out: none changes the
-        study. A tuning counts by the hash of its content.
+        Where the data and the file of a tuning lie, what the study is said to cost and what others published are left
+        out: none changes the study. A tuning counts by the hash of its content.
         """
+        left_out = {"data": True, "cost": True, "published": True, "recipe": {"tuning"}}
         return _digest(
             {
-                "spec": self.spec.model_dump(mode="json", exclude={"data": True, "cost": True, "recipe": {"tuning"}}),
+                "spec": self.spec.model_dump(mode="json", exclude=left_out),
                 "data": _data_json(self.data),
                 "arms": [vars(arm) for arm in self.arms],
                 "cells": [cell.id for cell in self.cells],

@@ -14,6 +14,7 @@ from datamodules import DataConfig
 
 from .arms import canonical_arm, parse_arm
 from .budget import STEP_MULTIPLE
+from .published import Published
 
 PROTOCOL_VERSION = "1"
 """Changes whenever a golden result or a rule of the protocol does: records of different versions are never mixed."""
@@ -135,6 +136,7 @@ class StudySpec(_Strict):
         primary_pair: the two arms whose crossover the study is about, the stronger prior first.
         allow_unequal_flops: admit arms whose forward FLOPs differ by more than 5%; each then takes its own number of
             steps at the same C, and the report says so.
+        published: numbers from a paper, shown beside ours; changes nothing that is run.
     """
 
     name: str
@@ -153,6 +155,7 @@ class StudySpec(_Strict):
     permutation: Permutation = "none"
     primary_pair: tuple[str, str] | None = None
     allow_unequal_flops: bool = False
+    published: Published | None = None
 
     @field_validator("name")
     @classmethod
