@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.table import Table
 
 from .bench.command import bench
 from .console import JsonOption, StoreOption, err, out, print_json
@@ -58,26 +57,15 @@ def list_(
 ) -> None:
     """Show every study: its question, its cost, and what of it is done."""
     from .compose import list_studies, list_tunings
+    from .listing import listed_studies, listing_table
     from .store import Store
     from .terminal import tuning_list
 
-    found = Store(store)
-    rows = []
-    for name, content in list_studies(config_dir).items():
-        ids = [one for one in found.study_ids() if one.rpartition(".")[0] in (name, f"{name}-tuning")]
-        done = [_count_done(found, one) for one in ids]
-        rows.append({"study": name, "question": content.get("question", ""), "cost": content.get("cost", ""),
-                     "runs": dict(zip(ids, done, strict=True))})  # fmt: skip
+    studies = listed_studies(list_studies(config_dir), Store(store))
     if as_json:
-        print_json(rows)
+        print_json([study.to_json() for study in studies])
         return
-    table = Table("study", "question", "cost", "done", show_lines=True)
-    for row in rows:
-        table.add_row(
-            row["study"], row["question"], row["cost"], "\n".join(f"{k}: {v}" for k, v in row["runs"].items())
-        )
-    out.print(table)
-    for part in tuning_list(list_tunings(config_dir)):
+    for part in (*listing_table(studies), *tuning_list(list_tunings(config_dir))):
         out.print(part)
 
 

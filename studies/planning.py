@@ -210,11 +210,12 @@ class Plan:
     def hash(self) -> str:
         """Hash of all that was declared, so that none of it can change after the fact.
 
-        Where the data and the file of a tuning lie and what the study is said to cost are left out: none changes the
-        study. A tuning counts by the hash of its content, an earlier stage by that of its plan, a file of weights by
-        that of its content.
+        Where the data and the file of a tuning lie, what the study is said to cost and what others published are left
+        out: none changes the study. A tuning counts by the hash of its content, an earlier stage by that of its plan, a
+        file of weights by that of its content.
         """
-        left_out: dict[str, Any] = {"data": True, "cost": True, "recipe": {"tuning"}, "pretraining": True}
+        left_out: dict[str, Any] = {"data": True, "cost": True, "published": True, "recipe": {"tuning"}}
+        left_out["pretraining"] = True
         for name in YOUNGER_SPEC_FIELDS:
             if getattr(self.spec, name) == StudySpec.model_fields[name].default:
                 left_out[name] = True

@@ -15,6 +15,7 @@ from datamodules import DataConfig
 
 from .arms import START_NAME, canonical_arm, parse_arm
 from .budget import STEP_MULTIPLE
+from .published import Published
 
 PROTOCOL_VERSION = "1"
 """Changes whenever a golden result or a rule of the protocol does: records of different versions are never mixed."""
@@ -196,6 +197,7 @@ class StudySpec(_Strict):
         head: the last layer or layers.
         designed_for: pixels of the images that networks are sized for, where these are applied to others; null: those of
             the data. An arm with a start has those of its start.
+        published: numbers from a paper, shown beside ours; changes nothing that is run.
     """
 
     name: str
@@ -219,6 +221,7 @@ class StudySpec(_Strict):
     objective: ObjectiveName = "classification"
     head: Head = "linear"
     designed_for: PositiveInt | None = None
+    published: Published | None = None
 
     @field_validator("name")
     @classmethod

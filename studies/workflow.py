@@ -295,6 +295,7 @@ def study_card(planned: Plan) -> StudyCard:
         notes=planned.notes,
         executed_flops=planned.executed_flops,
         tier=spec.tier,
+        published=spec.published,
         tuning=planned.tuning,
     )
 

@@ -14,6 +14,7 @@ from .card import StudyCard
 from .drawings import Material
 from .methods import METHODS
 from .page import Picture, Section
+from .published_table import published_table
 from .reservations import reservation_statements
 from .tables import Table
 
@@ -38,6 +39,8 @@ def report_tables(of: Material) -> dict[str, Table]:
         made.append(fit_tables.fits_table(one, rule, names))
     if (primary := answers.primary) is not None:
         made += _primary_tables(of)
+        if card.published is not None:
+            made.append(published_table(frame, card.published))
         made += [answer_tables.statements_table(statements.every_statement(answers, card, names))]
         made += [tables.cells_table(frame)]
         if rows := _left_out_of(primary.findings, names):
@@ -114,6 +117,7 @@ def sections(of: Material, pictures: Mapping[str, Picture], shown: Mapping[str, 
     seconds = [text for view in answers.seconds for text in statements.cost_statements(view, names)]
     made = [
         section("Data curves", "data_curves test_error_selected", "difference_selected paired_tests_selected"),
+        section("Beside the published numbers", "published"),
         section("What to choose", "choices", "images_needed"),
         section("What the prior is worth", "data_multiplier"),
         section("Where the curves end", "fitted_curves floors", "fits_selected"),

@@ -126,12 +126,12 @@ def plot_training_loss(records: Sequence[Record], tier: str | None = None) -> Fi
         tier: the study's, which the names of arms do not mention.
     """
     rows = [
-        (arm_of(r.cell, tier), r.cell["family"], r.cell["num_train"], e.train_flops, e.loss)
+        (arm_of(r.cell, tier), *(r.cell[name] for name in ("family", "variant", "num_train")), e.train_flops, e.loss)
         for r in records
         for e in r.train_losses
         if e.branch == 0 and math.isfinite(e.loss)
     ]
-    table = pd.DataFrame(rows, columns=["arm", "family", "num_train", "train_flops", "loss"])
+    table = pd.DataFrame(rows, columns=["arm", "family", "variant", "num_train", "train_flops", "loss"])
     sizes = at_most(sorted(set(table["num_train"])), 3)
     with print_style():
         figure = new_figure(2.6 * len(sizes) + 1.2, 3.0)

@@ -62,6 +62,7 @@ def main_statements(answers: StudyAnswers, card: StudyCard, families: Mapping[st
     if primary.pair is not None:
         told += [one.sentence(names) for one in primary.multipliers[:1]]
     told += choice_statements(primary.choices, names)
+    told += compute_statements(answers, names)
     told += floor_statements(primary, card, families, names)
     return told
 
@@ -111,6 +112,8 @@ def _pairs_that_cross(answers: Answers, names: Names) -> str:
 def choice_statements(choices: Sequence[Choice], names: Names) -> list[str]:
     """Which arm to choose at which sizes, and at which sizes the data do not say."""
     compared = [one for one in choices if one.runner_up is not None]
+    of_data = all(one.column == "num_train" for one in choices)
+    place, budget = ("with", "this budget") if of_data else ("at", "each budget")
     told = []
     if known := [one for one in compared if not math.isnan(one.probability)]:
         parts = []
@@ -119,13 +122,13 @@ def choice_statements(choices: Sequence[Choice], names: Names) -> list[str]:
             of = [one for one in sure if one.family == family]
             bound = len(of) > 1 or any(len(one.against) > 1 for one in of)
             least = at_least(min(one.probability for one in of), "at least " if bound else "")
-            parts.append(f"with {_sizes(of, choices)} {names[family]} (probability {least})")
+            parts.append(f"{place} {_sizes(of, choices)} {names[family]} (probability {least})")
         if parts:
-            told.append(f"What to choose at this budget: {'; '.join(parts)}.")
+            told.append(f"What to choose at {budget}: {'; '.join(parts)}.")
         if unsure := [one for one in known if one not in sure]:
             told.append(_not_separated(unsure, names, choices))
     if blind := [one for one in compared if math.isnan(one.probability)]:
-        parts = [f"{names[one.family]} with {quantity(one.column).value(one.x)}" for one in blind]
+        parts = [f"{names[one.family]} {place} {quantity(one.column).value(one.x)}" for one in blind]
         told.append(f"Lowest errors, without replicates and therefore without a probability: {', '.join(parts)}.")
     return [" ".join(told)] if told else []
 
@@ -202,6 +205,14 @@ def _floor_text(fitted: Floor, floor: float | None) -> str:
     span = f"{percent(estimate.low)}% to {percent(estimate.high)}%"
     forms = f" over forms {' and '.join(fitted.by_form)}" if len(fitted.by_form) > 1 else ""
     return f"{text}, {100 * estimate.confidence:g}% interval {span}{forms} ({floor_verdict(estimate, floor)})"
+
+
+def compute_statements(answers: StudyAnswers, names: Names) -> list[str]:
+    """What holds at equal compute, for a study of one training set, whose curves run over its budgets alone."""
+    curves = answers.primary.table.curves.values() if answers.primary else ()
+    if len({x for curve in curves for x in curve.x}) != 1:
+        return []
+    return [text for view in answers.compute for text in (*cost_statements(view, names), *choice_statements(view.choices, names))]
 
 
 def cost_statements(view: CostView, names: Names) -> list[str]:

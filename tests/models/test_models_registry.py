@@ -18,6 +18,7 @@ from models.families import Family
 from models.hybrid import HybridLayout, build_hybrid
 from models.mlp import FAMILY as MLP_FAMILY
 from models.registry import FAMILIES, build_network, family_names, forward_flops, label, variants
+from models.scan import ScanLSTM, scan_order
 from models.tiers import TIERS
 
 SMALLEST = {"image_size": 16, "in_channels": 1, "num_classes": 5}
@@ -84,20 +85,37 @@ def test_forms_change_what_they_say() -> None:
     assert build_network("vit", "nano-nopos", **SMALLEST).pos_embed is None
     lstms = {
         variant: [module for module in build_network("lstm", variant, **SMALLEST).modules() if type(module) is nn.LSTM]
-        for variant in ("nano", "nano-raster")
+        for variant in ("nano", "nano-raster", "nano-snake")
     }
-    assert [(len(found), found[0].bidirectional) for found in lstms.values()] == [(6, True), (3, False)]
+    assert [(len(found), found[0].bidirectional) for found in lstms.values()] == [(6, True), (3, False), (3, False)]
 
 
-def test_raster_scan_sees_only_what_came_before() -> None:
-    from models.raster import RasterLSTM
-
-    layer = RasterLSTM(4, 6)
+@pytest.mark.parametrize(
+    ("order", "seen"),
+    [
+        ("raster", [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ("column", [0, 3, 6, 1, 4, 7, 2, 5, 8]),
+        ("snake", [0, 1, 2, 5, 4, 3, 6, 7, 8]),
+        ("shuffled", [5, 7, 1, 2, 4, 3, 8, 6, 0]),
+    ],
+)
+def test_a_scan_sees_only_what_it_has_read(order: str, seen: list[int]) -> None:
+    assert list(scan_order(order, 3, 3)) == seen
+    layer = ScanLSTM(4, 6, order=order)
     patches = torch.randn(1, 3, 3, 4)
-    changed = patches.clone()
-    changed[0, 1, 1] += 1
-    differs = (layer(patches) != layer(changed)).any(dim=-1).flatten().tolist()
-    assert differs == [False] * 4 + [True] * 5
+    for place, patch in enumerate(seen):
+        changed = patches.clone()
+        changed[0, patch // 3, patch % 3] += 1
+        differs = (layer(patches) != layer(changed)).any(dim=-1).flatten()
+        assert set(differs.nonzero().flatten().tolist()) == set(seen[place:])
+
+
+def test_scan_orders_read_every_patch_of_any_grid_once() -> None:
+    for order in ("raster", "column", "snake", "shuffled"):
+        assert sorted(scan_order(order, 2, 5)) == list(range(10))
+    assert scan_order("column", 2, 3) == (0, 3, 1, 4, 2, 5)
+    with pytest.raises(ValueError, match="there is no scan order 'spiral'; expected raster, column"):
+        scan_order("spiral", 2, 2)
 
 
 def test_hybrid_map_may_shrink_to_a_single_token() -> None:
