@@ -135,7 +135,7 @@ def read_weights(path: str | Path, *, sha256: str | None = None, largest_bytes: 
 def _bytes_of(path: Path, largest_bytes: int) -> bytes:
     try:
         if not path.is_file():
-            what = "it is a folder" if path.is_dir() else "there is no such file"
+            what = "is no ordinary file" if path.exists() else "there is no such file"
             raise WeightsError(f"{path}: {what}; expected a checkpoint")
         with path.open("rb") as file:
             content = file.read(largest_bytes + 1)
