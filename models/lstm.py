@@ -8,7 +8,7 @@ is: row by row (``raster``), column by column (``column``), back and forth (``sn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,16 @@ class LSTMLayout:
         """Forward FLOPs per example."""
         features = self.feature_flops()
         return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
+
+    def at(self, image_size: int) -> LSTMLayout:
+        """The same network on larger or smaller images: the same cells scan longer or shorter sequences.
+
+        Raises:
+            ValueError: the images are not made of whole patches.
+        """
+        if image_size % self.patch_size:
+            raise ValueError(f"{image_size} px are not a whole number of patches of {self.patch_size} px")
+        return replace(self, image_size=image_size)
 
 
 def lstm_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> LSTMLayout:

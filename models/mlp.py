@@ -46,6 +46,19 @@ class MLPLayout:
         features = self.feature_flops()
         return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
+    def at(self, image_size: int) -> MLPLayout:
+        """The network itself, which is for one image size.
+
+        Raises:
+            ValueError: another size is asked for.
+        """
+        if image_size != self.image_size:
+            raise ValueError(
+                "a fully connected network cannot change the size of its images: its first layer has a weight for every "
+                f"pixel of {self.image_size} x {self.image_size}; resize the images instead"
+            )
+        return self
+
 
 def mlp_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> MLPLayout:
     """Sizes of a tier's fully connected network: the hidden width is solved for the tier's FLOPs."""

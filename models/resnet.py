@@ -7,7 +7,7 @@ a multiple of the total stride. The form ``gn`` has group norm (Wu & He 1803.084
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from models.convolution import LARGEST_UNREDUCED_IMAGE, ConvStages, build_stages, solve_stages
@@ -35,6 +35,10 @@ class ResNetLayout:
         features = self.feature_flops()
         classifier = linear_flops(self.stages.out_channels, num_classes)
         return ForwardFlops(features.total + classifier, features.first_layer)
+
+    def at(self, image_size: int) -> ResNetLayout:
+        """The same network on larger or smaller images: a convolution and a mean over the map have no size."""
+        return replace(self, stages=replace(self.stages, image_size=image_size))
 
 
 # tier -> blocks per stage, bottleneck blocks, multiple of the stage widths. tiny has the depth of ResNet-18, small of

@@ -6,7 +6,7 @@ features are pooled (the plain recipe of Beyer et al. 2205.01580 has pooling for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from models.families import Family
@@ -47,6 +47,21 @@ class ViTLayout:
         """Forward FLOPs per example."""
         features = self.feature_flops()
         return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side of an image."""
+        return self.image_size // self.patch_size
+
+    def at(self, image_size: int) -> ViTLayout:
+        """The same network on larger or smaller images: patches of the same size, more or fewer of them.
+
+        Raises:
+            ValueError: the images are not made of whole patches.
+        """
+        if image_size % self.patch_size:
+            raise ValueError(f"{image_size} px are not a whole number of patches of {self.patch_size} px")
+        return replace(self, image_size=image_size)
 
 
 def vit_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> ViTLayout:

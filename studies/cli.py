@@ -392,8 +392,3 @@ def clean(
 def _status_json(planned: Any, states: Mapping[str, str]) -> dict[str, Any]:  # noqa: ANN401  # Plan
     cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
     return {"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells}
-
-
-def _count_done(store: Any, study_id: str) -> str:  # noqa: ANN401  # Store, imported where it is needed
-    states = store.states(store.plan(study_id))
-    return f"{sum(state in ('finished', 'diverged') for state in states.values())}/{len(states)}"
