@@ -108,9 +108,7 @@ def plan(
         return
     for stage, cost, done in stages:
         tried = stage.is_tuning
-        parts = (
-            trial_tables(stage, composed.tuning, cost, len(done)) if tried else plan_tables(stage, cost, len(done))
-        )
+        parts = trial_tables(stage, composed.tuning, cost, len(done)) if tried else plan_tables(stage, cost, len(done))
         for part in parts:
             out.print(part)
     for part in stages_in_all(planned, [cost for _, cost, _ in stages]):

@@ -231,7 +231,7 @@ def _is_form(part: int | str) -> bool:
 
 def _location(parts: tuple[int | str, ...]) -> str:
     # The forms of a union (dial, hub, ...; a number, a mapping) stand behind their field; people do not write them.
-    shown = [part for i, part in enumerate(parts) if not (i == 1 and parts[0] == "data") and not _is_form(part)]
+    shown = [part for i, part in enumerate(parts) if not (i and parts[i - 1] == "data") and not _is_form(part)]
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown)
     return text.removeprefix(".")
 
@@ -243,6 +243,8 @@ def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> li
         kinds = [each for each in models if "kind" in each.model_fields and each.model_fields["kind"].default == part]
         if kinds:
             models = kinds
+            continue
+        if not any(str(part) in each.model_fields for each in models):  # a name of the user, such as that of a start
             continue
         annotations = [each.model_fields[str(part)].annotation for each in models if str(part) in each.model_fields]
         nested = [type_ for annotation in annotations for type_ in (annotation, *get_args(annotation))]

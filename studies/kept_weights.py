@@ -29,12 +29,15 @@ def keep_weights(cell: Cell, branch: float, weights: Mapping[str, Tensor], store
     Returns:
         SHA-256 of the file.
     """
-    from models import backbone_state
     from models.checkpoints import classifier_checkpoint
 
     from .checkpoint import save_checkpoint
 
-    state = backbone_state(weights) if cell.objective == "masked_patches" else weights
+    state = weights
+    if cell.objective == "masked_patches":
+        from models import backbone_state
+
+        state = backbone_state(weights)
     content = classifier_checkpoint(
         state,
         family=cell.family,
@@ -69,8 +72,10 @@ def why_not_kept(cell_id: str, store: Store) -> str | None:
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     if found != record.kept_sha256:
-        return f"{path} is damaged or was altered: its SHA-256 is {found[:12]}..., its cell's record says "\
+        return (
+            f"{path} is damaged or was altered: its SHA-256 is {found[:12]}..., its cell's record says "
             f"{record.kept_sha256[:12]}..."
+        )
     return None
 
 
@@ -83,7 +88,9 @@ def start_file(start: Start, store: Store) -> tuple[Path, str]:
     if start.from_file:
         return store.start_path(start.origin), start.origin
     if reason := why_not_kept(start.origin, store):
-        raise StoreError(f"the start {start.name!r} cannot be taken: {reason}; run the study again, which trains it anew")
+        raise StoreError(
+            f"the start {start.name!r} cannot be taken: {reason}; run the study again, which trains it anew"
+        )
     record = store.record(start.origin)
     assert record is not None
     return store.weights_path(start.origin, START_BRANCH), record.kept_sha256

@@ -25,7 +25,7 @@ class StageDone:
 
     Attributes:
         study_id: of the plan in the store.
-        stage: `study`, `pretraining`, `tuning` or `pretraining tuning`.
+        stage: `study`, `pretraining` (and the start), `tuning`, `pretraining of the tuning` or `pretraining tuning`.
         states: how many cells are in which state.
         problem: why its plan cannot be read; empty otherwise.
     """
@@ -105,13 +105,25 @@ def listing_table(studies: list[ListedStudy]) -> Iterator[RenderableType]:
 
 
 def _stage_of(planned: str, known: Mapping[str, str]) -> tuple[str, str]:
-    """The study a plan belongs to, and as what: a plan is named like its study, then `-pretraining`, then `-tuning`."""
+    """The study a plan belongs to, and as what.
+
+    A plan is named like its study, then `-tuning`, then `-pretraining`, and the start where there are several; a tuning
+    of a stage ends in `-tuning`.
+    """
     if planned in known:
         return planned, "study"
-    parts = re.fullmatch(r"(?P<study>.+?)(?P<pretraining>-pretraining)?(?P<tuning>-tuning)?", planned)
+    parts = re.fullmatch(
+        r"(?P<study>.+?)(?P<of>-tuning)?(?P<pretraining>-pretraining(?P<start>-(?!tuning$)[\w-]+?)?)?(?P<tuning>-tuning)?",
+        planned,
+    )
     assert parts is not None  # a study has a name
-    words = [word for word in ("pretraining", "tuning") if parts[word]]
-    return parts["study"], " ".join(words) or "study"
+    words = [
+        "pretraining" if parts["pretraining"] else "",
+        (parts["start"] or "").removeprefix("-"),
+        "of the tuning" if parts["of"] and parts["pretraining"] else "",
+        "tuning" if parts["tuning"] or (parts["of"] and not parts["pretraining"]) else "",
+    ]
+    return parts["study"], " ".join(filter(None, words)) or "study"
 
 
 def _stage_done(study_id: str, stage: str, store: Store) -> StageDone:

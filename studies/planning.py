@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from datamodules import DataInfo
+from models.families import Head
 
 from .budget import (
     STEP_MULTIPLE,
@@ -23,7 +24,7 @@ from .budget import (
     train_flops,
 )
 from .errors import PlanError
-from .spec import LABEL_PRESERVING, PROTOCOL_VERSION, Head, ObjectiveName, Permutation, StudySpec
+from .spec import LABEL_PRESERVING, PROTOCOL_VERSION, ObjectiveName, Permutation, StudySpec
 from .starts import START_LABELS, StageStart, Start, StartSource, start_notes
 from .tuned import Citation, Conditions, Network, Tuning
 from .tuning import TUNING_SEED

@@ -139,7 +139,8 @@ COLUMNS: dict[str, str] = {
     "num_validation": "validation images, the same for every size and family",
     "start": "name of what the weights begin from; empty where they are drawn",
     "num_pretrain": "images the start was trained on; 0 without a start, empty where its file does not say",
-    "pretrain_flops": "training FLOPs of the start, outside the budget; 0 without one, empty where its file does not say",
+    "pretrain_flops": "training FLOPs of the start, outside the budget; 0 without one, empty where its file does not "
+    "say",
     "start_origin": "id of the cell that the weights begin from, or SHA-256 of a file",
     "start_sha256": "hash of the file of weights that the cell began from",
     "objective": "what is learnt and measured: classification | masked_patches (errors are then of patch colours)",
@@ -276,6 +277,11 @@ def _rows(record: Record, tier: str | None) -> list[dict[str, Any]]:
     return [
         shared | {"branch": branch.fraction} | branch.model_dump(exclude={"fraction"}) for branch in record.branches
     ]
+
+
+def size_of(cell: Mapping[str, Any], x: str) -> int:
+    """The size of a recorded cell: its `num_train`, or its `num_pretrain`, 0 where that is not known."""
+    return int((_start_columns(cell)["num_pretrain"] or 0) if x == "num_pretrain" else cell[x])
 
 
 def _start_columns(cell: Mapping[str, Any]) -> dict[str, Any]:

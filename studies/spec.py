@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from datamodules import DataConfig
+from models.families import Head
 
 from .arms import START_NAME, canonical_arm, parse_arm
 from .budget import STEP_MULTIPLE
@@ -25,7 +26,6 @@ Augmentation = Literal["crop", "flip", "label_preserving"]
 LABEL_PRESERVING: Literal["label_preserving"] = "label_preserving"
 Permutation = Literal["none", "within_patch", "patches", "pixels"]
 ObjectiveName = Literal["classification", "masked_patches"]
-Head = Literal["linear", "hidden"]
 
 
 class _Strict(BaseModel):
@@ -165,11 +165,15 @@ class Pretraining(_Strict):
         of_a_stage, of_a_file = ("data", "num_validation", "budget", "recipe", "head"), ("image_size", "train_flops")
         if self.checkpoint is None:
             if given := [name for name in of_a_file if getattr(self, name) is not None]:
-                raise ValueError(f"{given[0]} belongs to a checkpoint on disk; a stage has that of its own data and budget")
+                raise ValueError(
+                    f"{given[0]} belongs to a checkpoint on disk; a stage has that of its own data and budget"
+                )
             if missing := [name for name in ("num_train", "budget") if not getattr(self, name)]:
                 raise ValueError(f"needs {' and '.join(missing)}, or checkpoint=FILE for weights on disk")
         elif given := [name for name in of_a_stage if getattr(self, name) != type(self).model_fields[name].default]:
-            raise ValueError(f"begins from the file {self.checkpoint}: leave out {', '.join(given)}, which train a stage")
+            raise ValueError(
+                f"begins from the file {self.checkpoint}: leave out {', '.join(given)}, which train a stage"
+            )
         elif len(self.num_train) > 1:
             raise ValueError(f"the file {self.checkpoint} was trained on one number of images, not on {self.num_train}")
         if len(set(self.num_train)) < len(self.num_train):
@@ -195,8 +199,8 @@ class StudySpec(_Strict):
         x: what the study's curves run over: `num_train`, or `num_pretrain`, the images that the starts were trained on.
         objective: what is learnt and measured.
         head: the last layer or layers.
-        designed_for: pixels of the images that networks are sized for, where these are applied to others; null: those of
-            the data. An arm with a start has those of its start.
+        designed_for: pixels of the images that networks are sized for, where these are applied to others; null: those
+            of the data. An arm with a start has those of its start.
         published: numbers from a paper, shown beside ours; changes nothing that is run.
     """
 
@@ -280,8 +284,8 @@ class StudySpec(_Strict):
     @classmethod
     def _plain_starts(cls, pretraining: dict[str, Pretraining]) -> dict[str, Pretraining]:
         for name in pretraining:
-            if not re.fullmatch(START_NAME, name):
-                raise ValueError(f"a start is called by letters, digits, _ or -, which {name!r} is not")
+            if not re.fullmatch(START_NAME, name) or name == "tuning":
+                raise ValueError(f"a start is called by letters, digits, _ or -, and not tuning; given: {name!r}")
         return pretraining
 
     @model_validator(mode="after")

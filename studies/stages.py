@@ -112,8 +112,8 @@ def _check_images(spec: StudySpec, name: str, data: DataInfo, earlier: DataInfo)
     where = f"pretraining.{name}.data"
     if earlier.in_channels != data.in_channels:
         raise PlanError(
-            f"{where}: {earlier.name} has {earlier.in_channels} channels where {data.name}, which is fine-tuned on, has "
-            f"{data.in_channels}: give both as many (in_channels of a folder or hub data set)"
+            f"{where}: {earlier.name} has {earlier.in_channels} channels where {data.name}, which is fine-tuned on, "
+            f"has {data.in_channels}: give both as many (in_channels of a folder or hub data set)"
         )
     if earlier.image_size != data.image_size and spec.permutation != "none":
         raise PlanError(
@@ -129,7 +129,8 @@ def _file_start(name: str, declared: Pretraining, data: DataInfo) -> FileStart:
         digest = sha256_of(path)
     except OSError as error:
         raise ConfigError(
-            f"pretraining.{name}.checkpoint: {path} cannot be read: {error.strerror}; give the path of a file of weights"
+            f"pretraining.{name}.checkpoint: {path} cannot be read: {error.strerror}; give the path of a file of "
+            "weights"
         ) from None
     return FileStart(
         name=name,

@@ -93,7 +93,9 @@ def note_files(planned: Plan, store: Store) -> None:
         except OSError as error:
             raise StoreError(f"pretraining.{name}.checkpoint: {path} cannot be read: {error.strerror}") from None
         if found != sha256:
-            raise StoreError(f"pretraining.{name}.checkpoint: {path} has changed since the study was planned; plan it anew")
+            raise StoreError(
+                f"pretraining.{name}.checkpoint: {path} has changed since the study was planned; plan it anew"
+            )
         store.note_start(sha256, path)
 
 

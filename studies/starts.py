@@ -52,22 +52,19 @@ class Start(BaseModel):
 
 
 class StartSource(Protocol):
-    """Where the arms of one start find theirs.
-
-    Attributes:
-        name: as the study calls it.
-        image_size: pixels of the images that its networks are designed for.
-        sizes: the numbers of images it was trained on, each a start of its own.
-    """
+    """Where the arms of one start find theirs."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As the study calls it."""
 
     @property
-    def image_size(self) -> int: ...
+    def image_size(self) -> int:
+        """Pixels of the images that its networks are designed for."""
 
     @property
-    def sizes(self) -> tuple[int | None, ...]: ...
+    def sizes(self) -> tuple[int | None, ...]:
+        """The numbers of images it was trained on, each a start of its own."""
 
     def of(self, family: str, variant: str, num_pretrain: int | None, replicate: int) -> Start:
         """The start of a cell."""
@@ -94,9 +91,7 @@ class StageStart:
         """The cell of the same network and replicate that was trained on so many images."""
         wanted = (family, variant, num_pretrain, replicate)
         cell = next(
-            cell
-            for cell in self.plan.cells
-            if (cell.family, cell.variant, cell.num_train, cell.replicate) == wanted
+            cell for cell in self.plan.cells if (cell.family, cell.variant, cell.num_train, cell.replicate) == wanted
         )
         return Start(
             name=self.name,
@@ -163,9 +158,9 @@ def _note(source: StartSource, data: DataInfo, cells: Sequence[tuple[str, Cell]]
         cost = "is not known" if source.train_flops is None else f"was {source.train_flops:.3g} training FLOPs"
         size = "an unknown number of" if source.num_pretrain is None else f"{source.num_pretrain:,}"
         return (
-            f"{arms} begin from weights trained elsewhere (sha256 {source.sha256[:12]}; {source.objective}, {size} images "
-            f"of {source.image_size} px){resized}, the same for every replicate. What they cost {cost}; it is no part of "
-            "any budget here."
+            f"{arms} begin from weights trained elsewhere (sha256 {source.sha256[:12]}; {source.objective}, {size} "
+            f"images of {source.image_size} px){resized}, the same for every replicate. What they cost {cost}; it is no "
+            "part of any budget here."
         )
     assert isinstance(source, StageStart)
     stage = source.plan
@@ -174,8 +169,8 @@ def _note(source: StartSource, data: DataInfo, cells: Sequence[tuple[str, Cell]]
     span = f"{costs[0]:.3g}" if costs[0] == costs[-1] else f"{costs[0]:.3g} to {costs[-1]:.3g}"
     note = (
         f"{arms} begin from {source.name}: {stage.spec.objective} on {sizes} images of {stage.data.name} "
-        f"({stage.data.image_size} px), replicate r from replicate r{resized}. It cost {span} training FLOPs a run, which "
-        "are no part of any budget here."
+        f"({stage.data.image_size} px), replicate r from replicate r{resized}. It cost {span} training FLOPs a run, "
+        "which are no part of any budget here."
     )
     if stage.data.name == data.name and not stage.spec.data.fresh_per_replicate:
         note += (

@@ -29,7 +29,7 @@ def survey_arms(spec: StudySpec, data: DataInfo, designs: Mapping[str, int] | No
 
 
 def _survey(name: str, index: int, spec: StudySpec, data: DataInfo, designs: Mapping[str, int]) -> Arm:
-    from models import MaskedPatchNetwork, build_network, forward_flops, masked_patch_flops
+    from models import build_network, forward_flops
     from models.counter import on_meta_device
 
     arm = parse_arm(name, spec.tier)
@@ -41,12 +41,13 @@ def _survey(name: str, index: int, spec: StudySpec, data: DataInfo, designs: Map
     try:
         with on_meta_device():
             network = build_network(arm.family, arm.variant, **images, **rest)
-            if spec.objective == "masked_patches":
-                network = MaskedPatchNetwork(network)
+        flops = forward_flops(arm.family, arm.variant, **images, **rest)
         if spec.objective == "masked_patches":
+            from models import MaskedPatchNetwork, masked_patch_flops
+
+            with on_meta_device():
+                network = MaskedPatchNetwork(network)
             flops = masked_patch_flops(arm.family, arm.variant, **images)
-        else:
-            flops = forward_flops(arm.family, arm.variant, **images, **rest)
     except ValueError as error:
         raise ConfigError(f"families[{index}]: {error}") from None
     num_parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -103,7 +103,8 @@ def stages_in_all(plan: Plan, costs: Sequence[Estimate | None]) -> Iterator[Rend
     earlier = sum(stage.executed_flops for stage in plan.pretraining)
     text = (
         f"{sum(len(stage.cells) for stage in plan.stages)} cells in {len(plan.stages)} stages; "
-        f"{describe_flops(earlier + plan.executed_flops)} of training in all, {describe_flops(earlier)} of them pretraining"
+        f"{describe_flops(earlier + plan.executed_flops)} of training in all, {describe_flops(earlier)} of them "
+        "pretraining"
     )
     known = [cost.seconds for cost in costs if cost is not None and cost.seconds is not None]
     if len(known) == len(costs):
@@ -288,7 +289,11 @@ def _begins_from(plan: Plan, arm: Arm) -> tuple[str, str]:
     if arm.start is None:
         return "drawn weights", "-"
     costs = sorted(
-        {cell.start.train_flops for cell in plan.cells if plan.arm(cell) is arm and cell.start and cell.start.train_flops}
+        {
+            cell.start.train_flops
+            for cell in plan.cells
+            if plan.arm(cell) is arm and cell.start and cell.start.train_flops
+        }
     )
     span = " to ".join(describe_flops(cost) for cost in dict.fromkeys((*costs[:1], *costs[-1:])))
     at = f", sized for {arm.designed_for} px" if arm.designed_for else ""

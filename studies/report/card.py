@@ -32,6 +32,7 @@ class StudyCard:
         tuning: the finished tuning the study took its learning rates and weight decays from.
         tier: the study's, which the names of its arms do not mention; None where it is not known.
         published: numbers from a paper to show beside the study's own.
+        x: what its curves run over.
     """
 
     name: str
@@ -51,3 +52,4 @@ class StudyCard:
     tuning: Citation | None = None
     tier: str | None = None
     published: Published | None = None
+    x: str = "num_train"

@@ -21,6 +21,7 @@ from studies.analysis.study import CostView, StudyAnswers
 
 from .card import StudyCard
 from .fit_tables import floor_verdict, hull
+from .starts_table import gain_statements
 from .tables import percent
 
 Names = Mapping[str, str]
@@ -61,6 +62,7 @@ def main_statements(answers: StudyAnswers, card: StudyCard, families: Mapping[st
     told = crossover_statements(answers, names) or alone_statements(primary, names)
     if primary.pair is not None:
         told += [one.sentence(names) for one in primary.multipliers[:1]]
+    told += gain_statements(answers.against_scratch, names)
     told += choice_statements(primary.choices, names)
     told += compute_statements(answers, names)
     told += floor_statements(primary, card, families, names)
@@ -112,7 +114,7 @@ def _pairs_that_cross(answers: Answers, names: Names) -> str:
 def choice_statements(choices: Sequence[Choice], names: Names) -> list[str]:
     """Which arm to choose at which sizes, and at which sizes the data do not say."""
     compared = [one for one in choices if one.runner_up is not None]
-    of_data = all(one.column == "num_train" for one in choices)
+    of_data = all(quantity(one.column).counts_images for one in choices)
     place, budget = ("with", "this budget") if of_data else ("at", "each budget")
     told = []
     if known := [one for one in compared if not math.isnan(one.probability)]:
@@ -142,7 +144,7 @@ def _not_separated(choices: Sequence[Choice], names: Names, among: Sequence[Choi
         f"{', '.join(probability_text(one.probability) for one in of)})"
         for family, of in by_family.items()
     ]
-    start = "With" if choices[0].column == "num_train" else "At"
+    start = "With" if quantity(choices[0].column).counts_images else "At"
     means = "the lowest mean error is that of" if len(choices) == 1 else "the lowest mean errors are those of"
     return f"{start} {_sizes(choices, among)} the data do not separate the best; {means} {_listed(lowest)}."
 

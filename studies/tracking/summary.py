@@ -30,7 +30,7 @@ def summary_run(
     columns: list[str] = []
     rows: list[list[Any]] = []
     for rule in RULES:
-        curves = data_curves(frame, rule)
+        curves = data_curves(frame, rule, x=card.x)
         columns = ["rule", *curves.columns]
         rows += [
             [rule, *(value if is_known(value) else None for value in row.values())] for row in curves.to_dict("records")

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from training import tiny_plan, train
 
 from datamodules import Normalization, parse_data
+from models.checkpoints import read_weights
 from models.lanes import LaneAdamW
 from studies import train as train_module
 from studies.chunked import ChunkedClassifier
@@ -67,7 +68,7 @@ def together(
 
 
 def weights(folder: Path, cell: Cell, fraction: float) -> torch.Tensor:
-    kept = torch.load(Store(folder).weights_path(cell.id, fraction), weights_only=True)
+    kept = read_weights(Store(folder).weights_path(cell.id, fraction)).state
     return torch.cat([kept[name].double().flatten() for name in sorted(kept)])
 
 
