@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from models.flops import ForwardFlops
     from models.head import classifier_name, features
     from models.lanes import LaneAdamW, LaneNetwork, build_lanes, why_no_lanes, why_not_stacked
+    from models.masked_patches import MaskedPatchNetwork, backbone_state, masked_patch_flops, why_no_masked_patches
     from models.optimizer import build_optimizer
     from models.registry import FAMILIES, build_network, family_names, forward_flops, label, layout_of, variants
     from models.resolution import resize_state
@@ -32,11 +33,13 @@ __all__ = [
     "LaneAdamW",
     "LaneNetwork",
     "LoadedStart",
+    "MaskedPatchNetwork",
     "MisfitError",
     "Origin",
     "Tier",
     "Weights",
     "WeightsError",
+    "backbone_state",
     "build_lanes",
     "build_network",
     "build_optimizer",
@@ -53,11 +56,13 @@ __all__ = [
     "layout_of",
     "learning_rate_factor",
     "load_start",
+    "masked_patch_flops",
     "read_weights",
     "resize_state",
     "split_variant",
     "variants",
     "why_no_lanes",
+    "why_no_masked_patches",
     "why_not_stacked",
 ]
 
@@ -69,6 +74,12 @@ _MODULES = {
     "models.flops": ("ForwardFlops",),
     "models.head": ("classifier_name", "features"),
     "models.lanes": ("LaneAdamW", "LaneNetwork", "build_lanes", "why_no_lanes", "why_not_stacked"),
+    "models.masked_patches": (
+        "MaskedPatchNetwork",
+        "backbone_state",
+        "masked_patch_flops",
+        "why_no_masked_patches",
+    ),
     "models.optimizer": ("build_optimizer",),
     "models.registry": ("FAMILIES", "build_network", "family_names", "forward_flops", "label", "layout_of", "variants"),
     "models.resolution": ("resize_state",),

@@ -163,6 +163,8 @@ def _counted_flops(
     return count_flops(network, (2, in_channels, image_size, image_size))
 
 
+
+
 def _find(name: str) -> Family | NetworkBuilder:
     if name in FAMILIES:
         return FAMILIES[name]
