@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from models import hybrid, lstm, mixer, mlp, resnet, vit
 from models.external import (
@@ -161,8 +161,6 @@ def _counted_flops(
             head=head,
         )
     return count_flops(network, (2, in_channels, image_size, image_size))
-
-
 
 
 def _find(name: str) -> Family | NetworkBuilder:

@@ -138,7 +138,7 @@ def _measured_study(name: str, columns: dict[str, str | None], num_train: int | 
     names = {arm: look.label for arm, look in looks_of(frame).items()}
     return measured_export(
         frame,
-        x=columns["x"],
+        x=columns["x"] or planned.spec.x,
         num_train=num_train,
         blocks=read_blocks(frame, paths),
         pair=card.primary_pair,

@@ -26,7 +26,6 @@ Augmentation = Literal["crop", "flip", "label_preserving"]
 LABEL_PRESERVING: Literal["label_preserving"] = "label_preserving"
 Permutation = Literal["none", "within_patch", "patches", "pixels"]
 ObjectiveName = Literal["classification", "masked_patches"]
-
 """What a network learns: the classes of images, or the colours of patches hidden from it (`models.masked_patches`)."""
 
 
