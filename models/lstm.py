@@ -1,8 +1,8 @@
 """LSTM over patches: neighbourhood as the order of a scan.
 
 The family is Sequencer2D (Tatsunami & Taki 2205.01972): in every block, bidirectional LSTMs run along each column and
-each row of the patch grid. The forms replace them by one LSTM that reads all patches once and leave everything else as it
-is: row by row (``raster``), column by column (``column``), back and forth (``snake``) or in a fixed random order
+each row of the patch grid. The forms replace them by one LSTM that reads all patches once and leave everything else as
+it is: row by row (``raster``), column by column (``column``), back and forth (``snake``) or in a fixed random order
 (``shuffled``), so that these differ in the order alone.
 """
 
@@ -70,8 +70,8 @@ def lstm_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> LST
     """Sizes of a tier's LSTM: depth and width of the transformer, the width of the MLP solved for the tier's FLOPs.
 
     Hidden sizes are a quarter of the token size in each of the four directions (as in the paper's models) and the token
-    size itself for one scan of all. The paper's MLP expansion is 3; the solution here is 3 (one scan: 1.5) plus the ratio of
-    the number of patches to the token size, which pays for what attention costs.
+    size itself for one scan of all. The paper's MLP expansion is 3; the solution here is 3 (one scan: 1.5) plus the
+    ratio of the number of patches to the token size, which pays for what attention costs.
     """
     layouts = (
         LSTMLayout(

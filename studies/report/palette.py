@@ -1,5 +1,5 @@
-"""How an arm looks in every figure: one colour and marker per family, one line style per form of it. Where a study compares
-more forms of a family than there are line styles, each arm takes a colour and a marker of its own.
+"""How an arm looks in every figure: one colour and marker per family, one line style per form of it. Where a study
+compares more forms of a family than there are line styles, each arm takes a colour and a marker of its own.
 
 The colours are those of Okabe and Ito (2008), which stay apart under the common colour-vision deficiencies; markers
 and direct labels say the same again for grey print. Families from outside take the colours left over, in

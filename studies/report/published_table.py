@@ -44,8 +44,8 @@ def published_table(frame: pd.DataFrame, published: Published, rule: Rule = "sel
         title="Beside the published numbers",
         columns=("", "", *published.columns),
         rows=tuple(rows),
-        note=f"Published: {published.quantity}; {published.source}. Ours: test error in percent, mean over replicates ± "
-        "half-width of the 95% t-interval of the mean. Other data, other sizes, another measure: what can be compared "
-        "is the order.",
+        note=f"Published: {published.quantity}; {published.source}. Ours: test error in percent, mean over replicates "
+        "± half-width of the 95% t-interval of the mean. Other data, other sizes, another measure: what can be "
+        "compared is the order.",
         num_label_columns=2,
     )

@@ -214,7 +214,8 @@ def compute_statements(answers: StudyAnswers, names: Names) -> list[str]:
     curves = answers.primary.table.curves.values() if answers.primary else ()
     if len({x for curve in curves for x in curve.x}) != 1:
         return []
-    return [text for view in answers.compute for text in (*cost_statements(view, names), *choice_statements(view.choices, names))]
+    told = [(*cost_statements(view, names), *choice_statements(view.choices, names)) for view in answers.compute]
+    return [text for of_view in told for text in of_view]
 
 
 def cost_statements(view: CostView, names: Names) -> list[str]:
