@@ -96,11 +96,11 @@ class HybridLayout:
 
 # form -> tier -> transformer blocks kept, residual blocks per convolutional stage
 _DEPTHS: dict[str, dict[str, tuple[int, int]]] = {
-    "": {"nano": (2, 1), "tiny": (3, 1), "small": (9, 2), "base": (9, 2)},
-    "half": {"nano": (1, 2), "tiny": (2, 2), "small": (6, 4), "base": (6, 4)},
-    "quarter": {"tiny": (1, 3), "small": (3, 6), "base": (3, 6)},
+    "": {"nano": (2, 1), "micro": (3, 1), "tiny": (3, 1), "small": (9, 2), "base": (9, 2)},
+    "half": {"nano": (1, 2), "micro": (2, 2), "tiny": (2, 2), "small": (6, 4), "base": (6, 4)},
+    "quarter": {"micro": (1, 3), "tiny": (1, 3), "small": (3, 6), "base": (3, 6)},
 }
-_STAGE_MULTIPLES = {"nano": 1, "tiny": 2, "small": 4, "base": 4}  # of the stage widths
+_STAGE_MULTIPLES = {"nano": 1, "micro": 1, "tiny": 2, "small": 4, "base": 4}  # of the stage widths
 _CONVOLUTION_FORMS = ("gn", "half", "half-gn", "quarter", "quarter-gn")
 
 

@@ -49,7 +49,7 @@ def test_without_a_default_no_tier_is_mentioned() -> None:
     ("name", "told"),
     [
         ("vit-cls@tiny", "is not written as family[@tier][-form][+start]: did you mean vit@tiny-cls?"),
-        ("vit@huge", "there is no tier 'huge'; expected one of nano, tiny, small, base"),
+        ("vit@huge", "there is no tier 'huge'; expected one of nano, micro, tiny, small, base"),
         ("vit@tny", "there is no tier 'tny' (did you mean 'tiny'?)"),
         ("vit+", "after + stands the name of a pretraining, letters, digits, _ or -; given: ''"),
         ("vit+a b", "given: 'a b'"),

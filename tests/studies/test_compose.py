@@ -191,7 +191,7 @@ def test_an_override_may_set_what_the_files_do_not_mention(own: Path) -> None:
         ("replicates.vit=0", "replicates.vit: Input should be greater than 0 (given: 0)"),
         ("recipe.learning_rate.vit=fast", "recipe.learning_rate.vit: Input should be a valid number"),
         ("recipe.learning_rate=fast", "recipe.learning_rate: Input should be a valid number"),
-        ("tier=huge", "tier: Input should be 'nano', 'tiny', 'small' or 'base' (given: 'huge')"),
+        ("tier=huge", "tier: Input should be 'nano', 'micro', 'tiny', 'small' or 'base' (given: 'huge')"),
         (
             "families=[vitt,mlp]",
             "families: unknown family 'vitt' (did you mean 'vit'?)",
