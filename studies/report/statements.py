@@ -59,12 +59,12 @@ def main_statements(answers: StudyAnswers, card: StudyCard, families: Mapping[st
     primary = answers.primary
     if primary is None:
         return []
-    told = crossover_statements(answers, names) or alone_statements(primary, names)
-    if primary.pair is not None:
+    over_budgets = compute_statements(answers, names)
+    told = over_budgets or crossover_statements(answers, names) or alone_statements(primary, names)
+    if primary.pair is not None and not over_budgets:
         told += [one.sentence(names) for one in primary.multipliers[:1]]
     told += gain_statements(answers.against_scratch, names)
     told += choice_statements(primary.choices, names)
-    told += compute_statements(answers, names)
     told += floor_statements(primary, card, families, names)
     return told
 
