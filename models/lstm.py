@@ -59,8 +59,13 @@ class LSTMLayout:
         """The same network on larger or smaller images: the same cells scan longer or shorter sequences.
 
         Raises:
-            ValueError: the images are not made of whole patches.
+            ValueError: the images are not made of whole patches, or the order of the scan belongs to one size.
         """
+        if self.scan == "shuffled" and image_size != self.image_size:
+            raise ValueError(
+                f"a scan in random order cannot change the size of its images: its order belongs to the "
+                f"{(self.image_size // self.patch_size) ** 2} patches of {self.image_size} px; resize the images instead"
+            )
         if image_size % self.patch_size:
             raise ValueError(f"{image_size} px are not a whole number of patches of {self.patch_size} px")
         return replace(self, image_size=image_size)
