@@ -27,8 +27,10 @@ def run_id(study_id: str, key: str) -> str:
 
 
 def run_name(cell: dict[str, Any], tier: str | None = None) -> str:
-    """A name for people: `resnet-circular N=512 r0`; a trial of a tuning adds its rate and decay."""
-    name = f"{arm_of(cell, tier)} N={cell['num_train']} r{cell['replicate']}"
+    """A name for people: `resnet-circular N=512 r0`; a start adds its images, a trial of a tuning its rate and decay."""
+    start = cell.get("start") or {}
+    begun = f" from {start['num_pretrain']}" if start.get("num_pretrain") else ""
+    name = f"{arm_of(cell, tier)}{begun} N={cell['num_train']} r{cell['replicate']}"
     trial = f" lr={cell['learning_rate']:g} decay={cell['weight_decay']:g}"
     return name if cell.get("reads_test", True) else name + trial
 

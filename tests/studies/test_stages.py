@@ -130,8 +130,8 @@ def test_studies_from_before_there_were_starts_keep_their_identity() -> None:
     assert before.cells[0].id == GOLDEN_CELL
 
 
-GOLDEN_STUDY = "small.00000000"
-GOLDEN_CELL = "0000000000000000"
+GOLDEN_STUDY = "small.cdaad05d"
+GOLDEN_CELL = "3d1b9105b6e3ecee"
 
 
 def test_the_identity_of_a_cell_is_a_function_of_its_start(small: Plan) -> None:
