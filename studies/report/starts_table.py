@@ -25,7 +25,7 @@ def starts_table(frame: pd.DataFrame) -> Table:
     for arm, look in looks_of(frame).items():
         cells = frame[(frame["arm"] == arm) & (frame["start"] != "")].drop_duplicates("cell_id")
         for size, own in cells.groupby("num_pretrain", sort=True, dropna=False):
-            pretraining, budget = float(own["pretrain_flops"].mean()), float(own["budget_flops"].mean())
+            pretraining, budget = (float(own[name].astype(float).mean()) for name in ("pretrain_flops", "budget_flops"))
             known = not math.isnan(pretraining)
             rows.append(
                 (
