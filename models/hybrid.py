@@ -84,15 +84,6 @@ class HybridLayout:
         features = self.feature_flops()
         return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
-    @property
-    def grid_size(self) -> int:
-        """Tokens along one side of an image."""
-        return self.stages.out_size
-
-    def at(self, image_size: int) -> HybridLayout:
-        """The same network on larger or smaller images: the same stages, whose map has more or fewer positions."""
-        return replace(self, stages=replace(self.stages, image_size=image_size))
-
 
 # form -> tier -> transformer blocks kept, residual blocks per convolutional stage
 _DEPTHS: dict[str, dict[str, tuple[int, int]]] = {

@@ -63,8 +63,8 @@ class LSTMLayout:
         """
         if self.scan == "shuffled" and image_size != self.image_size:
             raise ValueError(
-                f"a scan in random order cannot change the size of its images: its order belongs to the "
-                f"{(self.image_size // self.patch_size) ** 2} patches of {self.image_size} px; resize the images instead"
+                "a scan in random order cannot change the size of its images: its order belongs to the "
+                f"{(self.image_size // self.patch_size) ** 2} patches of {self.image_size} px; resize the images"
             )
         if image_size % self.patch_size:
             raise ValueError(f"{image_size} px are not a whole number of patches of {self.patch_size} px")

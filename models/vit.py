@@ -74,21 +74,6 @@ class ViTLayout:
         features = self.feature_flops()
         return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
-    @property
-    def grid_size(self) -> int:
-        """Patches along one side of an image."""
-        return self.image_size // self.patch_size
-
-    def at(self, image_size: int) -> ViTLayout:
-        """The same network on larger or smaller images: patches of the same size, more or fewer of them.
-
-        Raises:
-            ValueError: the images are not made of whole patches.
-        """
-        if image_size % self.patch_size:
-            raise ValueError(f"{image_size} px are not a whole number of patches of {self.patch_size} px")
-        return replace(self, image_size=image_size)
-
 
 def vit_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> ViTLayout:
     """Sizes of a tier's vision transformer; a form that costs more has narrower MLPs."""
