@@ -113,7 +113,7 @@ def build_lstm(layout: LSTMLayout, num_classes: int) -> nn.Module:
         hidden_sizes=(layout.hidden_size,),
         # timm takes an expansion ratio and truncates the product: half a unit keeps the width exact.
         mlp_ratios=((layout.mlp_width + 0.5) / layout.width,),
-        rnn_layer=partial(ScanLSTM, order=layout.scan) if layout.scan else LSTM2d,
+        rnn_layer=partial(ScanLSTM, order=layout.scan) if layout.scan else LSTM2d,  # type: ignore[arg-type]
     )
     zero_initialized(network.head.fc)  # type: ignore[union-attr, arg-type]
     return network
