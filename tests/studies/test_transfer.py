@@ -215,7 +215,7 @@ def test_a_study_runs_its_stages_in_order_and_reports_over_pretraining_images(
     assert any("times the errors of the same network from scratch" in text for text in result.report.statements)
     answers = json.loads(result.report.answers.read_text())
     (gain,) = answers["against_scratch"]
-    assert [row["x"] for row in gain["tests"]] == [60, 240]
+    assert [row["x"] for row in gain["tests"]] == pytest.approx([60, 240])
     assert "pretraining images" in result.report.page.read_text()
 
 
