@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,9 +15,11 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from models.families import Head
 from models.optimizer import build_optimizer
 from models.registry import build_network
 from models.schedule import learning_rate_factor
+from models.start import LoadedStart, load_start
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -43,6 +46,8 @@ class ImageClassifier(pl.LightningModule):
         image_size: side of the images in pixels.
         num_classes: number of classes.
         in_channels: channels of the images.
+        designed_for: side of the images that the network's sizes are solved for; None for ``image_size`` itself.
+        head: what the network ends in, ``linear`` or ``hidden`` (`models.head`).
         learning_rate: peak of the schedule.
         weight_decay: AdamW's, on matrices only.
         warmup_fraction: part of all steps spent warming up.
@@ -63,6 +68,8 @@ class ImageClassifier(pl.LightningModule):
         image_size: int,
         num_classes: int,
         in_channels: int = 3,
+        designed_for: int | None = None,
+        head: Head = "linear",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_fraction: float = 0.03,
@@ -79,7 +86,13 @@ class ImageClassifier(pl.LightningModule):
             if initialization_seed is not None:
                 torch.default_generator.manual_seed(initialization_seed)
             self.network = build_network(
-                family, variant, image_size=image_size, in_channels=in_channels, num_classes=num_classes
+                family,
+                variant,
+                image_size=image_size,
+                in_channels=in_channels,
+                num_classes=num_classes,
+                designed_for=designed_for,
+                head=head,
             )
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -89,6 +102,19 @@ class ImageClassifier(pl.LightningModule):
         self.metrics = nn.ModuleDict(
             {f"{stage}_metrics": _evaluation_metrics(num_classes) for stage in ("val", "test")}
         )
+
+    def start_from(self, path: str | Path, *, sha256: str | None = None) -> LoadedStart:
+        """Take over the weights of another training, all but its classifier: `models.load_start` with these settings.
+
+        Args:
+            path: a checkpoint of this package or of timm.
+            sha256: what the file's SHA-256 must be.
+
+        Raises:
+            WeightsError: the file is damaged, holds code, or its weights are not those of this network.
+        """
+        names = ("family", "variant", "image_size", "in_channels", "designed_for")
+        return load_start(path, self.network, sha256=sha256, **{name: self.hparams[name] for name in names})
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Classify images ``[B, C, H, W]`` -> logits ``[B, num_classes]``."""

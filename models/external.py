@@ -25,6 +25,9 @@ TIMM_PREFIX = "timm:"
 
 NetworkBuilder = Callable[..., "nn.Module"]
 
+# Parts of the names of tensors that timm's own loading resizes to another grid of tokens.
+_POSITIONS_OF_TIMM = ("pos_embed", "rel_pos", "relative_position", "attn_mask")
+
 
 def installed_families() -> tuple[str, ...]:
     """Names of the families that installed packages offer as entry points."""
@@ -71,8 +74,64 @@ def load_builder(family: str) -> NetworkBuilder:
     return found
 
 
-def build_timm(name: str, *, image_size: int, in_channels: int, num_classes: int) -> nn.Module:
+def build_outside(
+    family: str, builder: NetworkBuilder, variant: str, *, image_size: int, in_channels: int, num_classes: int
+) -> nn.Module:
+    """The network of a family from outside; mistakes of a user's function are told as such.
+
+    Raises:
+        ValueError: it cannot be built, or is no network.
+    """
+    from torch import nn
+
+    images = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
+    try:
+        network = builder(variant=variant, **images)
+    except Exception as error:
+        if family.startswith(TIMM_PREFIX):  # `build_timm` has said what is wrong
+            raise
+        raise ValueError(
+            f"family {family!r} cannot be built: {type(error).__name__}: {error}; expected a function "
+            "build(variant, image_size, in_channels, num_classes)"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"family {family!r} gave a {type(network).__name__}, expected a torch.nn.Module")
+    return network
+
+
+def check_same_weights(family: str, build: NetworkBuilder, designed_for: int, image_size: int) -> None:
+    """Make sure that a family from outside has the same weights at two image sizes, but for a timm model's positions.
+
+    Args:
+        family: its name.
+        build: ``build(image_size=...)`` gives its network; called on the meta device.
+        designed_for: the image size that the weights come from.
+        image_size: the one they are applied to.
+
+    Raises:
+        ValueError: a tensor has another shape, or exists at one size only.
+    """
+    from models.counter import on_meta_device
+
+    with on_meta_device():
+        before, after = (
+            {name: tuple(tensor.shape) for name, tensor in build(image_size=size).state_dict().items()}
+            for size in (designed_for, image_size)
+        )
+    known = _POSITIONS_OF_TIMM if family.startswith(TIMM_PREFIX) else ()
+    for name in (*before, *after):
+        if before.get(name) != after.get(name) and not any(part in name for part in known):
+            shapes = [list(shape) if shape is not None else "absent" for shape in (before.get(name), after.get(name))]
+            raise ValueError(
+                f"family {family!r} cannot be applied to {image_size} px when it is designed for {designed_for} px: its "
+                f"{name} is {shapes[0]} at {designed_for} px and {shapes[1]} at {image_size} px; resize the images instead"
+            )
+
+
+def build_timm(name: str, *, variant: str = "", image_size: int, in_channels: int, num_classes: int) -> nn.Module:
     """Build an untrained timm model with a zero-initialised linear classifier where it has one.
+
+    Its size is in its name, so the variant means nothing.
 
     Raises:
         ValueError: timm knows no such model, or cannot build it for these images.
@@ -84,6 +143,7 @@ def build_timm(name: str, *, image_size: int, in_channels: int, num_classes: int
 
     from models.head import zero_initialized
 
+    del variant
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; closest: {', '.join(close)}" if close else ""

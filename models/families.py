@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 from models.flops import ForwardFlops
 from models.tiers import TIERS, Tier
@@ -12,12 +12,31 @@ from models.tiers import TIERS, Tier
 if TYPE_CHECKING:
     from torch import nn
 
+Head = Literal["linear", "hidden"]  # what a network ends in: `models.head`
+HEADS: tuple[Head, ...] = get_args(Head)
+
 
 class Layout(Protocol):
-    """All sizes of one network except its number of classes. Holds no weights and needs no torch."""
+    """All sizes of one network except its number of classes. Holds no weights and needs no torch.
+
+    One that is no `ResizableLayout` belongs to a family that cannot change the size of its images.
+    """
 
     def forward_flops(self, num_classes: int) -> ForwardFlops:
         """Forward FLOPs per example with a linear classifier of ``num_classes`` outputs."""
+        ...
+
+
+@runtime_checkable
+class ResizableLayout(Layout, Protocol):
+    """A layout that says what becomes of its network at another image size."""
+
+    def at(self, image_size: int) -> Any:  # noqa: ANN401  # a layout of its own kind
+        """The same network, weight for weight but for its positions, applied to images of ``image_size`` pixels.
+
+        Raises:
+            ValueError: the network cannot be applied to such images; says why.
+        """
         ...
 
 
@@ -34,6 +53,8 @@ class Family:
             with a zero-initialised classifier.
         forms: what may follow the tier in a variant, besides nothing.
         refused_tiers: tier name -> the reason why the family does not exist there.
+        refusal: ``refusal(tier name, form)`` says why there is no such variant, also for a form that is none of
+            ``forms``, and gives None where there is one. None: every tier has every form, and only these.
     """
 
     name: str
@@ -43,9 +64,15 @@ class Family:
     build: Callable[[Any, int], nn.Module]
     forms: tuple[str, ...] = ()
     refused_tiers: tuple[tuple[str, str], ...] = ()
+    refusal: Callable[[str, str], str | None] | None = None
 
     def variants(self) -> tuple[str, ...]:
         """All variants that can be built: every tier alone, then with each form."""
         refused = dict(self.refused_tiers)
         tiers = [tier for tier in TIERS if tier not in refused]
-        return tuple(tier if not form else f"{tier}-{form}" for form in ("", *self.forms) for tier in tiers)
+        return tuple(
+            tier if not form else f"{tier}-{form}"
+            for form in ("", *self.forms)
+            for tier in tiers
+            if self.refusal is None or self.refusal(tier, form) is None
+        )

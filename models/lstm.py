@@ -1,13 +1,15 @@
 """LSTM over patches: neighbourhood as the order of a scan.
 
 The family is Sequencer2D (Tatsunami & Taki 2205.01972): in every block, bidirectional LSTMs run along each column and
-each row of the patch grid. The form ``raster`` replaces them by one LSTM that reads the patches once, row by row, and
-leaves everything else as it is, so that the two differ in the order alone.
+each row of the patch grid. The forms replace them by one LSTM that reads all patches once and leave everything else as
+it is: row by row (``raster``), column by column (``column``), back and forth (``snake``) or in a fixed random order
+(``shuffled``), so that these differ in the order alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from models.families import Family
@@ -25,7 +27,7 @@ class LSTMLayout:
     """Sizes of an LSTM network; ``hidden_size`` is that of one direction of one LSTM.
 
     Attributes:
-        raster: one LSTM over the patches in raster order instead of four along columns and rows.
+        scan: the order (`models.scan.scan_order`) of one LSTM over all patches; empty: four along columns and rows.
     """
 
     image_size: int
@@ -35,14 +37,14 @@ class LSTMLayout:
     depth: int
     hidden_size: int
     mlp_width: int
-    raster: bool
+    scan: str
 
     def feature_flops(self) -> ForwardFlops:
         """Forward FLOPs per example without the classifier."""
         grid_size = self.image_size // self.patch_size
         num_patches = grid_size**2
         first_layer = convolution_flops(self.in_channels, self.width, self.patch_size, grid_size)
-        num_scans = 1 if self.raster else 4  # up, down, left, right
+        num_scans = 1 if self.scan else 4  # up, down, left, right
         scans = num_scans * lstm_flops(num_patches, self.width, self.hidden_size)
         merge = linear_flops(num_scans * self.hidden_size, self.width, rows=num_patches)
         mlp = 2 * linear_flops(self.width, self.mlp_width, rows=num_patches)
@@ -53,15 +55,29 @@ class LSTMLayout:
         features = self.feature_flops()
         return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
+    def at(self, image_size: int) -> LSTMLayout:
+        """The same network on larger or smaller images: the same cells scan longer or shorter sequences.
+
+        Raises:
+            ValueError: the images are not made of whole patches, or the order of the scan belongs to one size.
+        """
+        if self.scan == "shuffled" and image_size != self.image_size:
+            raise ValueError(
+                "a scan in random order cannot change the size of its images: its order belongs to the "
+                f"{(self.image_size // self.patch_size) ** 2} patches of {self.image_size} px; resize the images"
+            )
+        if image_size % self.patch_size:
+            raise ValueError(f"{image_size} px are not a whole number of patches of {self.patch_size} px")
+        return replace(self, image_size=image_size)
+
 
 def lstm_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> LSTMLayout:
     """Sizes of a tier's LSTM: depth and width of the transformer, the width of the MLP solved for the tier's FLOPs.
 
     Hidden sizes are a quarter of the token size in each of the four directions (as in the paper's models) and the token
-    size itself in raster order. The paper's MLP expansion is 3; the solution here is 3 (raster: 1.5) plus the ratio of
-    the number of patches to the token size, which pays for what attention costs.
+    size itself for one scan of all. The paper's MLP expansion is 3; the solution here is 3 (one scan: 1.5) plus the
+    ratio of the number of patches to the token size, which pays for what attention costs.
     """
-    raster = form == "raster"
     layouts = (
         LSTMLayout(
             image_size=image_size,
@@ -69,9 +85,9 @@ def lstm_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> LST
             patch_size=tier.patch_sizes[image_size],
             width=tier.width,
             depth=tier.depth,
-            hidden_size=tier.width if raster else tier.width // 4,
+            hidden_size=tier.width if form else tier.width // 4,
             mlp_width=mlp_width,
-            raster=raster,
+            scan=form,
         )
         for mlp_width in range(1, 8 * tier.width)
     )
@@ -85,7 +101,7 @@ def build_lstm(layout: LSTMLayout, num_classes: int) -> nn.Module:
     from timm.models.sequencer import LSTM2d, Sequencer2d
 
     from models.head import zero_initialized
-    from models.raster import RasterLSTM
+    from models.scan import ScanLSTM
 
     network: nn.Module = Sequencer2d(
         num_classes=num_classes,
@@ -97,7 +113,7 @@ def build_lstm(layout: LSTMLayout, num_classes: int) -> nn.Module:
         hidden_sizes=(layout.hidden_size,),
         # timm takes an expansion ratio and truncates the product: half a unit keeps the width exact.
         mlp_ratios=((layout.mlp_width + 0.5) / layout.width,),
-        rnn_layer=RasterLSTM if layout.raster else LSTM2d,
+        rnn_layer=partial(ScanLSTM, order=layout.scan) if layout.scan else LSTM2d,  # type: ignore[arg-type]
     )
     zero_initialized(network.head.fc)  # type: ignore[union-attr, arg-type]
     return network
@@ -109,5 +125,5 @@ FAMILY = Family(
     prior="Patches are sequences along rows and columns: near in the scan is near in influence.",
     layout=lstm_layout,
     build=build_lstm,
-    forms=("raster",),
+    forms=("raster", "column", "snake", "shuffled"),
 )

@@ -47,11 +47,24 @@ class MixerLayout:
         features = self.feature_flops()
         return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
+    def at(self, image_size: int) -> MixerLayout:
+        """The network itself, which is for one image size.
+
+        Raises:
+            ValueError: another size is asked for.
+        """
+        if image_size != self.image_size:
+            raise ValueError(
+                f"a Mixer cannot change the size of its images: its token-mixing weights belong to the "
+                f"{(self.image_size // self.patch_size) ** 2} patches of {self.image_size} px; resize the images instead"
+            )
+        return self
+
 
 def mixer_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> MixerLayout:
     """Sizes of a tier's Mixer: the token MLP's width is solved for the tier's FLOPs."""
     del form  # the Mixer has one form
-    multiple = 1 if tier.name == "nano" else 8
+    multiple = tier.width_multiple
 
     def layouts() -> Iterator[MixerLayout]:
         for token_width in range(multiple, 4 * tier.width + 1, multiple):

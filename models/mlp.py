@@ -46,6 +46,19 @@ class MLPLayout:
         features = self.feature_flops()
         return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
+    def at(self, image_size: int) -> MLPLayout:
+        """The network itself, which is for one image size.
+
+        Raises:
+            ValueError: another size is asked for.
+        """
+        if image_size != self.image_size:
+            raise ValueError(
+                "a fully connected network cannot change the size of its images: its first layer has a weight for every "
+                f"pixel of {self.image_size} x {self.image_size}; resize the images instead"
+            )
+        return self
+
 
 def mlp_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> MLPLayout:
     """Sizes of a tier's fully connected network: the hidden width is solved for the tier's FLOPs."""
@@ -74,7 +87,8 @@ def build_mlp(layout: MLPLayout, num_classes: int) -> nn.Module:
 
 _TOO_MANY_WEIGHTS = (
     "a fully connected network does not share weights between positions, so it holds one weight per multiply-add: "
-    "{weights} at this tier's compute, more than its training images could ever determine; use the nano or tiny tier"
+    "{weights} at this tier's compute, more than its training images could ever determine; use the nano, "
+    "micro or tiny tier"
 )
 
 FAMILY = Family(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from studies.checkpoint import AtomicCheckpointIO
     from studies.compose import Composed, compose_study
     from studies.errors import ConfigError, PlanError, StoreError, StudyError
+    from studies.few_shot import FewShot, evaluate_few_shot
     from studies.planning import Cell, Plan
     from studies.records import COLUMNS, Record, read_predictions, records_frame, selected_rows
     from studies.rounds import TuneResult, plan_tuning, tune
@@ -48,6 +49,7 @@ _MODULES = {
     "studies.checkpoint": ("AtomicCheckpointIO",),
     "studies.compose": ("Composed", "compose_study"),
     "studies.errors": ("ConfigError", "PlanError", "StoreError", "StudyError"),
+    "studies.few_shot": ("FewShot", "evaluate_few_shot"),
     "studies.planning": ("Cell", "Plan"),
     "studies.records": ("COLUMNS", "Record", "read_predictions", "records_frame", "selected_rows"),
     "studies.rounds": ("TuneResult", "plan_tuning", "tune"),
@@ -70,6 +72,7 @@ __all__ = [
     "Composed",
     "ConfigError",
     "EngineSpec",
+    "FewShot",
     "Plan",
     "PlanError",
     "Recipe",
@@ -90,6 +93,7 @@ __all__ = [
     "curve_table",
     "data_curves",
     "difference_of_differences",
+    "evaluate_few_shot",
     "fit_curve",
     "fit_curves",
     "load_answers",

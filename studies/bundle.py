@@ -50,12 +50,14 @@ def bundle_study(store: Store, study_id: str, output: Path) -> Path:
         StoreError: there is no such study, a record is damaged, or predictions do not match their record.
     """
     plan = store.plan(study_id)
-    files = dict(_study_files(store, plan))
+    files = {name: path for stage in plan.stages for name, path in _study_files(store, stage)}
     content = {
         "format": FORMAT,
         "study_id": plan.study_id,
         "plan_hash": plan.hash,
-        "cells_without_record": [cell.id for cell in plan.cells if f"cells/{cell.id}/record.json" not in files],
+        "cells_without_record": [
+            cell.id for stage in plan.stages for cell in stage.cells if f"cells/{cell.id}/record.json" not in files
+        ],
         "files": {
             name: {"bytes": path.stat().st_size, "sha256": _sum_of(_chunks_of(path))}
             for name, path in sorted(files.items())
@@ -98,7 +100,8 @@ def verify_bundle(path: Path) -> list[str]:
 
 def _study_files(store: Store, plan: Plan) -> Iterator[tuple[str, Path]]:
     study = store.study_folder(plan.study_id)
-    yield f"studies/{plan.study_id}/plan.json", study / "plan.json"
+    if (study / "plan.json").is_file():  # that of an earlier stage may have been cleaned away; the last one embeds it
+        yield f"studies/{plan.study_id}/plan.json", study / "plan.json"
     for path in sorted((study / "report").rglob("*")):
         name = f"studies/{plan.study_id}/{path.relative_to(study).as_posix()}"
         if path.is_file() and _MEMBER.fullmatch(name):
@@ -254,7 +257,7 @@ def _check_study(manifest: Mapping[str, Any], store: Store) -> list[str]:
     problems = []
     if (plan.study_id, plan.hash) != (manifest["study_id"], manifest["plan_hash"]):
         problems.append("plan: is not the one that the manifest names")
-    planned = {cell.id for cell in plan.cells}
+    planned = {cell.id for stage in plan.stages for cell in stage.cells}
     problems += [f"cells/{cell_id}: is not in the plan" for cell_id in store.cell_ids() if cell_id not in planned]
     absent = []
     for cell_id in sorted(planned):

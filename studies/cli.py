@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.table import Table
 from typer.core import TyperGroup
 
 from .bench.command import bench
@@ -74,26 +74,15 @@ def list_(
 ) -> None:
     """Show every study: its question, its cost, and what of it is done."""
     from .compose import list_studies, list_tunings
+    from .listing import listed_studies, listing_table
     from .store import Store
     from .terminal import tuning_list
 
-    found = Store(store)
-    rows = []
-    for name, content in list_studies(config_dir).items():
-        ids = [one for one in found.study_ids() if one.rpartition(".")[0] in (name, f"{name}-tuning")]
-        done = [_count_done(found, one) for one in ids]
-        rows.append({"study": name, "question": content.get("question", ""), "cost": content.get("cost", ""),
-                     "runs": dict(zip(ids, done, strict=True))})  # fmt: skip
+    studies = listed_studies(list_studies(config_dir), Store(store))
     if as_json:
-        print_json(rows)
+        print_json([study.to_json() for study in studies])
         return
-    table = Table("study", "question", "cost", "done", show_lines=True)
-    for row in rows:
-        table.add_row(
-            row["study"], row["question"], row["cost"], "\n".join(f"{k}: {v}" for k, v in row["runs"].items())
-        )
-    out.print(table)
-    for part in tuning_list(list_tunings(config_dir)):
+    for part in (*listing_table(studies), *tuning_list(list_tunings(config_dir))):
         out.print(part)
 
 
@@ -114,24 +103,36 @@ def plan(
     from .jobs import cells_at_once
     from .planning import Plan
     from .store import Store
-    from .terminal import plan_tables, trial_tables
+    from .terminal import plan_tables, stages_in_all, trial_tables
 
     composed = compose_study(study, overrides or [], config_dir)
     planned: Plan = rounds.plan_tuning(composed) if tuning else workflow.plan(composed.spec)
     available = workflow.check_machine(planned, composed.engine)
     found = Store(store)
-    states = found.states(planned)
-    done = frozenset(cell_id for cell_id, state in states.items() if state in ("finished", "diverged"))
-    cost = None
-    if timing:
-        at_once = cells_at_once(planned.cells, composed.engine, available)
-        workers = len(available)
-        cost = estimate(planned, found.all_records(), workers, num_running=at_once, done=done, device=available[0])
+    records = found.all_records()
+    stages = []
+    for stage in planned.stages:
+        states = found.states(stage)
+        done = frozenset(cell_id for cell_id, state in states.items() if state in ("finished", "diverged"))
+        cost = None
+        if timing:
+            at_once = cells_at_once(stage.cells, composed.engine, available)
+            workers = len(available)
+            cost = estimate(stage, records, workers, num_running=at_once, done=done, device=available[0])
+        stages.append((stage, cost, done))
     if as_json:
-        print_json(planned.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)})
+        told = [
+            stage.to_json() | {"estimate": vars(cost) if cost else None, "done": sorted(done)}
+            for stage, cost, done in stages
+        ]
+        print_json(told[-1] | {"pretraining": told[:-1]})
         return
-    parts = trial_tables(planned, composed.tuning, cost, len(done)) if tuning else plan_tables(planned, cost, len(done))
-    for part in parts:
+    for stage, cost, done in stages:
+        tried = stage.is_tuning
+        parts = trial_tables(stage, composed.tuning, cost, len(done)) if tried else plan_tables(stage, cost, len(done))
+        for part in parts:
+            out.print(part)
+    for part in stages_in_all(planned, [cost for _, cost, _ in stages]):
         out.print(part)
 
 
@@ -144,6 +145,8 @@ def run(
     retry_failed: Annotated[bool, typer.Option(help="Train cells again whose record says failed or invalid.")] = False,
 ) -> None:
     """Train every cell that has no record yet, then write the report. The same command continues a killed run."""
+    import contextlib
+
     from . import workflow
     from .compose import compose_study
     from .engines.local import warm_up
@@ -156,22 +159,25 @@ def run(
     warm_up()
     planned: Plan = workflow.plan(composed.spec)
     found = Store(store)
-    progress = StudyProgress(planned, found, out)
+    seen: list[StudyProgress] = []
 
-    def on_start(locked: Plan) -> None:
-        folder = found.study_folder(locked.study_id)
-        out.print(f"{locked.study_id}: {counted(len(locked.cells), 'cell')}, plan locked in {folder}")
-        for note in locked.notes:
-            out.print(f"note: {note}", markup=False)
+    with contextlib.ExitStack() as stack:
 
-    with progress:
+        def on_start(stage: Plan) -> None:
+            stack.close()
+            folder = found.study_folder(stage.study_id)
+            out.print(f"{stage.study_id}: {counted(len(stage.cells), 'cell')}, plan locked in {folder}")
+            for note in stage.notes:
+                out.print(f"note: {note}", markup=False)
+            seen.append(stack.enter_context(StudyProgress(stage, found, out)))
+
         result = workflow.run(
             composed,
             found,
             planned=planned,
             retry_failed=retry_failed,
             on_start=on_start,
-            on_poll=progress.update,
+            on_poll=lambda running: seen[-1].update(running),
             on_message=lambda message: err.print(message, markup=False),
         )
     for part in result_tables(result, found):
@@ -209,17 +215,22 @@ def tune(
     warm_up()
     found = Store(store)
     seen: list[StudyProgress] = []
+    rounds_begun: list[Plan] = []
 
     with contextlib.ExitStack() as stack:
 
         def on_start(locked: Plan) -> None:
             stack.close()
-            if not seen:
+            tells = f"stage {locked.spec.name}"
+            if locked.is_tuning:
+                rounds_begun.append(locked)
+                tells = f"round {len(rounds_begun)}"
+            if locked.is_tuning and len(rounds_begun) == 1:
                 done = sum(state in ("finished", "diverged") for state in found.states(locked).values())
                 for part in trial_tables(locked, composed.tuning, None, done):
                     out.print(part)
             folder = found.study_folder(locked.study_id)
-            out.print(f"round {len(seen) + 1}: {counted(len(locked.cells), 'cell')}, plan locked in {folder}")
+            out.print(f"{tells}: {counted(len(locked.cells), 'cell')}, plan locked in {folder}")
             seen.append(stack.enter_context(StudyProgress(locked, found, out)))
 
         result = rounds.tune(
@@ -244,13 +255,14 @@ def status(study: RunArgument, store: StoreOption = Path("results"), as_json: Js
 
     found = Store(store)
     planned = found.plan(study)
-    states = found.states(planned)
+    states = {stage.study_id: found.states(stage) for stage in planned.stages}
     if as_json:
-        cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
-        print_json({"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells})
+        told = [_status_json(stage, states[stage.study_id]) for stage in planned.stages]
+        print_json(told[-1] | ({"pretraining": told[:-1]} if planned.pretraining else {}))
         return
-    for part in status_tables(planned, states, found):
-        out.print(part)
+    for stage in planned.stages:
+        for part in status_tables(stage, states[stage.study_id], found):
+            out.print(part)
 
 
 @app.command()
@@ -310,8 +322,9 @@ def export(
 
     found = Store(store)
     planned = found.plan(study)
-    for path in export_table(found.records(planned), output, name=planned.study_id):
-        out.print(str(path))
+    for stage in planned.stages:
+        for path in export_table(found.records(stage), output, name=stage.study_id, tier=stage.spec.tier):
+            out.print(str(path))
 
 
 @app.command()
@@ -387,6 +400,6 @@ def clean(
         out.print("nothing was removed; add --yes to do it")
 
 
-def _count_done(store: Any, study_id: str) -> str:  # noqa: ANN401  # Store, imported where it is needed
-    states = store.states(store.plan(study_id))
-    return f"{sum(state in ('finished', 'diverged') for state in states.values())}/{len(states)}"
+def _status_json(planned: Any, states: Mapping[str, str]) -> dict[str, Any]:  # noqa: ANN401  # Plan
+    cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
+    return {"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells}

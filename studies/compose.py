@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from .errors import ConfigError
-from .spec import EngineSpec, StudySpec
+from .spec import EngineSpec, Recipe, StudySpec
 from .tracking import TrackingSpec
 from .tuning import TuningSpec
 from .tuning_file import is_name, shipped_tunings
@@ -131,20 +131,28 @@ def list_tunings(config_dir: Path | None = None) -> dict[str, Path]:
 
 
 def _with_tuning_found(spec: StudySpec, config_dir: Path | None) -> StudySpec:
-    """Replaces the name of a tuning of the user's by its path; the name of a shipped one means the same everywhere."""
-    name = spec.recipe.tuning
+    """Replaces the names of tunings of the user's by paths; the name of a shipped one means the same everywhere."""
+    stages = {
+        name: stage.model_copy(update={"recipe": _recipe_found(stage.recipe, f"pretraining.{name}.", config_dir)})
+        for name, stage in spec.pretraining.items()
+    }
+    return spec.model_copy(update={"recipe": _recipe_found(spec.recipe, "", config_dir), "pretraining": stages})
+
+
+def _recipe_found(recipe: Recipe, where: str, config_dir: Path | None) -> Recipe:
+    name = recipe.tuning
     if name is None or not is_name(name):
-        return spec
+        return recipe
     known = list_tunings(config_dir)
     if name in shipped_tunings():
-        return spec
+        return recipe
     if name not in known:
         choices = ", ".join(known) or "none"
         raise ConfigError(
-            f"recipe.tuning: {name!r} is not known{_did_you_mean(name, list(known))}; there are: {choices}, or give "
+            f"{where}recipe.tuning: {name!r} is not known{_did_you_mean(name, list(known))}; there are: {choices}, or give "
             "the path of a file that `study tune` wrote"
         )
-    return spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"tuning": str(known[name].resolve())})})
+    return recipe.model_copy(update={"tuning": str(known[name].resolve())})
 
 
 def _opened(override: str) -> str:
@@ -231,7 +239,7 @@ def _is_form(part: int | str) -> bool:
 
 def _location(parts: tuple[int | str, ...]) -> str:
     # The forms of a union (dial, hub, ...; a number, a mapping) stand behind their field; people do not write them.
-    shown = [part for i, part in enumerate(parts) if not (i == 1 and parts[0] == "data") and not _is_form(part)]
+    shown = [part for i, part in enumerate(parts) if not (i and parts[i - 1] == "data") and not _is_form(part)]
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown)
     return text.removeprefix(".")
 
@@ -243,6 +251,8 @@ def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> li
         kinds = [each for each in models if "kind" in each.model_fields and each.model_fields["kind"].default == part]
         if kinds:
             models = kinds
+            continue
+        if not any(str(part) in each.model_fields for each in models):  # a name of the user, such as that of a start
             continue
         annotations = [each.model_fields[str(part)].annotation for each in models if str(part) in each.model_fields]
         nested = [type_ for annotation in annotations for type_ in (annotation, *get_args(annotation))]

@@ -21,8 +21,10 @@ from .budget import BranchPlan, train_flops
 from .checkpoint import load_latest, save_checkpoint
 from .environment import now
 from .errors import StudyError
-from .evaluation import chance, error_and_loss, predict
+from .evaluation import chance, predict
 from .job_data import JobData
+from .kept_weights import give_start
+from .objective import objective_of
 from .outcome import TrainedBranch, TrainedCell
 from .planning import Cell
 from .program import Program, Snapshot, cloned
@@ -94,6 +96,7 @@ class CellCourse:
         total_examples: images trained on in all, trunk and every cooldown.
         losses: loss of every step, float32 [executed steps], in the order of the plan; NaN where there is none.
         resumed: the weights and optimiser its checkpoint holds; whoever trains on takes them.
+        start_sha256: of the file of weights it began from; empty where they were drawn.
 
     Raises:
         StudyError: the data are not the ones planned.
@@ -126,7 +129,7 @@ class CellCourse:
         self.branches: list[TrainedBranch] = []
         self.losses = torch.full((cell.executed_steps,), float("nan"))
         self.train_seconds = self.evaluation_seconds = 0.0
-        self.started_at = now()
+        self.started_at, self.start_sha256 = now(), ""
         self.resumed: Snapshot | None = self._load()
         self._shown = self.executed
         self._last_progress = time.monotonic()
@@ -182,10 +185,15 @@ class CellCourse:
             self.executed = sum(one.stop - one.start for one in self.segments[: self.segment])
 
     def resume(self, program: Program, lane: int) -> None:
-        """Gives a lane the weights and the optimiser of the checkpoint, if there was one."""
+        """Gives a lane the weights and the optimiser of the checkpoint, if there was one, else those it begins from."""
         if self.resumed is not None:
             self._restore(self.resumed, program, lane)
             self.resumed = None
+        elif self.cell.start is not None:
+            network = program.network_of(lane)
+            self.start_sha256 = give_start(network, self.cell, self.store)
+            begun = self.snapshot(program, lane) | {"network": cloned(network.state_dict())}
+            self._restore(begun, program, lane)
 
     def snapshot(self, program: Program, lane: int) -> Snapshot:
         """Weights and optimiser of a lane, and the images they have seen."""
@@ -216,6 +224,7 @@ class CellCourse:
             "evaluation_seconds": self.evaluation_seconds,
             "resumes": self.resumes,
             "started_at": self.started_at,
+            "start_sha256": self.start_sha256,
             "now": snapshot,
             "executed": self.executed,
             "total_examples": self.total_examples,
@@ -239,17 +248,18 @@ class CellCourse:
             validation_seconds=self.evaluation_seconds,
             resumes=self.resumes,
             started_at=self.started_at,
+            start_sha256=self.start_sha256,
         )
 
     def _end_branch(self, branch: BranchPlan, network: nn.Module | None) -> None:
         """Validates the network and keeps its weights as those of `branch`; None where the loss was not finite."""
         started = time.monotonic()
-        error, loss = chance(self.cell.num_classes)
+        objective = objective_of(self.cell)
+        error, loss = chance(objective.num_answers)
         if network is not None:
-            found = predict(network, self.batches, self.cell.precision, indices=self.validation)
-            measured_error, measured_loss = error_and_loss(*found)
-            if math.isfinite(measured_loss):
-                error, loss = measured_error, measured_loss
+            found = predict(network, self.batches, objective, self.cell.precision, indices=self.validation)
+            if math.isfinite(found.loss):
+                error, loss = found.error, found.loss
             else:
                 network = None
         kept: TrainedBranch = {
@@ -296,6 +306,7 @@ class CellCourse:
         self.executed, self.total_examples = saved["executed"], saved["total_examples"]
         self.losses.copy_(saved["losses"])
         self.resumes = saved["resumes"] + 1
+        self.start_sha256 = saved.get("start_sha256", "")
         snapshot: Snapshot = saved["now"]
         self.examples = snapshot["examples"]
         return snapshot

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .planning import Arm, Cell, Plan
 from .records import Record
@@ -77,11 +78,18 @@ def estimate(
     )
 
 
-def disk_needed(plan: Plan, num_running: int) -> tuple[int, int]:
-    """Bytes kept of all records and predictions, and bytes of the checkpoints of `num_running` cells."""
+def disk_needed(plan: Plan, num_running: int, *, keeps_weights: bool = False) -> tuple[int, int]:
+    """Bytes kept of all records and predictions, and bytes of the checkpoints of `num_running` cells.
+
+    Args:
+        keeps_weights: whether the final weights of every branch are kept too, float32.
+    """
     arms = {(arm.family, arm.variant): arm for arm in plan.arms}
     largest = max((_running_bytes(arms[cell.family, cell.variant], cell) for cell in plan.cells), default=0)
-    return sum(_kept_bytes(cell) for cell in plan.cells), num_running * largest
+    kept = sum(_kept_bytes(cell) for cell in plan.cells)
+    if keeps_weights:
+        kept += sum(4 * arms[cell.family, cell.variant].num_parameters * len(cell.branches) for cell in plan.cells)
+    return kept, num_running * largest
 
 
 def evaluation_flops(cell: Cell) -> int:
@@ -118,17 +126,19 @@ def _measured_rate(plan: Plan, arm: Arm) -> float:
     import torch
     from torch.nn import functional as F
 
-    from models import build_network, build_optimizer
+    from models import build_network, build_optimizer, forward_flops
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         data = plan.data
-        size = {"image_size": data.image_size, "in_channels": data.in_channels, "num_classes": data.num_classes}
+        size: dict[str, Any] = {"image_size": data.image_size, "in_channels": data.in_channels}
+        size |= {"num_classes": data.num_classes, "designed_for": arm.designed_for, "head": plan.spec.head}
+        cost = forward_flops(arm.family, arm.variant, **size).total  # of classification, whatever the objective
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = build_network(arm.family, arm.variant, **size)
-            affordable = int(MEASURED_FLOPS / (3 * arm.forward_flops))
+            affordable = int(MEASURED_FLOPS / (3 * cost))
             batch_size = max(2, min(plan.spec.budget.batch_size, affordable))
             images = torch.randn(batch_size, data.in_channels, data.image_size, data.image_size)
             labels = torch.randint(data.num_classes, (batch_size,))
@@ -140,7 +150,7 @@ def _measured_rate(plan: Plan, arm: Arm) -> float:
             F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds[1:]) / (3 * arm.forward_flops * batch_size)
+        return statistics.median(seconds[1:]) / (3 * cost * batch_size)
     finally:
         torch.set_num_threads(threads)
 

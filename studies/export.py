@@ -14,7 +14,12 @@ Format = Literal["parquet", "csv"]
 
 
 def export_table(
-    records: Iterable[Record], folder: Path, formats: Sequence[Format] = ("parquet", "csv"), *, name: str = "records"
+    records: Iterable[Record],
+    folder: Path,
+    formats: Sequence[Format] = ("parquet", "csv"),
+    *,
+    name: str = "records",
+    tier: str | None = None,
 ) -> tuple[Path, ...]:
     """Writes the long table, a row per cell and branch, every column of `COLUMNS`, the same rows in every format.
 
@@ -23,6 +28,7 @@ def export_table(
         folder: made if absent.
         formats: `parquet` keeps types; `csv` writes floats so that they read back exactly.
         name: file name without suffix.
+        tier: the study's, which the names of arms do not mention.
 
     Returns:
         The files in the order of `formats`.
@@ -30,7 +36,7 @@ def export_table(
     Raises:
         ValueError: a format is unknown.
     """
-    frame = records_frame(records).convert_dtypes()
+    frame = records_frame(records, tier).convert_dtypes()
     paths = []
     for form in formats:
         path = folder / f"{name}.{form}"
@@ -65,9 +71,10 @@ leaves a folder `cells/<cell id>/` in the store:
 - `predictions.npz`, for every branch and test image the predicted class and the log-probability of the truth.
 
 `study export` writes all records of a study as one table in Parquet and in CSV, a row per cell and branch; in Python
-`studies.records_frame(studies.load_records())` is the same table. A cell that failed has one row without a branch. To
-get one row per cell, take the rows where `selected` is true (the branch chosen on validation, the primary number) or
-those where `branch` is 1 (the full budget).
+`studies.records_frame(studies.load_records())` is the same table; where arms are of several tiers, name the study's:
+`records_frame(records, "nano")`. A cell that failed has one row without a branch. To get one row per cell, take the
+rows where `selected` is true (the branch chosen on validation, the primary number) or those where `branch` is 1 (the
+full budget).
 
 `study bundle` packs plan, records, predictions and report of a study into one file with a checksum for each part, and
 `study verify` checks such a file; unpacked it is a store again.

@@ -132,13 +132,13 @@ def _measured_study(name: str, columns: dict[str, str | None], num_train: int | 
     except NotInStoreError as error:
         raise ConfigError(f"{name} is neither a file nor a study of the store: {error}") from None
     records = found.records(planned)
-    frame = records_frame(records)
+    frame = records_frame(records, planned.spec.tier)
     card = workflow.study_card(planned)
     paths = {record.cell_id: found.predictions_path(record.cell_id) for record in records}
     names = {arm: look.label for arm, look in looks_of(frame).items()}
     return measured_export(
         frame,
-        x=columns["x"],
+        x=columns["x"] or planned.spec.x,
         num_train=num_train,
         blocks=read_blocks(frame, paths),
         pair=card.primary_pair,

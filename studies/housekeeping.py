@@ -14,21 +14,21 @@ def clean_store(
     """Removes what is asked for and says it line by line; with `really` false it only says.
 
     Args:
-        study_id: a study whose plan and report go; its cells stay until they are orphans.
+        study_id: a study whose plan and report go, and those of its earlier stages that no other study has; its cells
+            stay until they are orphans.
         interrupted: checkpoints of unfinished cells that nobody trains.
         failed: cells whose record says failed or invalid, so that a run trains them again.
         orphans: cells of no plan in the store.
     """
     verb = "removed" if really else "would remove"
-    if study_id is not None:
-        size = describe_bytes(bytes_held([store.study_folder(study_id)]))
+    going = [] if study_id is None else _with_stages(store, study_id)
+    for one in going:
+        size = describe_bytes(bytes_held([store.study_folder(one)]))
         if really:
-            store.discard_study(study_id)
-        yield (
-            f"{verb} plan and report of {study_id} ({size}); its cells are kept, --orphans removes those no plan names"
-        )
-    others = [one for one in store.study_ids() if one != study_id] if orphans else []
-    planned = {cell.id for one in others for cell in store.plan(one).cells}
+            store.discard_study(one)
+        yield f"{verb} plan and report of {one} ({size}); its cells are kept, --orphans removes those no plan names"
+    others = [one for one in store.study_ids() if one not in going] if orphans else []
+    planned = {cell.id for one in others for stage in store.plan(one).stages for cell in stage.cells}
     for cell_id in store.cell_ids():
         state = store.state(cell_id)
         reasons = [
@@ -45,3 +45,12 @@ def clean_store(
         size = describe_bytes(bytes_held([store.cell_folder(cell_id)]))
         if not really or store.discard_cell(cell_id):
             yield f"{verb} cell {cell_id} ({', '.join(reasons)}; {size})"
+
+
+def _with_stages(store: Store, study_id: str) -> list[str]:
+    """The study, and its earlier stages that are in the store and belong to no other study there."""
+    own = [stage.study_id for stage in store.plan(study_id).pretraining]
+    known = store.study_ids()
+    others = [store.plan(one) for one in known if one not in (study_id, *own)] if own else []
+    shared = {stage.study_id for plan in others for stage in plan.pretraining}
+    return [study_id, *(one for one in own if one in known and one not in shared)]

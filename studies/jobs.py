@@ -16,7 +16,9 @@ MAX_LANES = 64
 CPU_LANES = 3
 """Lanes of a program on a CPU, where lanes pay at all (`lane_width.cpu_width`)."""
 
-DIFFERS = frozenset({"data", "replicate", "num_train", "num_validation", "seeds", "learning_rate", "weight_decay"})
+DIFFERS = frozenset(
+    {"data", "replicate", "num_train", "num_validation", "seeds", "learning_rate", "weight_decay", "start"}
+)
 """What cells of one program may differ in; everything else decides what a device step does."""
 
 

@@ -43,6 +43,7 @@ class TrainedCell:
         validation: rows held out [V].
         losses: training loss of every executed step, float64, in the order of execution.
         total_examples: images trained on, trunk and all cooldowns, counted from the batches executed.
+        start_sha256: of the file of weights it began from.
     """
 
     cell: Cell
@@ -57,6 +58,7 @@ class TrainedCell:
     validation_seconds: float
     resumes: int
     started_at: str
+    start_sha256: str = ""
 
 
 def assess(
@@ -108,6 +110,7 @@ def assess(
         resumes=trained.resumes,
         started_at=trained.started_at,
         finished_at=now,
+        start_sha256=trained.start_sha256,
         environment=environment,
     )
     if test is None:
@@ -117,7 +120,7 @@ def assess(
         "branch": np.array([branch.fraction for branch in branches]),
         "predicted_class": np.stack([outcome.predicted_class for outcome in tested]),
         "log_probability": np.stack([outcome.log_probability for outcome in tested]),
-        "label": test.labels.astype(np.uint16),
+        "label": tested[0].label,
     }
     return record, predictions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from datamodules import DataInfo
+from models.families import Head
 
 from .budget import (
     STEP_MULTIPLE,
@@ -23,7 +24,8 @@ from .budget import (
     train_flops,
 )
 from .errors import PlanError
-from .spec import LABEL_PRESERVING, PROTOCOL_VERSION, Permutation, StudySpec
+from .spec import LABEL_PRESERVING, PROTOCOL_VERSION, ObjectiveName, Permutation, StudySpec
+from .starts import START_LABELS, StageStart, Start, StartSource, start_notes
 from .tuned import Citation, Conditions, Network, Tuning
 from .tuning import TUNING_SEED
 
@@ -31,6 +33,10 @@ MATCHED = 0.02
 """Largest relative difference of forward FLOPs between the arms of a study (PROTOCOL 2)."""
 MATCHED_FOR_A_REASON = 0.05
 """The same where the network's own granularity forbids better; the plan then says so."""
+YOUNGER_CELL_FIELDS = ("reads_test", "objective", "head", "designed_for", "start")
+"""Fields of a cell that are younger than the ids of protocol 1: at their default they must not move one."""
+YOUNGER_SPEC_FIELDS = ("x", "objective", "head", "designed_for")
+"""The same of a study."""
 LEAST_PER_CLASS = 10
 """Smallest training set, in images per class (PROTOCOL 5)."""
 FIXED_RECIPE = (
@@ -38,6 +44,10 @@ FIXED_RECIPE = (
     "(recipe.tuning is null). A difference between arms may be one of hyper-parameters."
 )
 """The note of a study without a tuning (the fixed-recipe mode of PROTOCOL 4)."""
+
+
+ArmKey = tuple[str, str, str | None]
+"""Family, variant and start."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class Arm:
         name: as the study file names it.
         forward_flops: forward FLOPs per image, multiply-add = 2.
         first_layer_flops: the part of the first layer, which needs no input gradient.
+        start: name of what it begins from; None where it is trained from scratch.
+        designed_for: pixels of the images it is sized for, where these are not the study's.
     """
 
     name: str
@@ -56,6 +68,13 @@ class Arm:
     forward_flops: int
     first_layer_flops: int
     num_parameters: int
+    start: str | None = None
+    designed_for: int | None = None
+
+    @property
+    def key(self) -> ArmKey:
+        """What tells the cells of one arm from those of another."""
+        return self.family, self.variant, self.start
 
 
 class Seeds(BaseModel):
@@ -75,6 +94,10 @@ class Cell(BaseModel):
     Attributes:
         reads_test: false in a tuning, whose cells end with their validation: they never see the test split, and their
             ids are those of no reported cell.
+        objective: what is learnt and measured.
+        head: the last layer or layers.
+        designed_for: pixels of the images the network is sized for, where it is applied to others.
+        start: what its weights begin from; None where they are drawn.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -106,19 +129,33 @@ class Cell(BaseModel):
     forward_flops: int
     first_layer_flops: int
     reads_test: bool = True
+    objective: ObjectiveName = "classification"
+    head: Head = "linear"
+    designed_for: int | None = None
+    start: Start | None = None
 
     @property
     def id(self) -> str:
         """Sixteen hexadecimal digits; names that label without changing the result do not enter."""
-        left_out = {"data", "replicate"}
-        if self.reads_test:  # younger than the ids of protocol 1, which it must not move
-            left_out.add("reads_test")
+        left_out: dict[str, Any] = {"data": True, "replicate": True}
+        for name in YOUNGER_CELL_FIELDS:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                left_out[name] = True
+        if self.start is not None:
+            left_out["start"] = set(START_LABELS)
         return _digest(self.model_dump(mode="json", exclude=left_out))[:16]
+
+    @property
+    def arm_key(self) -> ArmKey:
+        """Which arm it belongs to."""
+        return self.family, self.variant, None if self.start is None else self.start.name
 
     @property
     def title(self) -> str:
         """A name for people; never parsed."""
         title = f"{self.family} {self.variant} {self.data} N={self.num_train} r={self.replicate}"
+        if self.start is not None:
+            title += f" from {self.start.name}" + (f" of {self.start.num_pretrain}" if self.start.num_pretrain else "")
         return title if self.reads_test else f"{title} lr={self.learning_rate:g} decay={self.weight_decay:g}"
 
     @property
@@ -149,6 +186,7 @@ class Plan:
     Attributes:
         notes: what a reader must know about the fairness of the comparison; repeated in the report.
         tuning: the finished tuning that learning rates and weight decays were taken from.
+        pretraining: the earlier stages whose weights its cells begin from; each an ordinary study, run before.
     """
 
     spec: StudySpec
@@ -157,6 +195,12 @@ class Plan:
     cells: tuple[Cell, ...]
     notes: tuple[str, ...]
     tuning: Citation | None = None
+    pretraining: tuple[Plan, ...] = ()
+
+    @property
+    def stages(self) -> tuple[Plan, ...]:
+        """Everything that is run, in order; the plan itself is the last."""
+        return (*self.pretraining, self)
 
     @property
     def protocol_version(self) -> str:
@@ -167,18 +211,25 @@ class Plan:
     def hash(self) -> str:
         """Hash of all that was declared, so that none of it can change after the fact.
 
-        Where the data and the file of a tuning lie and what the study is said to cost are left out: none changes the
-        study. A tuning counts by the hash of its content.
+        Where the data and the file of a tuning lie, what the study is said to cost and what others published are left
+        out: none changes the study. A tuning counts by the hash of its content, an earlier stage by that of its plan, a
+        file of weights by that of its content.
         """
+        left_out: dict[str, Any] = {"data": True, "cost": True, "published": True, "recipe": {"tuning"}}
+        left_out["pretraining"] = True
+        for name in YOUNGER_SPEC_FIELDS:
+            if getattr(self.spec, name) == StudySpec.model_fields[name].default:
+                left_out[name] = True
         return _digest(
             {
-                "spec": self.spec.model_dump(mode="json", exclude={"data": True, "cost": True, "recipe": {"tuning"}}),
+                "spec": self.spec.model_dump(mode="json", exclude=left_out),
                 "data": _data_json(self.data),
-                "arms": [vars(arm) for arm in self.arms],
+                "arms": [_arm_json(arm) for arm in self.arms],
                 "cells": [cell.id for cell in self.cells],
                 "notes": self.notes,
                 "protocol_version": self.protocol_version,
                 **self._tuning_json,
+                **({"pretraining": [stage.hash for stage in self.pretraining]} if self.pretraining else {}),
             }
         )
 
@@ -203,7 +254,7 @@ class Plan:
 
     def arm(self, cell: Cell) -> Arm:
         """The arm a cell belongs to."""
-        return next(arm for arm in self.arms if (arm.family, arm.variant) == (cell.family, cell.variant))
+        return next(arm for arm in self.arms if arm.key == cell.arm_key)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as it is locked in the store."""
@@ -213,10 +264,11 @@ class Plan:
             "protocol_version": self.protocol_version,
             "spec": self.spec.model_dump(mode="json"),
             "data": _data_json(self.data),
-            "arms": [vars(arm) for arm in self.arms],
+            "arms": [_arm_json(arm) for arm in self.arms],
             "cells": [{"id": cell.id} | cell.model_dump(mode="json") for cell in self.cells],
             "notes": list(self.notes),
             **self._tuning_json,
+            "pretraining": [stage.to_json() for stage in self.pretraining],
         }
 
     @classmethod
@@ -234,6 +286,7 @@ class Plan:
             cells=cells,
             notes=tuple(content["notes"]),
             tuning=Citation.model_validate(content["tuning"]) if "tuning" in content else None,
+            pretraining=tuple(cls.from_json(stage) for stage in content.get("pretraining", ())),
         )
         if [cell.id for cell in cells] != [cell["id"] for cell in content["cells"]] or plan.hash != content[
             "plan_hash"
@@ -244,12 +297,19 @@ class Plan:
         return plan
 
 
-def make_plan(spec: StudySpec, data: DataInfo, arms: Mapping[str, Arm], tuning: Tuning | None = None) -> Plan:
+def make_plan(
+    spec: StudySpec,
+    data: DataInfo,
+    arms: Mapping[str, Arm],
+    tuning: Tuning | None = None,
+    starts: Mapping[str, StartSource] | None = None,
+) -> Plan:
     """Resolves every cell of a study.
 
     Args:
         arms: by the name the study file gives them.
         tuning: what `recipe.tuning` names.
+        starts: by name, what the arms begin from.
 
     Raises:
         PlanError: the study cannot be run, or its comparison would be unfair; says which field and why.
@@ -260,19 +320,23 @@ def make_plan(spec: StudySpec, data: DataInfo, arms: Mapping[str, Arm], tuning: 
     ordered = tuple(arms[name] for name in spec.families)
     notes = _check_matched(spec, ordered)
     costliest = max(arm.forward_flops for arm in ordered)
-    cells = []
+    sources, cells = starts or {}, []
     for num_train in spec.num_train:
         for arm in ordered:
             reference = arm.forward_flops if spec.allow_unequal_flops else costliest
             steps = _steps(spec, reference, num_train, arm.name)
             for replicate in range(spec.num_replicates(arm.name)):
-                cells.append(_cell(spec, data, arm, num_train, replicate, steps, tuning))
-    cells.sort(key=lambda cell: (cell.replicate, cell.num_train))  # complete replicates first, small sets before large
-    names = {(arm.family, arm.variant): arm.name for arm in ordered}
-    used = [(names[cell.family, cell.variant], cell.num_train, cell.steps) for cell in cells]
+                for start in _starts_of(arm, replicate, sources):
+                    cells.append(_cell(spec, data, arm, num_train, replicate, steps, tuning, start))
+    cells.sort(key=_complete_replicates_first)
+    _check_distinct(cells)
+    names = {arm.key: arm.name for arm in ordered}
+    used = [(names[cell.arm_key], cell.num_train, cell.steps) for cell in cells]
     recipe_notes = tuning.remarks(Conditions.of(spec, data), used, networks_of(ordered)) if tuning else (FIXED_RECIPE,)
     notes = (*notes, *_coverage_notes(spec, data, cells), *_augmentation_notes(spec, data), *recipe_notes)
-    return Plan(spec, data, ordered, tuple(cells), notes, tuning.citation if tuning else None)
+    notes = (*notes, *start_notes(sources, data, [(names[cell.arm_key], cell) for cell in cells]))
+    earlier = tuple(source.plan for source in sources.values() if isinstance(source, StageStart))
+    return Plan(spec, data, ordered, tuple(cells), notes, tuning.citation if tuning else None, earlier)
 
 
 def networks_of(arms: Iterable[Arm]) -> dict[str, Network]:
@@ -280,8 +344,39 @@ def networks_of(arms: Iterable[Arm]) -> dict[str, Network]:
     return {arm.name: Network(forward_flops=arm.forward_flops, num_parameters=arm.num_parameters) for arm in arms}
 
 
+def _starts_of(arm: Arm, replicate: int, sources: Mapping[str, StartSource]) -> list[Start | None]:
+    """What a replicate of an arm begins from: nothing, or one start for each size of the earlier stage."""
+    if arm.start is None:
+        return [None]
+    source = sources[arm.start]
+    return [source.of(arm.family, arm.variant, size, replicate) for size in source.sizes]
+
+
+def _complete_replicates_first(cell: Cell) -> tuple[int, int, int]:
+    """The order of cells; within a replicate small sets come before large ones."""
+    return cell.replicate, cell.num_train, (cell.start.num_pretrain or 0) if cell.start is not None else 0
+
+
+def _check_distinct(cells: Sequence[Cell]) -> None:
+    """Refuses two arms that are the same runs."""
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        if (other := seen.setdefault(cell.id, cell)) is not cell:
+            raise PlanError(
+                f"families: {cell.title} and {other.title} are one and the same run: their starts do not differ; leave "
+                "one of the two arms out"
+            )
+
+
 def _cell(
-    spec: StudySpec, data: DataInfo, arm: Arm, num_train: int, replicate: int, steps: int, tuning: Tuning | None
+    spec: StudySpec,
+    data: DataInfo,
+    arm: Arm,
+    num_train: int,
+    replicate: int,
+    steps: int,
+    tuning: Tuning | None,
+    start: Start | None,
 ) -> Cell:
     kinds = ("subset", "order", "initialization", "augmentation")
     recipe = spec.recipe
@@ -317,6 +412,10 @@ def _cell(
         cooldown_fraction=spec.budget.cooldown_fraction,
         forward_flops=arm.forward_flops,
         first_layer_flops=arm.first_layer_flops,
+        objective=spec.objective,
+        head=spec.head,
+        designed_for=arm.designed_for,
+        start=start,
     )
 
 
@@ -447,6 +546,11 @@ def _coverage_notes(spec: StudySpec, data: DataInfo, cells: list[Cell]) -> list[
 
 def _data_json(data: DataInfo) -> dict[str, Any]:
     return vars(data) | {"class_names": list(data.class_names)}
+
+
+def _arm_json(arm: Arm) -> dict[str, Any]:
+    """An arm as it is hashed: fields younger than protocol 1 only where they say something."""
+    return {name: value for name, value in vars(arm).items() if value is not None}
 
 
 def _digest(content: object) -> str:

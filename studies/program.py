@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models import ImageClassifier
 
+from .objective import objective_of
 from .planning import Cell
 
 CLIP_NORM = 1.0  # PROTOCOL 4
@@ -83,12 +84,14 @@ def classifier_arguments(cell: Cell) -> dict[str, Any]:
         "cooldown_fraction": cell.cooldown_fraction,
         "label_smoothing": cell.label_smoothing,
         "initialization_seed": cell.seeds.initialization,
+        "designed_for": cell.designed_for,
+        "head": cell.head,
     }
 
 
 def initial_network(cell: Cell) -> nn.Module:
     """The network of a cell with its initial weights, on the CPU."""
-    return ImageClassifier(**classifier_arguments(cell)).network
+    return objective_of(cell).adapted(ImageClassifier(**classifier_arguments(cell)).network)
 
 
 def autocast(

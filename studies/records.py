@@ -7,13 +7,17 @@ branch) that the analysis, the report, the export and the W&B mirror read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
+
+from models.tiers import split_variant
+
+from .arms import arm_name
 
 SCHEMA_VERSION = 1
 
@@ -115,6 +119,8 @@ class Record(_Frozen):
     started_at: str = ""
     finished_at: str = ""
     predictions_sha256: str = ""
+    kept_sha256: str = ""  # of the file of weights of the full budget, where they were kept
+    start_sha256: str = ""  # of the file of weights that the cell began from
     wandb_url: str = ""
     environment: Environment | None = None
 
@@ -126,14 +132,25 @@ COLUMNS: dict[str, str] = {
     "status": "finished | diverged (some branch ended at chance with a non-finite loss) | "
     "invalid (FLOPs off plan by more than 0.5%) | failed",
     "reason": "why a cell is not finished; empty otherwise",
-    "arm": "family, with the form of the variant where it is not the plain one: the unit of comparison",
+    "arm": "family, with the tier where it is not the study's and the form where it is not the plain one: the unit of "
+    "comparison",
     "family": "family of architectures",
     "variant": "size tier, with its form after a dash",
     "data": "name of the data set",
     "data_fingerprint": "hash of the data's source: revision or file hashes, split, preprocessing",
     "image_size": "side of the square images in pixels",
+    "designed_for": "side of the images that the network is sized for; differs from image_size where it is applied to "
+    "others",
     "num_train": "training images, validation images not counted",
     "num_validation": "validation images, the same for every size and family",
+    "start": "name of what the weights begin from; empty where they are drawn",
+    "num_pretrain": "images the start was trained on; 0 without a start, empty where its file does not say",
+    "pretrain_flops": "training FLOPs of the start, outside the budget; 0 without one, empty where its file does not "
+    "say",
+    "start_origin": "id of the cell that the weights begin from, or SHA-256 of a file",
+    "start_sha256": "hash of the file of weights that the cell began from",
+    "objective": "what is learnt and measured: classification | masked_patches (errors are then of patch colours)",
+    "head": "last layer or layers: linear | hidden",
     "permutation": "pixel permutation control: none | within_patch | patches | pixels",
     "augmentation": "augmentations joined by +, none if empty",
     "replicate": "index of the setting of seeds",
@@ -212,32 +229,44 @@ DETERMINISTIC_COLUMNS: tuple[str, ...] = tuple(column for column in COLUMNS if c
 COMPUTE_LIMITED_EPOCHS = 30  # PROTOCOL 3: fewer passes of the trunk than this are labelled
 
 
-def arm_name(family: str, variant: str) -> str:
-    """The unit of comparison: `resnet` for variant `nano`, `resnet-circular` for variant `nano-circular`."""
-    _, _, form = variant.partition("-")
-    return f"{family}-{form}" if form else family
+def arm_of(cell: Mapping[str, Any], tier: str | None = None) -> str:
+    """The unit of comparison a recorded cell belongs to, by name; see `arm_name`.
+
+    Args:
+        cell: the cell's resolved content.
+        tier: the tier that needs no mention; None: no tier is mentioned.
+    """
+    return arm_name(cell["family"], cell["variant"], (cell.get("start") or {}).get("name"), tier)
 
 
-def records_frame(records: Iterable[Record]) -> pd.DataFrame:
+def records_frame(records: Iterable[Record], tier: str | None = None) -> pd.DataFrame:
     """The long table of `records`: one row per cell and branch, columns as in `COLUMNS`.
 
     A failed cell has one row with `branch` missing, so that it is seen and never silently absent.
+
+    Args:
+        tier: the study's, which the names of arms do not mention. Where it is not given, records of a single tier do
+            not mention it, and records of several all do.
     """
-    rows = [row for record in records for row in _rows(record)]
+    records = list(records)
+    if tier is None and len({split_variant(record.cell["variant"])[0] for record in records}) > 1:
+        tier = ""
+    rows = [row for record in records for row in _rows(record, tier)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(
-        ["arm", "num_train", "replicate", "branch"], kind="stable", ignore_index=True
+        ["arm", "num_train", "num_pretrain", "replicate", "branch"], kind="stable", ignore_index=True
     )
 
 
-def _rows(record: Record) -> list[dict[str, Any]]:
+def _rows(record: Record, tier: str | None) -> list[dict[str, Any]]:
     cell = record.cell
     seeds = cell["seeds"]
     environment = record.environment
     shared: dict[str, Any] = {
         **{name: getattr(record, name) for name in COLUMNS if name in Record.model_fields},
         **{name: cell[name] for name in COLUMNS if name in cell},
-        "arm": arm_name(cell["family"], cell["variant"]),
+        "arm": arm_of(cell, tier),
         "augmentation": "+".join(cell["augmentation"]) or "none",
+        **_start_columns(cell),
         "subset_seed": seeds["subset"],
         "order_seed": seeds["order"],
         "initialization_seed": seeds["initialization"],
@@ -259,6 +288,25 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     return [
         shared | {"branch": branch.fraction} | branch.model_dump(exclude={"fraction"}) for branch in record.branches
     ]
+
+
+def size_of(cell: Mapping[str, Any], x: str) -> int:
+    """The size of a recorded cell: its `num_train`, or its `num_pretrain`, 0 where that is not known."""
+    return int((_start_columns(cell)["num_pretrain"] or 0) if x == "num_pretrain" else cell[x])
+
+
+def _start_columns(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights begin from, and what a record from before there were starts does not say."""
+    start = cell.get("start") or {"name": "", "origin": "", "num_pretrain": 0, "train_flops": 0}
+    return {
+        "start": start["name"],
+        "start_origin": start["origin"],
+        "num_pretrain": start["num_pretrain"],
+        "pretrain_flops": start["train_flops"],
+        "designed_for": cell.get("designed_for") or cell["image_size"],
+        "objective": cell.get("objective", "classification"),
+        "head": cell.get("head", "linear"),
+    }
 
 
 def selected_rows(frame: pd.DataFrame, rule: Literal["selected", "full_budget"] = "selected") -> pd.DataFrame:

@@ -177,7 +177,8 @@ def _round(template: Plan, rules: TuningSpec, grids: Mapping[Place, Sequence[Pai
         for pair in grids[template.arm(cell).name, cell.num_train]
     )
     notes = tuple(note for note in template.notes if note != FIXED_RECIPE)
-    return Plan(template.spec, template.data, template.arms, cells, (*notes, _declaration(rules, sizes)))
+    declared = (*notes, _declaration(rules, sizes))
+    return Plan(template.spec, template.data, template.arms, cells, declared, pretraining=template.pretraining)
 
 
 def _trial_cell(cell: Cell, pair: Pair) -> Cell:

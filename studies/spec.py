@@ -6,13 +6,17 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from datamodules import DataConfig
+from models.families import Head
 
+from .arms import START_NAME, canonical_arm, parse_arm
 from .budget import STEP_MULTIPLE
+from .published import Published
 
 PROTOCOL_VERSION = "1"
 """Changes whenever a golden result or a rule of the protocol does: records of different versions are never mixed."""
@@ -21,6 +25,8 @@ SeedKind = Literal["subset", "order", "initialization", "augmentation"]
 Augmentation = Literal["crop", "flip", "label_preserving"]
 LABEL_PRESERVING: Literal["label_preserving"] = "label_preserving"
 Permutation = Literal["none", "within_patch", "patches", "pixels"]
+ObjectiveName = Literal["classification", "masked_patches"]
+"""What a network learns: the classes of images, or the colours of patches hidden from it (`models.masked_patches`)."""
 
 
 class _Strict(BaseModel):
@@ -120,12 +126,68 @@ class Recipe(_Strict):
         return setting.get(arm, setting.get(family, setting["default"]))
 
 
+class Pretraining(_Strict):
+    """What arms written `family+name` begin from: an earlier stage of the study, or weights on disk.
+
+    A stage is trained like any study, once for every network, size and replicate that begins from it, up to its full
+    budget; `budget.branches` is not used. A file gives `checkpoint` and, where they are known, what it cost.
+
+    Attributes:
+        data: the images of the stage; null: the study's own.
+        num_train: sizes of its training set, each a start of its own; of a file the one number that is known.
+        num_validation: validation images; null: as many as the study has.
+        budget: how long the stage trains.
+        recipe: how it is optimised.
+        head: `hidden` has one hidden layer, which fine-tuning replaces like any head.
+        objective: what the stage learns; `masked_patches` needs no labels.
+        checkpoint: file of weights: of this package, or of timm.
+        image_size: pixels of the images that the network in the file is for; null: those of the study.
+        train_flops: training FLOPs that the file cost, where they are known.
+    """
+
+    data: DataConfig | None = None
+    num_train: tuple[PositiveInt, ...] = ()
+    num_validation: PositiveInt | None = None
+    budget: Budget | None = None
+    recipe: Recipe = Recipe()
+    head: Head = "linear"
+    objective: ObjectiveName = "classification"
+    checkpoint: Path | None = None
+    image_size: PositiveInt | None = None
+    train_flops: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("num_train", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _stage_or_file(self) -> Pretraining:
+        of_a_stage, of_a_file = ("data", "num_validation", "budget", "recipe", "head"), ("image_size", "train_flops")
+        if self.checkpoint is None:
+            if given := [name for name in of_a_file if getattr(self, name) is not None]:
+                raise ValueError(
+                    f"{given[0]} belongs to a checkpoint on disk; a stage has that of its own data and budget"
+                )
+            if missing := [name for name in ("num_train", "budget") if not getattr(self, name)]:
+                raise ValueError(f"needs {' and '.join(missing)}, or checkpoint=FILE for weights on disk")
+        elif given := [name for name in of_a_stage if getattr(self, name) != type(self).model_fields[name].default]:
+            raise ValueError(
+                f"begins from the file {self.checkpoint}: leave out {', '.join(given)}, which train a stage"
+            )
+        elif len(self.num_train) > 1:
+            raise ValueError(f"the file {self.checkpoint} was trained on one number of images, not on {self.num_train}")
+        if len(set(self.num_train)) < len(self.num_train):
+            raise ValueError(f"num_train names a size twice: {list(self.num_train)}")
+        return self
+
+
 class StudySpec(_Strict):
     """A declared grid and its question.
 
     Attributes:
-        families: the arms compared. An entry is a family (`vit`), a family and a form (`resnet-circular`,
-            `lstm-raster`), a timm model (`timm:convnext_atto`) or a function (`package.module:build`).
+        families: the arms compared, each as `studies.arms` says: a family (`vit`), with a form (`resnet-circular`), in
+            another tier (`vit@tiny`), a timm model (`timm:convnext_atto`) or a function (`package.module:build`).
         num_train: training-set sizes N, validation images not counted.
         num_validation: validation images V, carved first, the same for every N and arm.
         replicates: settings of the seeds; a number, or a mapping of arms with `default`. Fixed before running.
@@ -134,13 +196,20 @@ class StudySpec(_Strict):
         primary_pair: the two arms whose crossover the study is about, the stronger prior first.
         allow_unequal_flops: admit arms whose forward FLOPs differ by more than 5%; each then takes its own number of
             steps at the same C, and the report says so.
+        pretraining: what arms written `family+name` begin from, by name.
+        x: what the study's curves run over: `num_train`, or `num_pretrain`, the images that the starts were trained on.
+        objective: what is learnt and measured.
+        head: the last layer or layers.
+        designed_for: pixels of the images that networks are sized for, where these are applied to others; null: those
+            of the data. An arm with a start has those of its start.
+        published: numbers from a paper, shown beside ours; changes nothing that is run.
     """
 
     name: str
     question: str
     cost: str = ""
     data: DataConfig
-    tier: Literal["nano", "tiny", "small", "base"] = "nano"
+    tier: Literal["nano", "micro", "tiny", "small", "base"] = "nano"
     families: Annotated[tuple[str, ...], Field(min_length=1)]
     num_train: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     num_validation: PositiveInt
@@ -152,6 +221,12 @@ class StudySpec(_Strict):
     permutation: Permutation = "none"
     primary_pair: tuple[str, str] | None = None
     allow_unequal_flops: bool = False
+    pretraining: dict[str, Pretraining] = Field(default_factory=dict)
+    x: Literal["num_train", "num_pretrain"] = "num_train"
+    objective: ObjectiveName = "classification"
+    head: Head = "linear"
+    designed_for: PositiveInt | None = None
+    published: Published | None = None
 
     @field_validator("name")
     @classmethod
@@ -159,6 +234,11 @@ class StudySpec(_Strict):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
             raise ValueError("must be 1 to 64 letters, digits, _ or -, beginning with a letter or digit")
         return name
+
+    @field_validator("families", "replicates", "recipe", "primary_pair")
+    @classmethod
+    def _one_name_for_an_arm(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401  # any of the four
+        return _canonical(value, str(info.data.get("tier", "")))
 
     @field_validator("families", "num_train")
     @classmethod
@@ -174,8 +254,8 @@ class StudySpec(_Strict):
         from models import family_names
 
         for name in families:
-            family = name.partition("-")[0]
-            if ":" not in name and family not in family_names():
+            family = parse_arm(name, "").family
+            if ":" not in family and family not in family_names():
                 close = difflib.get_close_matches(family, family_names(), n=1)
                 hint = f" (did you mean {close[0]!r}?)" if close else ""
                 choices = f"{', '.join(family_names())}, timm:NAME, or package.module:build"
@@ -200,6 +280,44 @@ class StudySpec(_Strict):
         if not self.vary and max(map(self.num_replicates, self.families)) > 1:
             raise ValueError("vary is empty, so that all replicates are the same run: name a seed or set replicates=1")
         return self
+
+    @field_validator("pretraining")
+    @classmethod
+    def _plain_starts(cls, pretraining: dict[str, Pretraining]) -> dict[str, Pretraining]:
+        for name in pretraining:
+            if not re.fullmatch(START_NAME, name) or name == "tuning":
+                raise ValueError(f"a start is called by letters, digits, _ or -, and not tuning; given: {name!r}")
+        return pretraining
+
+    @model_validator(mode="after")
+    def _starts_are_declared(self) -> StudySpec:
+        for name in self.starts:
+            if name not in self.pretraining:
+                close = difflib.get_close_matches(name, list(self.pretraining), n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"families: an arm begins from {name!r}, which pretraining does not declare{hint} (declared: "
+                    f"{', '.join(self.pretraining) or 'none'})"
+                )
+        several = [name for name in self.starts if len(self.pretraining[name].num_train) > 1]
+        if self.x == "num_train" and several:
+            raise ValueError(
+                f"pretraining.{several[0]}.num_train: names several sizes while curves run over x=num_train: give one, "
+                "or set x=num_pretrain"
+            )
+        if self.x == "num_pretrain" and not self.starts:
+            raise ValueError("x: num_pretrain needs arms with a start, such as vit+NAME with NAME under pretraining")
+        if self.x == "num_pretrain" and len(self.num_train) > 1:
+            raise ValueError(f"num_train: give one size with x=num_pretrain, not {list(self.num_train)}")
+        if self.starts and self.objective != "classification":
+            raise ValueError(f"objective: {self.objective} is for studies and stages whose arms have no start")
+        return self
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The starts that arms begin from, in the order of the arms."""
+        named = (parse_arm(arm, self.tier).start for arm in self.families)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
     @property
     def augmentation(self) -> tuple[str, ...]:
@@ -276,3 +394,18 @@ class EngineSpec(_Strict):
 
 def _items(value: float | Mapping[str, float]) -> list[tuple[str, float]]:
     return list(value.items()) if isinstance(value, Mapping) else [("value", value)]
+
+
+def _canonical(value: Any, tier: str) -> Any:  # noqa: ANN401  # names in a tuple, in a mapping's keys or in a recipe
+    """The same with every arm written in one way, so that `vit@nano` and `vit` are one arm in a study of tier nano."""
+    if isinstance(value, tuple):
+        return tuple(canonical_arm(name, tier) for name in value)
+    if isinstance(value, dict):
+        names = [canonical_arm(name, tier) for name in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} twice")
+        return dict(zip(names, value.values(), strict=True))
+    if isinstance(value, Recipe):
+        fields = ("learning_rate", "weight_decay")
+        return value.model_copy(update={field: _canonical(getattr(value, field), tier) for field in fields})
+    return value

@@ -2,6 +2,7 @@
 
     STORE/cells/<cell id>/      record.json, predictions.npz; while it runs: lock, checkpoint.*, progress.json, log.txt
     STORE/studies/<study id>/   plan.json, report/
+    STORE/starts/<sha256>.json  where a file of weights lies that cells begin from
 
 A record is written once, whole. A cell is trained by whoever holds its lock; `flock` is free the moment its holder
 dies.
@@ -86,17 +87,23 @@ class Store:
             ) from None
         return record
 
-    def set_aside_record(self, cell_id: str) -> Path | None:
-        """Renames a damaged record, so that the cell is trained again; nothing is deleted.
+    def set_aside_record(
+        self, cell_id: str, states: Collection[CellState] = ("damaged",), why: str = "damaged"
+    ) -> Path | None:
+        """Renames a record that cannot be used, so that the cell is trained again; nothing is deleted.
+
+        Args:
+            states: of which the cell must be one by now.
+            why: a word for the new name.
 
         Returns:
             The new name, or None where another process has the cell or has seen to it already.
         """
         path = self.cell_folder(cell_id) / "record.json"
         with self.lock(cell_id) as mine:
-            if not mine or self.state(cell_id) != "damaged":
+            if not mine or self.state(cell_id) not in states:
                 return None
-            return path.rename(path.with_name(f"record.damaged-{time.time_ns()}.json"))
+            return path.rename(path.with_name(f"record.{why}-{time.time_ns()}.json"))
 
     def write_record(self, record: Record, predictions: dict[str, npt.NDArray[Any]] | None = None) -> Record:
         """Writes predictions, then the record that names their hash, each whole or not at all."""
@@ -117,6 +124,24 @@ class Store:
     def weights_path(self, cell_id: str, branch: float) -> Path:
         """Where the final weights of a branch lie if they were asked for."""
         return self.cell_folder(cell_id) / f"weights-{branch:g}.pt"
+
+    def note_start(self, sha256: str, path: Path) -> None:
+        """Notes where a file of weights lies that cells begin from; it may have moved since their plan was locked."""
+        write_text(self.root / "starts" / f"{sha256}.json", json.dumps({"path": str(path)}))
+
+    def start_path(self, sha256: str) -> Path:
+        """Where the file of weights with this content lay last.
+
+        Raises:
+            StoreError: nobody has noted it.
+        """
+        note = self.root / "starts" / f"{sha256}.json"
+        try:
+            return Path(json.loads(note.read_bytes())["path"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise StoreError(
+                f"{note} does not say where the weights with SHA-256 {sha256[:12]}... lie; run the study again"
+            ) from None
 
     @contextlib.contextmanager
     def lock(self, cell_id: str) -> Iterator[bool]:
@@ -218,15 +243,17 @@ class Store:
     def records(self, plan: Plan) -> list[Record]:
         """The readable records of a plan's cells, in the order of the plan; `states` tells what the others are.
 
-        A cell may have been trained by another study, which gave its replicate another number and its data another
-        name: such labels are the plan's here.
+        A cell may have been trained by another study, which gave its replicate another number and its data or its start
+        another name: such labels are the plan's here.
         """
         records = []
         for cell in plan.cells:
             with contextlib.suppress(StoreError):
                 record = self.record(cell.id)
                 if record is not None:
-                    labels = {"replicate": cell.replicate, "data": cell.data}
+                    labels: dict[str, Any] = {"replicate": cell.replicate, "data": cell.data}
+                    if cell.start is not None:
+                        labels["start"] = cell.start.model_dump(mode="json")
                     records.append(record.model_copy(update={"cell": record.cell | labels}))
         return records
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,8 @@ from rich.text import Text
 
 from .counts import counted
 from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds, shares
-from .planning import Cell, Plan
-from .records import arm_name, records_frame, selected_rows
+from .planning import Arm, Cell, Plan
+from .records import records_frame, selected_rows
 from .store import CellState, Progress, Store
 from .tuning import TuningSpec
 from .tuning_file import read_tuning
@@ -46,14 +46,15 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
         f"{data.num_classes} classes; "
         f"{data.num_train:,} training images of which {spec.num_validation:,} validate, {data.num_test:,} test"
     )
-    arms = Table(
-        "arm", "variant", "forward / image", "exact / forward", "parameters", "peak lr", "decay", "replicates", "in all"
-    )
+    begun = ("begins from", "its cost a run") if any(arm.start is not None for arm in plan.arms) else ()
+    columns = ("forward / image", "exact / forward", "parameters", "peak lr", "decay", "replicates", "in all")
+    arms = Table("arm", "variant", *begun, *columns)
     flops = shares(plan)
     for arm in plan.arms:
         arms.add_row(
             arm.name,
             arm.variant,
+            *(_begins_from(plan, arm) if begun else ()),
             describe_flops(arm.forward_flops),
             f"{(3 * arm.forward_flops - arm.first_layer_flops) / arm.forward_flops:.3f}",
             f"{arm.num_parameters:,}",
@@ -93,16 +94,39 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
         yield Text(f"note: {note}")
 
 
+def stages_in_all(plan: Plan, costs: Sequence[Estimate | None]) -> Iterator[RenderableType]:
+    """What all stages of a study come to; nothing where it has one.
+
+    Args:
+        plan: of the last stage.
+        costs: of every stage.
+    """
+    if not plan.pretraining:
+        return
+    earlier = sum(stage.executed_flops for stage in plan.pretraining)
+    text = (
+        f"{sum(len(stage.cells) for stage in plan.stages)} cells in {len(plan.stages)} stages; "
+        f"{describe_flops(earlier + plan.executed_flops)} of training in all, {describe_flops(earlier)} of them "
+        "pretraining"
+    )
+    known = [cost.seconds for cost in costs if cost is not None and cost.seconds is not None]
+    if len(known) == len(costs):
+        text += f"; estimated {describe_seconds(sum(known))}"
+    yield Text(text, style="bold")
+
+
 def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> Iterator[RenderableType]:
     """Counts per state, then every cell."""
     yield Text(f"{plan.study_id}: {_counted(states)}", style="bold")
     trial = ("peak lr", "decay") if plan.is_tuning else ()
-    cells = Table("cell", "arm", "train size", *trial, "replicate", "state", "")
+    begun = ("pretrained on",) if any(cell.start is not None for cell in plan.cells) else ()
+    cells = Table("cell", "arm", *begun, "train size", *trial, "replicate", "state", "")
     for cell in plan.cells:
         state = states[cell.id]
         cells.add_row(
             cell.id,
-            arm_name(cell.family, cell.variant),
+            plan.arm(cell).name,
+            *((_pretrained_on(cell),) if begun else ()),
             f"{cell.num_train:,}",
             *((f"{cell.learning_rate:g}", f"{cell.weight_decay:g}") if trial else ()),
             str(cell.replicate),
@@ -115,7 +139,7 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
 def result_tables(result: RunResult, store: Store) -> Iterator[RenderableType]:
     """Test errors by arm and size, what is missing and why, and where the report lies."""
     plan = result.plan
-    frame = selected_rows(records_frame(store.records(plan)))
+    frame = selected_rows(records_frame(store.records(plan), plan.spec.tier))
     if len(frame):
         yield _error_table(plan, frame)
     states = Counter(result.states.values())
@@ -218,7 +242,11 @@ def _problems(result: RunResult | TuneResult, store: Store) -> Iterator[Renderab
     reasons = {
         cell_id: store.record(cell_id) for cell_id, state in result.states.items() if state in ("failed", "invalid")
     }
-    for cell in result.plan.cells:
+    earlier = [cell for stage in result.plan.pretraining for cell in stage.cells]
+    for cell in earlier:
+        if store.state(cell.id) in ("failed", "invalid"):
+            reasons[cell.id] = store.record(cell.id)
+    for cell in (*earlier, *result.plan.cells):
         record = reasons.get(cell.id)
         why = record.reason if record else result.outcome.incomplete.get(cell.id)
         if why:
@@ -237,13 +265,14 @@ def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
     table = Table(
         title="test error in percent, of the branch chosen on validation: arithmetic mean (standard deviation)"
     )
-    table.add_column("train size", justify="right")
+    by = plan.spec.x
+    table.add_column("train size" if by == "num_train" else "pretrained on", justify="right")
     for arm in plan.arms:
         table.add_column(arm.name, justify="right")
-    for size in sorted(plan.spec.num_train):
+    for size in sorted({int(size) for size in frame[by].dropna()}):
         texts = []
         for arm in plan.arms:
-            errors = frame.loc[(frame["arm"] == arm.name) & (frame["num_train"] == size), "test_error"]
+            errors = frame.loc[(frame["arm"] == arm.name) & (frame[by] == size), "test_error"]
             spread = f" ({100 * errors.std(ddof=1):.1f})" if len(errors) > 1 else ""
             texts.append(f"{100 * errors.mean():.1f}{spread}" if len(errors) else "-")
         table.add_row(f"{size:,}", *texts)
@@ -258,6 +287,29 @@ def _counted(states: Mapping[str, CellState]) -> str:
     counts = Counter(states.values())
     told = ", ".join(f"{counts[state]} {state}" for state in STATE_STYLES if counts[state])
     return f"{counted(len(states), 'cell')}: {told}"
+
+
+def _begins_from(plan: Plan, arm: Arm) -> tuple[str, str]:
+    """What an arm begins from, and what that costs."""
+    if arm.start is None:
+        return "drawn weights", "-"
+    costs = sorted(
+        {
+            cell.start.train_flops
+            for cell in plan.cells
+            if plan.arm(cell) is arm and cell.start and cell.start.train_flops
+        }
+    )
+    span = " to ".join(describe_flops(cost) for cost in dict.fromkeys((*costs[:1], *costs[-1:])))
+    at = f", sized for {arm.designed_for} px" if arm.designed_for else ""
+    return f"{arm.start}{at}", span or "unknown"
+
+
+def _pretrained_on(cell: Cell) -> str:
+    """How many images the start of a cell was trained on."""
+    if cell.start is None:
+        return "-"
+    return "a file" if cell.start.num_pretrain is None else f"{cell.start.num_pretrain:,}"
 
 
 def _remark(cell: Cell, state: CellState, store: Store) -> str:

@@ -22,11 +22,11 @@ from datamodules.lane_batches import pool_bytes
 from datamodules.residency import fits
 from models.lanes import why_no_lanes
 
-from .checkpoint import save_checkpoint
 from .chunked import ChunkedClassifier
 from .course import CellCourse, Segment
 from .environment import environment, now
 from .job_data import JobData
+from .kept_weights import START_BRANCH, keep_weights
 from .lane_program import LaneProgram
 from .lane_width import takes_lanes
 from .outcome import assess
@@ -149,7 +149,7 @@ def _train(
                 if course.live is not None:
                     record = record.model_copy(update={"wandb_url": course.live.close().url or ""})
                 if settings.keep_checkpoints:
-                    _keep_weights(course)
+                    record = record.model_copy(update={"kept_sha256": _keep_weights(course)})
                 record = store.write_record(record, predictions)
                 store.finish_cell(course.cell.id)
                 yield course.cell.id, record
@@ -309,10 +309,14 @@ def _program(group: Sequence[CellCourse], settings: EngineSpec, device: str, ran
         )
 
 
-def _keep_weights(course: CellCourse) -> None:
-    for branch in course.branches:
-        if branch["weights"] is not None:
-            save_checkpoint(branch["weights"], course.store.weights_path(course.cell.id, branch["fraction"]))
+def _keep_weights(course: CellCourse) -> str:
+    """Keeps the weights of every branch; returns the SHA-256 of those that others begin from, empty if it diverged."""
+    kept = {
+        branch["fraction"]: keep_weights(course.cell, branch["fraction"], branch["weights"], course.store)
+        for branch in course.branches
+        if branch["weights"] is not None
+    }
+    return kept.get(START_BRANCH, "")
 
 
 def study_trainer(device: str, settings: EngineSpec, rank: Rank = SOLO) -> pl.Trainer:

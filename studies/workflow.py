@@ -17,7 +17,7 @@ from .analysis.answers import Answers, analyse
 from .analysis.of_records import Rule, records_table
 from .analysis.study import measured_pair, read_blocks
 from .analysis.table import CurveTable
-from .arms import survey_arms
+from .arms import parse_arm
 from .compose import Composed, compose_study
 from .engines import LocalEngine, Outcome
 from .engines.local import devices
@@ -30,7 +30,10 @@ from .records import Record, records_frame
 from .report import ReportPaths, write_report
 from .report.card import StudyCard
 from .spec import EngineSpec, StudySpec
+from .stages import stage_specs, start_sources, with_own_images
+from .start_checks import check_starts_fit, note_files, repair_kept, without_start
 from .store import CellState, Store
+from .survey import survey_arms
 from .tracking import MirrorResult, TrackingSpec, decide, mirror_study
 from .tuning_file import read_tuning
 
@@ -76,10 +79,22 @@ def plan(spec: StudySpec) -> Plan:
         ConfigError: the study cannot be run as asked; says which field and why.
     """
     info = _describe(spec)
-    arms: dict[str, Arm] = survey_arms(spec, info)
+    starts = start_sources(spec, info, {name: _plan_stage(name, stage) for name, stage in stage_specs(spec).items()})
+    designs = {name: source.image_size for name, source in starts.items()}
+    arms: dict[str, Arm] = survey_arms(spec, info, designs)
     known = {arm.name for arm in arms.values()} | {arm.family for arm in arms.values()} | {"default"}
     _check_recipe_names(spec, known)
-    return make_plan(spec, info, arms, read_tuning(spec.recipe.tuning) if spec.recipe.tuning else None)
+    planned = make_plan(spec, info, arms, read_tuning(spec.recipe.tuning) if spec.recipe.tuning else None, starts)
+    check_starts_fit(planned, starts)
+    return planned
+
+
+def _plan_stage(name: str, spec: StudySpec) -> Plan:
+    """The plan of an earlier stage, whose mistakes are told where the study file has them."""
+    try:
+        return with_own_images(plan(spec))
+    except ConfigError as error:
+        raise type(error)(f"pretraining.{name}: {error}") from None
 
 
 def run(
@@ -107,6 +122,8 @@ def run(
     """
     locked = planned or plan(study.spec)
     outcome = train_cells(locked, study, store, retry_failed, on_start, on_poll, on_message)
+    for stage in locked.pretraining:
+        mirror_study(store.records(stage), study_card(stage), store.study_folder(stage.study_id), study.tracking)
     card = study_card(locked)
     reports: list[ReportPaths] = []
     mirror = mirror_study(
@@ -128,15 +145,52 @@ def train_cells(
     on_poll: Callable[[Sequence[str]], None],
     on_message: Callable[[str], None],
 ) -> Outcome:
-    """Checks the machine, locks a plan and trains its cells that have no record yet; arguments as of `run`."""
+    """Checks the machine, locks a plan and trains its cells that have no record yet; arguments as of `run`.
+
+    Earlier stages are made ready together with the plan, then trained before it.
+    """
     available = check_machine(planned, study.engine)
-    check_disk(planned, store, cells_at_once(planned.cells, study.engine, available))
-    prepare_data(planned)
-    store.lock_plan(planned)
-    on_start(planned)
-    missing = _missing(planned, store, retry_failed, on_message)
-    engine = LocalEngine(store, planned, study.engine, _live_tracking(study.tracking), on_poll)
-    return engine.run(missing) if missing else Outcome()
+    at_once = max(cells_at_once(stage.cells, study.engine, available) for stage in planned.stages)
+    check_disk(planned, store, at_once)
+    for stage in planned.stages:
+        prepare_data(stage)
+        store.lock_plan(stage)
+    note_files(planned, store)
+    repair_kept(planned, store, on_message)
+    total = Outcome()
+    for stage in planned.pretraining:
+        kept = study.engine.model_copy(update={"keep_checkpoints": True})
+        total += _train_stage(stage, study, store, kept, retry_failed, on_start, on_poll, on_message)
+    blocked = without_start(planned, store)
+    total += _train_stage(planned, study, store, study.engine, retry_failed, on_start, on_poll, on_message, blocked)
+    return total
+
+
+def _train_stage(
+    stage: Plan,
+    study: Composed,
+    store: Store,
+    settings: EngineSpec,
+    retry_failed: bool,
+    on_start: Callable[[Plan], None],
+    on_poll: Callable[[Sequence[str]], None],
+    on_message: Callable[[str], None],
+    blocked: Mapping[str, str] | None = None,
+) -> Outcome:
+    """Trains the cells of one plan that have no record yet.
+
+    Args:
+        blocked: of the last stage, cell id -> why it cannot be trained.
+    """
+    waiting = _missing(stage, store, retry_failed, on_message)
+    if waiting or blocked is not None:  # an earlier stage with nothing to do is not announced
+        on_start(stage)
+    incomplete = {cell_id: why for cell_id, why in (blocked or {}).items() if cell_id in waiting}
+    missing = [cell_id for cell_id in waiting if cell_id not in incomplete]
+    engine = LocalEngine(store, stage, settings, _live_tracking(study.tracking), on_poll)
+    outcome = engine.run(missing) if missing else Outcome()
+    outcome.incomplete |= incomplete
+    return outcome
 
 
 def check_machine(planned: Plan, settings: EngineSpec) -> list[str]:
@@ -154,11 +208,12 @@ def check_machine(planned: Plan, settings: EngineSpec) -> list[str]:
             "engine.compile: true was asked for, but only programs on a GPU are compiled and these cells would train "
             "on the CPU; set engine.compile=false, or run where torch sees a GPU"
         )
-    if settings.devices_per_cell > 1:
-        from .team import check_team
+    for stage in planned.stages:
+        if settings.devices_per_cell > 1:
+            from .team import check_team
 
-        check_team(planned.cells, settings, available[0])
-    check_precision(planned.spec.recipe.precision, available[0])
+            check_team(stage.cells, settings, available[0])
+        check_precision(stage.spec.recipe.precision, available[0])
     return available
 
 
@@ -194,11 +249,15 @@ def check_disk(planned: Plan, store: Store, num_running: int) -> None:
     Raises:
         StoreError: says how much it needs and how much there is.
     """
-    kept, running = disk_needed(planned, num_running)
+    kept = running = 0.0
+    for stage in planned.stages:
+        states = store.states(stage)
+        left = 1 - sum(state in ("finished", "diverged") for state in states.values()) / len(states)
+        of_records, of_checkpoints = disk_needed(stage, num_running, keeps_weights=stage is not planned)
+        kept, running = kept + of_records * left, max(running, of_checkpoints if left else 0)
+    needed, running = round(kept + running), round(running)
     folder = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
-    done = sum(state in ("finished", "diverged") for state in store.states(planned).values())
-    needed = round(kept * (1 - done / len(planned.cells))) + (running if done < len(planned.cells) else 0)
     if needed > free:
         raise StoreError(
             f"{folder}: the study needs about {describe_bytes(needed)}, {describe_bytes(running)} of it while it runs, "
@@ -231,7 +290,8 @@ def _predictions(records: Sequence[Record], store: Store) -> dict[str, Path]:
 def study_card(planned: Plan) -> StudyCard:
     """What the report and the mirror say of the study besides its records."""
     spec = planned.spec
-    bayes = None if planned.is_tuning else getattr(spec.data, "bayes_error", None)
+    classifies = spec.objective == "classification"
+    bayes = getattr(spec.data, "bayes_error", None) if classifies and not planned.is_tuning else None
     return StudyCard(
         name=spec.name,
         study_id=planned.study_id,
@@ -240,15 +300,24 @@ def study_card(planned: Plan) -> StudyCard:
         protocol_version=planned.protocol_version,
         num_cells=len(planned.cells),
         primary_pair=spec.primary_pair,
-        chance_error=1 - 1 / planned.data.num_classes,
+        chance_error=chance_error(planned),
         data_name=planned.data.name,
         bayes_error=bayes().error if bayes else None,
-        floor=getattr(spec.data, "position_dependence", None),
+        floor=getattr(spec.data, "position_dependence", None) if classifies else None,
+        x=spec.x,
         num_validation=spec.num_validation,
         notes=planned.notes,
         executed_flops=planned.executed_flops,
+        tier=spec.tier,
+        published=spec.published,
         tuning=planned.tuning,
     )
+
+
+def chance_error(planned: Plan) -> float:
+    """Error of guessing: one of the classes, or one of the colours of a patch (8 for every channel)."""
+    masked = planned.spec.objective == "masked_patches"
+    return 1 - 1 / (8**planned.data.in_channels if masked else planned.data.num_classes)
 
 
 def load_records(study: str = "data_scaling", store: Path | str = "results") -> list[Record]:
@@ -266,7 +335,7 @@ def load_answers(
     store: Path | str = "results",
     *,
     rule: Rule = "selected",
-    x: str = "num_train",
+    x: str | None = None,
     num_train: int | None = None,
     control: str | None = None,
 ) -> Answers:
@@ -276,7 +345,7 @@ def load_answers(
         study: name or id.
         store: where its records are.
         rule: `selected` reads the branch chosen on validation, `full_budget` the branch at exactly C.
-        x: what error is measured against; see `records_table`.
+        x: what error is measured against; see `records_table`. By default what the study declares.
         num_train: only cells of this size; needed where x is a cost of branches, as `train_flops`.
         control: name or id of the same study with permuted pixels, for the difference of differences.
 
@@ -289,16 +358,16 @@ def load_answers(
 
     def table_of(one: Plan) -> CurveTable:
         records = found.records(one)
-        frame = records_frame(records)
+        frame = records_frame(records, one.spec.tier)
         blocks = read_blocks(frame, _predictions(records, found))
-        return records_table(frame, rule=rule, x=x, num_train=num_train, blocks=blocks)
+        return records_table(frame, rule=rule, x=x or planned.spec.x, num_train=num_train, blocks=blocks)
 
     table = table_of(planned)
     return analyse(
         table,
         pair=measured_pair(table, planned.spec.primary_pair),
         control=None if control is None else table_of(found.plan(control)),
-        chance=1 - 1 / planned.data.num_classes,
+        chance=chance_error(planned),
     )
 
 
@@ -327,8 +396,7 @@ def _check_recipe_names(spec: StudySpec, known: set[str]) -> None:
     for field in ("learning_rate", "weight_decay"):
         setting = getattr(spec.recipe, field)
         for name in setting if isinstance(setting, dict) else ():
-            family = name.partition("-")[0]
-            if name not in known and family not in family_names() and ":" not in name:
+            if name not in known and parse_arm(name, spec.tier).family not in family_names() and ":" not in name:
                 raise ConfigError(
                     f"recipe.{field}.{name}: no such family; expected default, an arm of this study "
                     f"({', '.join(spec.families)}) or one of {', '.join(family_names())}"

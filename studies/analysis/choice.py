@@ -50,7 +50,7 @@ class Choice(Finding):
         """The choice and how sure it is."""
         of = quantity(self.column)
         start = f"With {of.value(self.x)} and this budget choose {name_of(self.family, names)}"
-        if self.column != "num_train":
+        if not of.counts_images:
             start = f"At {of.value(self.x)} choose {name_of(self.family, names)}"
         if self.runner_up is None:
             return f"{start}: no other family was measured there."

@@ -68,8 +68,8 @@ def records_table(
     Args:
         frame: `studies.records.records_frame`.
         rule: which branch of a cell is read, where x is the same for all branches of a cell.
-        x: `num_train`, `num_parameters` or another column of a cell; or a column of its branches, `train_flops`,
-            `train_flops_exact`, `epochs` or `train_seconds`: then every branch is a point of the curve.
+        x: `num_train`, `num_pretrain`, `num_parameters` or another column of a cell; or a column of its branches,
+            `train_flops`, `train_flops_exact`, `epochs` or `train_seconds`: then every branch is a point of the curve.
         num_train: only cells of this size; needed for columns of branches, where a curve is one of budgets.
         blocks: `block_counts` by (cell id, branch). Used where all replicates were tested on the same images.
 
@@ -77,6 +77,7 @@ def records_table(
         ConfigError: the column does not exist, or holds no numbers.
     """
     of_size = frame if num_train is None else frame[frame["num_train"] == num_train]
+    of_size, scratch = _without_scratch(of_size, x)
     by_branch = x in BRANCH_COLUMNS
     rows = _branch_points(of_size) if by_branch else curve_points(of_size, rule)
     keys = list(zip(rows["cell_id"], rows["branch"], strict=True))
@@ -99,7 +100,7 @@ def records_table(
         notes.append(f"Diverged cells enter at chance: {num_diverged}.")
     if x == "train_seconds":
         notes.append("Seconds are of runs packed on one machine, not of isolated ones.")
-    return replace(table, left_out=(*table.left_out, *left_out), notes=tuple(notes))
+    return replace(table, left_out=(*table.left_out, *scratch, *left_out), notes=tuple(notes))
 
 
 def block_counts(
@@ -122,6 +123,15 @@ def block_counts(
     block = np.arange(len(wrong)) % num_blocks
     errors, images = np.bincount(block, wrong, num_blocks), np.bincount(block, minlength=num_blocks)
     return np.stack([errors, images], axis=1).astype(np.int64)
+
+
+def _without_scratch(frame: pd.DataFrame, x: str) -> tuple[pd.DataFrame, list[LeftOut]]:
+    """Over pretraining images, what was trained from scratch has no place on a curve."""
+    if x != "num_pretrain" or x not in frame.columns:
+        return frame, []
+    scratch = frame["num_pretrain"] == 0
+    reason = "it is trained from scratch: without pretraining images it is no point of a curve over them"
+    return frame[~scratch], [LeftOut(str(arm), reason) for arm in sorted(set(frame.loc[scratch, "arm"]))]
 
 
 def _branch_points(frame: pd.DataFrame) -> pd.DataFrame:

@@ -32,9 +32,14 @@ class Quantity:
         """A value with its unit: `2,849 images`, `33.6G training FLOPs`."""
         return f"{self.number(x)} {self.unit}"
 
+    @property
+    def counts_images(self) -> bool:
+        """Whether it is a number of images: one trains with so many, and spends as much as one decides."""
+        return self.unit.endswith("images")
+
     def places(self, count: int) -> str:
         """So many values of it: `9 sizes`, `4 values of training FLOPs`."""
-        return f"{count} sizes" if self.of == "data" else f"{count} values of {self.axis}"
+        return f"{count} sizes" if self.counts_images else f"{count} values of {self.axis}"
 
     def number(self, x: float) -> str:
         """A value without its unit, at four significant digits at most where it is counted."""
@@ -52,6 +57,9 @@ class Quantity:
 
 KNOWN = {
     "num_train": Quantity("num_train", "training images N", "images", "data", grouped=True),
+    "num_pretrain": Quantity(
+        "num_pretrain", "pretraining images", "pretraining images", "pretraining data", grouped=True
+    ),
     "train_flops": Quantity("train_flops", "training FLOPs", "training FLOPs", "compute", prefixed=True),
     "train_flops_exact": Quantity(
         "train_flops_exact", "exact training FLOPs", "training FLOPs", "compute", prefixed=True

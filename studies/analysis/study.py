@@ -20,9 +20,10 @@ from .choice import Choice, choose
 from .crossover import Crossover, crossover
 from .curve import Curve
 from .finding import Finding, plain
+from .from_scratch import against_scratch
 from .multiplier import Multiplier, multiplier
 from .of_records import RULES, Rule, block_counts, records_table
-from .paired import SAME_X
+from .paired import SAME_X, PairedTests
 from .table import CurveTable
 from .variance import VarianceSplit, variance_split
 
@@ -70,12 +71,14 @@ class StudyAnswers:
             branches.
         seconds: against seconds of training, of packed runs.
         variance: where the spread over replicates comes from.
+        against_scratch: what the starts of arms are worth.
     """
 
     by_rule: Mapping[Rule, Answers]
     compute: tuple[CostView, ...]
     seconds: tuple[CostView, ...]
     variance: VarianceSplit
+    against_scratch: tuple[PairedTests, ...] = ()
 
     @property
     def primary(self) -> Answers | None:
@@ -92,6 +95,7 @@ class StudyAnswers:
             "by_rule": {rule: answers.as_dict() for rule, answers in self.by_rule.items()},
             "by_cost": views,
             "variance": self.variance.as_dict(),
+            "against_scratch": plain(self.against_scratch),
         }
 
 
@@ -101,6 +105,7 @@ def analyse_study(
     pair: tuple[str, str] | None = None,
     chance: float | None = None,
     blocks: Blocks | None = None,
+    x: str = "num_train",
 ) -> StudyAnswers:
     """Answers all questions of a table of records.
 
@@ -109,21 +114,29 @@ def analyse_study(
         pair: the declared pair, the stronger prior first; not used where one of the two was not measured.
         chance: error of guessing.
         blocks: `read_blocks`.
+        x: what the curves run over, `num_train` or `num_pretrain`; costs are compared at sizes of the former alone.
     """
     by_rule = {}
     for rule in RULES:
-        table = records_table(frame, rule=rule, blocks=blocks)
+        table = records_table(frame, rule=rule, x=x, blocks=blocks)
         if table.curves:
             by_rule[rule] = analyse(table, pair=measured_pair(table, pair), chance=chance)
-    sizes = sorted({int(x) for answers in by_rule.values() for curve in answers.table.curves.values() for x in curve.x})
-    told = list(dict.fromkeys([sizes[-1], sizes[(len(sizes) - 1) // 2]])) if sizes else []
+    measured = [curve.x for answers in by_rule.values() for curve in answers.table.curves.values()]
+    sizes = sorted({int(size) for sizes in measured for size in sizes})
+    told = list(dict.fromkeys([sizes[-1], sizes[(len(sizes) - 1) // 2]])) if sizes and x == "num_train" else []
     views = {
         column: tuple(
             view for size in told if (view := cost_view(frame, column, size, pair=pair, blocks=blocks)) is not None
         )
         for column in ("train_flops", "train_seconds")
     }
-    return StudyAnswers(by_rule, views["train_flops"], views["train_seconds"], variance_split(frame))
+    return StudyAnswers(
+        by_rule,
+        views["train_flops"],
+        views["train_seconds"],
+        variance_split(frame),
+        against_scratch(frame, x=x, blocks=blocks),
+    )
 
 
 def cost_view(

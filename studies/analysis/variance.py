@@ -11,7 +11,15 @@ from scipy import stats
 from .finding import Finding, LeftOut, Names, name_of
 from .of_records import curve_points
 
-SETTINGS = ["data_fingerprint", "permutation", "augmentation", "budget_flops", "learning_rate", "weight_decay"]
+SETTINGS = [
+    "data_fingerprint",
+    "permutation",
+    "augmentation",
+    "budget_flops",
+    "learning_rate",
+    "weight_decay",
+    "num_pretrain",
+]
 """Cells that differ in one of these are not replicates of each other."""
 SEEDS = ("subset_seed", "order_seed", "initialization_seed", "augmentation_seed")
 COLUMNS = ["arm", "num_train", "varied", "num_groups", "degrees", "log_std", "low", "high"]
@@ -53,7 +61,8 @@ def variance_split(frame: pd.DataFrame, *, confidence: float = 0.95) -> Variance
     """
     points = curve_points(frame).drop_duplicates("cell_id")
     rows, left_out = [], []
-    for (arm, size, *_), cells in points.groupby(["arm", "num_train", *SETTINGS], sort=True):
+    settings = [column for column in SETTINGS if column in points.columns]
+    for (arm, size, *_), cells in points.groupby(["arm", "num_train", *settings], sort=True, dropna=False):
         found = False
         for varied in _seed_sets():
             fixed = [seed for seed in SEEDS if seed not in varied]

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from studies.arms import parse_arm
 from studies.report.axes import new_figure, png_bytes, print_style, svg_bytes
 from studies.report.palette import CHANCE, INK, MUTED, arm_looks
 
@@ -46,7 +47,7 @@ def roofline(result: Mapping[str, Any], mode: str = "machine") -> Figure:
         figure = new_figure(6.4, 4.4)
         axes = figure.add_subplot()
         _draw_roof(axes, peak, low, high, ridge)
-        looks = arm_looks({family["arm"]: family["arm"].partition("-")[0] for family in families})
+        looks = arm_looks({family["arm"]: parse_arm(family["arm"], "").family for family in families})
         for family in families:
             look, x = looks[family["arm"]], intensities[family["arm"]]
             for timing in timings_of(family):

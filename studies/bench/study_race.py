@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import Normalization, parse_data, shipped_data
-from studies.arms import split_arm
 from studies.errors import ConfigError, StudyError
 
 from .children import running
@@ -180,7 +179,7 @@ def script_command(
     asked: StudyRace, workload: Workload, workers: int, images: Path, output: Path, job: dict[str, Any]
 ) -> list[str]:
     """How timm's `train.py` is called for a cell: the same network, recipe and steps, evaluation at the end only."""
-    family, variant = split_arm(workload.arm, workload.tier)
+    family, variant = workload.network_name
     name = f"{family}_{variant}_{workload.image_size}".replace("-", "_")
     epochs = asked.steps // (workload.num_train // BATCH_SIZE)
     size = workload.image_size

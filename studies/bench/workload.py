@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models import FAMILIES, TIERS, ForwardFlops, forward_flops
-from studies.arms import split_arm
+from studies.arms import parse_arm
 from studies.errors import ConfigError
 from studies.planning import Cell, Seeds
 from studies.spec import PROTOCOL_VERSION
@@ -58,7 +58,8 @@ class Workload:
     @property
     def network_name(self) -> tuple[str, str]:
         """Family and variant."""
-        return split_arm(self.arm, self.tier)
+        named = parse_arm(self.arm, self.tier)
+        return named.family, named.variant
 
     @property
     def images_of(self) -> dict[str, Any]:

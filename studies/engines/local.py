@@ -51,6 +51,14 @@ class Outcome:
     incomplete: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
+    def __add__(self, other: Outcome) -> Outcome:
+        """What two runs, one after the other, came to."""
+        return Outcome(
+            [*self.recorded, *other.recorded],
+            self.incomplete | other.incomplete,
+            [*self.warnings, *other.warnings],
+        )
+
 
 @dataclass
 class _Worker:

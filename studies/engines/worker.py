@@ -178,7 +178,7 @@ class _Worker:
             return {}
         folder = self._store.study_folder(plan.study_id)
         return {
-            cell.id: LiveMirror(cell.model_dump(mode="json"), cell.id, plan.study_id, folder, tracking)
+            cell.id: LiveMirror(cell.model_dump(mode="json"), cell.id, plan.study_id, folder, tracking, plan.spec.tier)
             for cell in cells
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from studies.published import Published
 from studies.tuned import Citation
 
 
@@ -29,6 +30,9 @@ class StudyCard:
         notes: deviations from the plan and other remarks the report must carry.
         executed_flops: training FLOPs of all cells planned; 0 where unknown.
         tuning: the finished tuning the study took its learning rates and weight decays from.
+        tier: the study's, which the names of its arms do not mention; None where it is not known.
+        published: numbers from a paper to show beside the study's own.
+        x: what its curves run over.
     """
 
     name: str
@@ -46,3 +50,6 @@ class StudyCard:
     notes: tuple[str, ...] = ()
     executed_flops: int = 0
     tuning: Citation | None = None
+    tier: str | None = None
+    published: Published | None = None
+    x: str = "num_train"

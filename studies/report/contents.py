@@ -9,11 +9,12 @@ import pandas as pd
 from studies.analysis.finding import Finding
 from studies.analysis.of_records import RULES
 
-from . import answer_tables, fit_tables, hyperparameters, statements, tables
+from . import answer_tables, fit_tables, hyperparameters, starts_table, statements, tables
 from .card import StudyCard
 from .drawings import Material
 from .methods import METHODS
 from .page import Picture, Section
+from .published_table import published_table
 from .reservations import reservation_statements
 from .tables import Table
 
@@ -30,7 +31,7 @@ def report_tables(of: Material) -> dict[str, Table]:
         if rule not in answers.by_rule:
             continue
         one = answers.by_rule[rule]
-        made.append(tables.error_table(frame, rule))
+        made.append(tables.error_table(frame, rule, card.x))
         if one.pair is not None:
             made.append(answer_tables.difference_table(one.crossovers[0], rule, names))
         if len(one.crossovers) > 1:
@@ -38,6 +39,12 @@ def report_tables(of: Material) -> dict[str, Table]:
         made.append(fit_tables.fits_table(one, rule, names))
     if (primary := answers.primary) is not None:
         made += _primary_tables(of)
+        if (frame["start"] != "").any():
+            made.append(starts_table.starts_table(frame))
+        if answers.against_scratch:
+            made.append(starts_table.gain_table(answers.against_scratch, names))
+        if card.published is not None:
+            made.append(published_table(frame, card.published))
         made += [answer_tables.statements_table(statements.every_statement(answers, card, names))]
         made += [tables.cells_table(frame)]
         if rows := _left_out_of(primary.findings, names):
@@ -114,6 +121,8 @@ def sections(of: Material, pictures: Mapping[str, Picture], shown: Mapping[str, 
     seconds = [text for view in answers.seconds for text in statements.cost_statements(view, names)]
     made = [
         section("Data curves", "data_curves test_error_selected", "difference_selected paired_tests_selected"),
+        section("What the arms begin from", "gain starts"),
+        section("Beside the published numbers", "published"),
         section("What to choose", "choices", "images_needed"),
         section("What the prior is worth", "data_multiplier"),
         section("Where the curves end", "fitted_curves floors", "fits_selected"),

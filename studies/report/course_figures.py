@@ -16,10 +16,11 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLoc
 
 from studies.analysis.of_records import curve_points
 from studies.analysis.table import CurveTable
-from studies.records import Record, arm_name
+from studies.records import Record, arm_of, size_of
 
 from .axes import error_axis, flops_axis, new_figure, print_style
 from .palette import MUTED, Look, looks_of
+from .tables import size_heading
 
 MAX_PANELS = 6
 COST_AXES = {
@@ -118,28 +119,34 @@ def plot_validation_against_test(frame: pd.DataFrame) -> Figure:
         return figure
 
 
-def plot_training_loss(records: Sequence[Record]) -> Figure:
-    """Training loss of the trunk against training FLOPs at three sizes, mean over replicates."""
+def plot_training_loss(records: Sequence[Record], tier: str | None = None, x: str = "num_train") -> Figure:
+    """Training loss of the trunk against training FLOPs at three sizes, mean over replicates.
+
+    Args:
+        records: of the study.
+        tier: the study's, which the names of arms do not mention.
+        x: which size the panels are for.
+    """
     rows = [
-        (arm_name(r.cell["family"], r.cell["variant"]), r.cell["family"], r.cell["num_train"], e.train_flops, e.loss)
+        (arm_of(r.cell, tier), r.cell["family"], r.cell["variant"], size_of(r.cell, x), e.train_flops, e.loss)
         for r in records
         for e in r.train_losses
         if e.branch == 0 and math.isfinite(e.loss)
     ]
-    table = pd.DataFrame(rows, columns=["arm", "family", "num_train", "train_flops", "loss"])
-    sizes = at_most(sorted(set(table["num_train"])), 3)
+    table = pd.DataFrame(rows, columns=["arm", "family", "variant", "size", "train_flops", "loss"])
+    sizes = at_most(sorted(set(table["size"])), 3)
     with print_style():
         figure = new_figure(2.6 * len(sizes) + 1.2, 3.0)
         panels = figure.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False).ravel()
         for panel, size in zip(panels, sizes, strict=True):
             for arm, look in looks_of(table).items():
-                entries = table[(table["num_train"] == size) & (table["arm"] == arm)]
+                entries = table[(table["size"] == size) & (table["arm"] == arm)]
                 trace = entries.groupby("train_flops")["loss"].mean()
                 if not trace.empty:
                     panel.plot(
                         trace.index, trace, color=look.colour, linestyle=look.line, linewidth=1.5, label=look.label
                     )
-            panel.set_title(f"N = {size:,}")
+            panel.set_title(size_heading(size, x))
             panel.xaxis.set_major_locator(MaxNLocator(4))
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         figure.supxlabel("training FLOPs of the trunk", fontsize=9.5)

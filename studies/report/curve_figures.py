@@ -35,7 +35,7 @@ BAND_REPLICATES = (
 def plot_curves(
     frame: pd.DataFrame, card: StudyCard | None = None, *, rule: Rule = "selected", crossover: Crossover | None = None
 ) -> Figure:
-    """Test error against training images, both logarithmic.
+    """Test error against training or pretraining images, both logarithmic.
 
     Lines are geometric means over replicates, bands their 95% t-intervals from three replicates up, faint dots the
     replicates themselves.
@@ -46,35 +46,45 @@ def plot_curves(
         rule: which branch of each cell is read.
         crossover: marks where the mean curves of its pair meet, and shades its confidence set.
     """
-    curves, points = data_curves(frame, rule), curve_points(frame, rule)
+    x = card.x if card else "num_train"
+    curves, points = data_curves(frame, rule, x=x), curve_points(frame, rule).dropna(subset=[x])
     with print_style():
         figure = new_figure(7.2, 4.5)
         axes = figure.add_subplot()
         looks = looks_of(frame)
-        sizes = sorted(set(points["num_train"]))
+        sizes = sorted({int(size) for size in points[x] if size > 0})
         jitter = np.linspace(-0.012, 0.012, len(looks)) * math.log(max(sizes) / min(sizes)) if len(looks) > 1 else [0.0]
         ends = []
         for (arm, look), shift in zip(looks.items(), jitter, strict=True):
             curve, cells = curves[curves["arm"] == arm], points[points["arm"] == arm]
             if curve.empty:
                 continue
-            x, y = curve["num_train"].to_numpy(float), curve["geometric_mean"].to_numpy(float)
+            if not (curve[x] > 0).any():
+                ends.append(_level(axes, sizes, float(curve["geometric_mean"].iloc[0]), look))
+                continue
+            at, y = curve[x].to_numpy(float), curve["geometric_mean"].to_numpy(float)
             banded = curve[["low", "high"]].where(curve["num_replicates"] >= BAND_REPLICATES)
-            axes.fill_between(x, banded["low"], banded["high"], color=look.colour, alpha=0.14, linewidth=0, zorder=2)
-            dots = cells["num_train"].to_numpy(float) * math.exp(shift), np.exp(cells["log_error"].to_numpy(float))
+            axes.fill_between(at, banded["low"], banded["high"], color=look.colour, alpha=0.14, linewidth=0, zorder=2)
+            dots = cells[x].to_numpy(float) * math.exp(shift), np.exp(cells["log_error"].to_numpy(float))
             axes.scatter(*dots, s=9, color=look.colour, alpha=0.38, linewidth=0, zorder=3)
-            axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.8, zorder=4)
-            _markers(axes, x, y, look)
-            ends.append((x[-1], y[-1], look.label, look.colour))
+            axes.plot(at, y, color=look.colour, linestyle=look.line, linewidth=1.8, zorder=4)
+            _markers(axes, at, y, look)
+            ends.append((at[-1], y[-1], look.label, look.colour))
         size_axis(axes, sizes)
         error_axis(axes, [*np.exp(points["log_error"]), *_reference_errors(card)])
         _reference_lines(axes, card)
         _mark_crossover(axes, crossover)
         end_labels(axes, ends)
-        axes.set_xlabel("training images N")
+        axes.set_xlabel(quantity(x).axis)
         axes.set_ylabel("test error")
         axes.set_title(f"{card.data_name if card else points['data'].iloc[0]}: {RULE_NAMES[rule]}")
         return figure
+
+
+def _level(axes: Axes, sizes: Sequence[int], error: float, look: Look) -> tuple[float, float, str, str]:
+    """An arm trained from scratch, which pretraining does not change: a line across; returns where it ends."""
+    axes.axhline(error, color=look.colour, linestyle=look.line, linewidth=1.2, alpha=0.8, zorder=2)
+    return float(sizes[-1]), error, f"{look.label} from scratch", look.colour
 
 
 def plot_fits(answers: Answers, looks: Mapping[str, Look], card: StudyCard | None = None) -> Figure:
@@ -105,7 +115,7 @@ def plot_fits(answers: Answers, looks: Mapping[str, Look], card: StudyCard | Non
         error_axis(axes, [*shown, *_reference_errors(card)])
         _reference_lines(axes, card)
         end_labels(axes, ends)
-        axes.set_xlabel("training images N")
+        axes.set_xlabel(next(iter(curves.values())).quantity.axis)
         axes.set_ylabel("test error")
         axes.set_title("Fitted forms over measured means")
         return figure

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from studies.analysis.crossover import Crossover
 from studies.analysis.fitted_curve import CurveFit
 from studies.analysis.of_records import Rule, curve_points, records_table
+from studies.analysis.quantity import quantity
 from studies.analysis.study import StudyAnswers
 from studies.analysis.table import CurveTable
 from studies.records import Record
@@ -72,7 +73,8 @@ def drawings(of: Material) -> dict[str, Drawing]:
         name = "data_curves" if rule == "selected" else f"data_curves_{rule}"
         text = f"each run at the {curve_figures.RULE_NAMES[rule]}"
         shown = of_rule.crossovers[0] if of_rule.pair is not None else None
-        caption = f"Test error against training images, {text}. {BANDS}{f' {CROSSOVER}' if shown else ''}"
+        axis = quantity(card.x).axis
+        caption = f"Test error against {axis}, {text}. {BANDS}{f' {CROSSOVER}' if shown else ''}"
         found[name] = Drawing(_curves(of, rule, shown), caption)
     primary = answers.primary
     if primary is not None:
@@ -97,7 +99,7 @@ def drawings(of: Material) -> dict[str, Drawing]:
         ("train_flops", "error_against_flops", "training FLOPs"),
         ("train_seconds", "error_against_seconds", "seconds of training (runs packed on one machine)"),
     ):
-        if tables_by_size := _cost_tables(frame, column):
+        if card.x == "num_train" and (tables_by_size := _cost_tables(frame, column)):
             caption = f"Geometric mean test error of every branch against its {text}, a panel per training size."
             found[name] = Drawing(_cost(tables_by_size, looks), caption)
     if primary is not None:
@@ -108,7 +110,7 @@ def drawings(of: Material) -> dict[str, Drawing]:
         )
     if any(entry.branch == 0 and np.isfinite(entry.loss) for record in of.records for entry in record.train_losses):
         found["training_loss"] = Drawing(
-            lambda: course_figures.plot_training_loss(of.records),
+            lambda: course_figures.plot_training_loss(of.records, card.tier, card.x),
             "Training loss of the trunk, before any cooldown; mean over replicates.",
         )
     if "full_budget" in answers.by_rule:

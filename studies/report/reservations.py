@@ -17,7 +17,7 @@ def reservation_statements(frame: pd.DataFrame, card: StudyCard, answers: StudyA
     """Limits that a reader of the answer must know, found in the records."""
     points, full = curve_points(frame), curve_points(frame, "full_budget")
     statements = list(card.notes)
-    replicates = int(data_curves(frame)["num_replicates"].min()) if len(points) else 0
+    replicates = int(data_curves(frame, x=card.x)["num_replicates"].min()) if len(points) else 0
     if 0 < replicates < 5:
         word = "one replicate" if replicates == 1 else f"{replicates} replicates"
         statements.append(f"Some points rest on {word}; a full study has at least 5.")

@@ -22,6 +22,7 @@ from studies.counts import counted
 
 from .card import StudyCard
 from .fit_tables import floor_verdict, hull
+from .starts_table import gain_statements
 from .tables import percent
 
 Names = Mapping[str, str]
@@ -60,9 +61,11 @@ def main_statements(answers: StudyAnswers, card: StudyCard, families: Mapping[st
     primary = answers.primary
     if primary is None:
         return []
-    told = crossover_statements(answers, names) or alone_statements(primary, names)
-    if primary.pair is not None:
+    over_budgets = compute_statements(answers, names)
+    told = over_budgets or crossover_statements(answers, names) or alone_statements(primary, names)
+    if primary.pair is not None and not over_budgets:
         told += [one.sentence(names) for one in primary.multipliers[:1]]
+    told += gain_statements(answers.against_scratch, names)
     told += choice_statements(primary.choices, names)
     told += floor_statements(primary, card, families, names)
     return told
@@ -113,6 +116,8 @@ def _pairs_that_cross(answers: Answers, names: Names) -> str:
 def choice_statements(choices: Sequence[Choice], names: Names) -> list[str]:
     """Which arm to choose at which sizes, and at which sizes the data do not say."""
     compared = [one for one in choices if one.runner_up is not None]
+    of_data = all(quantity(one.column).counts_images for one in choices)
+    place, budget = ("with", "this budget") if of_data else ("at", "each budget")
     told = []
     if known := [one for one in compared if not math.isnan(one.probability)]:
         parts = []
@@ -121,13 +126,13 @@ def choice_statements(choices: Sequence[Choice], names: Names) -> list[str]:
             of = [one for one in sure if one.family == family]
             bound = len(of) > 1 or any(len(one.against) > 1 for one in of)
             least = at_least(min(one.probability for one in of), "at least " if bound else "")
-            parts.append(f"with {_sizes(of, choices)} {names[family]} (probability {least})")
+            parts.append(f"{place} {_sizes(of, choices)} {names[family]} (probability {least})")
         if parts:
-            told.append(f"What to choose at this budget: {'; '.join(parts)}.")
+            told.append(f"What to choose at {budget}: {'; '.join(parts)}.")
         if unsure := [one for one in known if one not in sure]:
             told.append(_not_separated(unsure, names, choices))
     if blind := [one for one in compared if math.isnan(one.probability)]:
-        parts = [f"{names[one.family]} with {quantity(one.column).value(one.x)}" for one in blind]
+        parts = [f"{names[one.family]} {place} {quantity(one.column).value(one.x)}" for one in blind]
         told.append(f"Lowest errors, without replicates and therefore without a probability: {', '.join(parts)}.")
     return [" ".join(told)] if told else []
 
@@ -141,7 +146,7 @@ def _not_separated(choices: Sequence[Choice], names: Names, among: Sequence[Choi
         f"{', '.join(probability_text(one.probability) for one in of)})"
         for family, of in by_family.items()
     ]
-    start = "With" if choices[0].column == "num_train" else "At"
+    start = "With" if quantity(choices[0].column).counts_images else "At"
     means = "the lowest mean error is that of" if len(choices) == 1 else "the lowest mean errors are those of"
     return f"{start} {_sizes(choices, among)} the data do not separate the best; {means} {_listed(lowest)}."
 
@@ -204,6 +209,15 @@ def _floor_text(fitted: Floor, floor: float | None) -> str:
     span = f"{percent(estimate.low)}% to {percent(estimate.high)}%"
     forms = f" over forms {' and '.join(fitted.by_form)}" if len(fitted.by_form) > 1 else ""
     return f"{text}, {100 * estimate.confidence:g}% interval {span}{forms} ({floor_verdict(estimate, floor)})"
+
+
+def compute_statements(answers: StudyAnswers, names: Names) -> list[str]:
+    """What holds at equal compute, for a study of one training set, whose curves run over its budgets alone."""
+    curves = answers.primary.table.curves.values() if answers.primary else ()
+    if len({x for curve in curves for x in curve.x}) != 1:
+        return []
+    told = [(*cost_statements(view, names), *choice_statements(view.choices, names)) for view in answers.compute]
+    return [text for of_view in told for text in of_view]
 
 
 def cost_statements(view: CostView, names: Names) -> list[str]:

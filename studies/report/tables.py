@@ -73,13 +73,19 @@ def percent(mean: float, half_width: float = math.nan) -> str:
     return text if math.isnan(half_width) else f"{text} ± {100 * half_width:.{digits}f}"
 
 
-def error_table(frame: pd.DataFrame, rule: Rule = "selected") -> Table:
-    """Test error per arm and size, in percent, mean ± half-width of the 95% t-interval over replicates."""
-    curves = data_curves(frame, rule)
-    sizes = sorted(set(curves["num_train"]))
+def error_table(frame: pd.DataFrame, rule: Rule = "selected", x: str = "num_train") -> Table:
+    """Test error per arm and size, in percent, mean ± half-width of the 95% t-interval over replicates.
+
+    Args:
+        frame: the table of records.
+        rule: which branch of each cell is read.
+        x: which size, `num_train` or `num_pretrain`.
+    """
+    curves = data_curves(frame, rule, x=x)
+    sizes = sorted(set(curves[x]))
     rows = []
     for arm, look in looks_of(frame).items():
-        cells = curves[curves["arm"] == arm].set_index("num_train")
+        cells = curves[curves["arm"] == arm].set_index(x)
         texts = []
         for size in sizes:
             if size not in cells.index:
@@ -98,10 +104,17 @@ def error_table(frame: pd.DataFrame, rule: Rule = "selected") -> Table:
     return Table(
         name=f"test_error_{rule}",
         title=f"Test error of {name}",
-        columns=("Arm", *(f"N = {size:,}" for size in sizes), "Replicates"),
+        columns=("Arm", *(size_heading(size, x) for size in sizes), "Replicates"),
         rows=tuple(rows),
         note=note,
     )
+
+
+def size_heading(size: int, x: str) -> str:
+    """What stands over a column of one size."""
+    if x == "num_train":
+        return f"N = {size:,}"
+    return f"pretrained on {size:,}" if size else "from scratch"
 
 
 def cost_table(frame: pd.DataFrame) -> Table:
@@ -177,9 +190,10 @@ def missing_table(frame: pd.DataFrame, card: StudyCard) -> Table:
     for row in [*left_out_cells(frame).to_dict("records"), *diverged.to_dict("records")]:
         rows.append((row["arm"], f"{row['num_train']:,}", str(row["replicate"]), row["reason"], row["cell_id"]))
     cells = frame.drop_duplicates("cell_id")
-    for arm, num_train, replicate in absent_cells(frame):
+    absent_of_grid = absent_cells(frame, card.x)
+    for arm, num_train, replicate in absent_of_grid:
         rows.append((arm, f"{num_train:,}", str(replicate), "not trained yet", ""))
-    absent = card.num_cells - len(cells) - len(absent_cells(frame))
+    absent = card.num_cells - len(cells) - len(absent_of_grid)
     if absent > 0:
         told = f"{counted(absent, 'more planned cell')} {'has' if absent == 1 else 'have'} no record yet"
         rows.append(("other", "", "", told, ""))
@@ -242,14 +256,19 @@ def cells_table(frame: pd.DataFrame) -> Table:
     )
 
 
-def absent_cells(frame: pd.DataFrame) -> list[tuple[str, int, int]]:
-    """Gaps of the grid: (arm, size, replicate) without a record although the arm has this replicate at another size."""
-    cells = frame.drop_duplicates("cell_id")
-    seen = set(zip(cells["arm"], cells["num_train"], cells["replicate"], strict=True))
+def absent_cells(frame: pd.DataFrame, x: str = "num_train") -> list[tuple[str, int, int]]:
+    """Gaps of the grid: (arm, size, replicate) without a record although the arm has this replicate at another size.
+
+    Args:
+        frame: the table of records.
+        x: which size; what is trained from scratch has no other `num_pretrain` than 0.
+    """
+    cells = frame.drop_duplicates("cell_id").dropna(subset=[x])
+    seen = set(zip(cells["arm"], cells[x], cells["replicate"], strict=True))
     return [
         (str(arm), int(size), int(replicate))
         for arm, rows in cells.groupby("arm")
-        for size in sorted(set(cells["num_train"]))
+        for size in sorted(set(cells.loc[(cells[x] > 0) == (rows[x] > 0).any(), x]))
         for replicate in sorted(set(rows["replicate"]))
         if (arm, size, replicate) not in seen
     ]

@@ -52,9 +52,9 @@ def write_report(
         folder: made if absent. Figures and tables of an earlier report that no longer apply are removed.
         predictions: `predictions.npz` per cell id, to add the variance from a shared test set.
     """
-    frame = records_frame(sorted(records, key=lambda record: record.cell_id))
+    frame = records_frame(sorted(records, key=lambda record: record.cell_id), card.tier)
     blocks = read_blocks(frame, predictions or {})
-    answers = analyse_study(frame, pair=card.primary_pair, chance=card.chance_error, blocks=blocks)
+    answers = analyse_study(frame, pair=card.primary_pair, chance=card.chance_error, blocks=blocks, x=card.x)
     of = material(records, frame, card, answers)
     shown = report_tables(of)
     progress = progress_statement(frame, card)

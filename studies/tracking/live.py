@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.records import arm_name
+from studies.records import arm_of
 
 from .runs import Row, run_id, run_name, runs_folder
 from .settings import TrackingSpec, client_environment, decide
@@ -46,7 +46,13 @@ class LiveMirror:
     """
 
     def __init__(
-        self, cell: Mapping[str, Any], cell_id: str, study_id: str, folder: Path, settings: TrackingSpec
+        self,
+        cell: Mapping[str, Any],
+        cell_id: str,
+        study_id: str,
+        folder: Path,
+        settings: TrackingSpec,
+        tier: str | None = None,
     ) -> None:
         """Starts to connect, in the background.
 
@@ -56,6 +62,7 @@ class LiveMirror:
             study_id: the group of the run.
             folder: the study's folder.
             settings: what the user asked for.
+            tier: the study's, which names do not mention.
         """
         self._rows: queue.Queue[Row | None] = queue.Queue(QUEUE_ROWS)
         self._settings = settings
@@ -71,9 +78,9 @@ class LiveMirror:
             "status": str(self._status),
             "run": {
                 "id": f"{run_id(study_id, cell_id)}-live",
-                "name": f"{run_name(dict(cell))} (live)",
+                "name": f"{run_name(dict(cell), tier)} (live)",
                 "group": study_id,
-                "job_type": arm_name(cell["family"], cell["variant"]),
+                "job_type": arm_of(cell, tier),
                 "tags": ["live"],
                 "notes": "a running cell; its record gives a run of its own",
                 "config": {**cell, "cell_id": cell_id, "study": study_id},

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from studies.records import Record, arm_name
+from studies.records import Record, arm_of
 from studies.report.card import StudyCard
 
 Run = dict[str, Any]
@@ -26,9 +26,11 @@ def run_id(study_id: str, key: str) -> str:
     return hashlib.sha256(f"{study_id}/{key}".encode()).hexdigest()[:20]
 
 
-def run_name(cell: dict[str, Any]) -> str:
-    """A name for people: `resnet-circular N=512 r0`; a trial of a tuning adds its rate and decay."""
-    name = f"{arm_name(cell['family'], cell['variant'])} N={cell['num_train']} r{cell['replicate']}"
+def run_name(cell: dict[str, Any], tier: str | None = None) -> str:
+    """A name for people: `resnet-circular N=512 r0`; a start adds its images, a trial of a tuning its rate and decay."""
+    start = cell.get("start") or {}
+    begun = f" from {start['num_pretrain']}" if start.get("num_pretrain") else ""
+    name = f"{arm_of(cell, tier)}{begun} N={cell['num_train']} r{cell['replicate']}"
     trial = f" lr={cell['learning_rate']:g} decay={cell['weight_decay']:g}"
     return name if cell.get("reads_test", True) else name + trial
 
@@ -49,9 +51,9 @@ def cell_run(record: Record, card: StudyCard) -> Run:
     return described(
         {
             "id": run_id(card.study_id, record.cell_id),
-            "name": run_name(cell),
+            "name": run_name(cell, card.tier),
             "group": card.study_id,
-            "job_type": arm_name(cell["family"], cell["variant"]),
+            "job_type": arm_of(cell, card.tier),
             "tags": [card.name, record.status],
             "notes": card.question,
             "config": cell_config(record, card),
@@ -66,7 +68,7 @@ def cell_config(record: Record, card: StudyCard) -> dict[str, Any]:
     cell = record.cell
     config = {
         **cell,
-        "arm": arm_name(cell["family"], cell["variant"]),
+        "arm": arm_of(cell, card.tier),
         "study": card.study_id,
         "cell_id": record.cell_id,
         "budget_flops": 3 * cell["forward_flops"] * cell["batch_size"] * cell["steps"],

@@ -26,12 +26,12 @@ def summary_run(
         figures: of its report.
         answers: of its report, `answers.json`.
     """
-    frame = records_frame(records)
+    frame = records_frame(records, card.tier)
     summary: dict[str, Any] = {"cells": len(records), "cells_planned": card.num_cells}
     columns: list[str] = []
     rows: list[list[Any]] = []
     for rule in RULES:
-        curves = data_curves(frame, rule)
+        curves = data_curves(frame, rule, x=card.x)
         columns = ["rule", *curves.columns]
         rows += [
             [rule, *(value if is_known(value) else None for value in row.values())] for row in curves.to_dict("records")

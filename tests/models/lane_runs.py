@@ -20,7 +20,7 @@ NUM_LANES = len(LEARNING_RATES)
 CLIP_NORM = 0.25  # studies clip at 1; here at a norm that gradients of every family have on both sides
 
 STACKED = [("vit", "nano"), ("vit", "nano-nopos"), ("mixer", "nano"), ("mlp", "nano"), ("lstm", "nano"),
-           ("lstm", "nano-raster")]  # fmt: skip
+           ("lstm", "nano-raster"), ("lstm", "nano-snake")]  # fmt: skip
 BRANCHES = [("resnet", "nano"), ("resnet", "nano-circular"), ("resnet", "nano-gn"), ("hybrid", "nano"),
             ("hybrid", "nano-gn")]  # fmt: skip
 

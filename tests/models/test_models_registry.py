@@ -18,10 +18,16 @@ from models.families import Family
 from models.hybrid import HybridLayout, build_hybrid
 from models.mlp import FAMILY as MLP_FAMILY
 from models.registry import FAMILIES, build_network, family_names, forward_flops, label, variants
+from models.scan import ScanLSTM, scan_order
 from models.tiers import TIERS
 
 SMALLEST = {"image_size": 16, "in_channels": 1, "num_classes": 5}
-NANO_VARIANTS = [(name, variant) for name in FAMILIES for variant in variants(name) if variant.startswith("nano")]
+NANO_VARIANTS = [  # forms of one part; test_models_transformer_forms trains the others
+    (name, variant)
+    for name in FAMILIES
+    for variant in variants(name)
+    if variant.startswith("nano") and variant.count("-") <= 1
+]
 
 
 def test_order_and_labels() -> None:
@@ -84,20 +90,37 @@ def test_forms_change_what_they_say() -> None:
     assert build_network("vit", "nano-nopos", **SMALLEST).pos_embed is None
     lstms = {
         variant: [module for module in build_network("lstm", variant, **SMALLEST).modules() if type(module) is nn.LSTM]
-        for variant in ("nano", "nano-raster")
+        for variant in ("nano", "nano-raster", "nano-snake")
     }
-    assert [(len(found), found[0].bidirectional) for found in lstms.values()] == [(6, True), (3, False)]
+    assert [(len(found), found[0].bidirectional) for found in lstms.values()] == [(6, True), (3, False), (3, False)]
 
 
-def test_raster_scan_sees_only_what_came_before() -> None:
-    from models.raster import RasterLSTM
-
-    layer = RasterLSTM(4, 6)
+@pytest.mark.parametrize(
+    ("order", "seen"),
+    [
+        ("raster", [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ("column", [0, 3, 6, 1, 4, 7, 2, 5, 8]),
+        ("snake", [0, 1, 2, 5, 4, 3, 6, 7, 8]),
+        ("shuffled", [5, 7, 1, 2, 4, 3, 8, 6, 0]),
+    ],
+)
+def test_a_scan_sees_only_what_it_has_read(order: str, seen: list[int]) -> None:
+    assert list(scan_order(order, 3, 3)) == seen
+    layer = ScanLSTM(4, 6, order=order)
     patches = torch.randn(1, 3, 3, 4)
-    changed = patches.clone()
-    changed[0, 1, 1] += 1
-    differs = (layer(patches) != layer(changed)).any(dim=-1).flatten().tolist()
-    assert differs == [False] * 4 + [True] * 5
+    for place, patch in enumerate(seen):
+        changed = patches.clone()
+        changed[0, patch // 3, patch % 3] += 1
+        differs = (layer(patches) != layer(changed)).any(dim=-1).flatten()
+        assert set(differs.nonzero().flatten().tolist()) == set(seen[place:])
+
+
+def test_scan_orders_read_every_patch_of_any_grid_once() -> None:
+    for order in ("raster", "column", "snake", "shuffled"):
+        assert sorted(scan_order(order, 2, 5)) == list(range(10))
+    assert scan_order("column", 2, 3) == (0, 3, 1, 4, 2, 5)
+    with pytest.raises(ValueError, match="there is no scan order 'spiral'; expected raster, column"):
+        scan_order("spiral", 2, 2)
 
 
 def test_hybrid_map_may_shrink_to_a_single_token() -> None:
@@ -126,7 +149,9 @@ def test_solved_sizes_stay_what_published_results_were_trained_with() -> None:
 @pytest.mark.parametrize("tier", ["small", "base"])
 def test_fully_connected_is_refused_where_it_would_hold_billions_of_weights(tier: str) -> None:
     for ask in (build_network, forward_flops):
-        with pytest.raises(ValueError, match=f"'mlp' has no variant '{tier}'.*billion.*use the nano or tiny tier"):
+        with pytest.raises(
+            ValueError, match=f"'mlp' has no variant '{tier}'.*billion.*use the nano, micro or tiny tier"
+        ):
             ask("mlp", tier, image_size=64, in_channels=3, num_classes=10)
     assert variants("mlp") == ("nano", "tiny")
     assert len(MLP_FAMILY.refused_tiers) == 2
@@ -232,7 +257,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_families_of_installed_packages() -> None:
     assert family_names()[6:] == ("broken", "linear", "ours")
     assert label("ours") == "Ours"
-    assert variants("ours") == ("nano", "tiny", "small", "base")
+    assert variants("ours") == ("nano", "micro", "tiny", "small", "base")
     assert forward_flops("ours", "nano", **SMALLEST) == forward_flops("vit", "nano", **SMALLEST)
     assert forward_flops("linear", "whatever", **SMALLEST).total == 2 * 256 * 5
     with pytest.raises(ValueError, match=r"'broken'.*is a int; expected a models\.Family or a function"):

@@ -11,6 +11,7 @@ from models.convolution import ConvStages
 from models.optimizer import build_optimizer
 from models.registry import build_network
 from models.resnet import ResNetLayout, build_resnet
+from models.scan import scan_order
 
 IMAGE_SIZE, PATCH_SIZE, NUM_CLASSES, NUM_STEPS = 16, 4, 3, 60
 GRID_SIZE = IMAGE_SIZE // PATCH_SIZE
@@ -102,6 +103,14 @@ def test_fully_connected_net_cannot_tell_any_order_of_pixels() -> None:
 
 def test_vit_without_position_embedding_trains_alike_on_any_order_of_patches() -> None:
     assert_same_training(new_network("vit", "nano-nopos"), new_network("vit", "nano-nopos"), permute_patches)
+
+
+@pytest.mark.parametrize("order", ["column", "snake", "shuffled"])
+def test_a_scan_in_another_order_is_a_raster_scan_of_permuted_patches(order: str) -> None:
+    """So that permuted patches are the control of every scan: to one LSTM, an order is as good as another."""
+    reading = list(scan_order(order, GRID_SIZE, GRID_SIZE))
+    scanning, raster = new_network("lstm", f"nano-{order}"), new_network("lstm", "nano-raster")
+    assert_same_training(scanning, raster, lambda images: images_of(patches_of(images)[:, reading]))
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from studies.arms import split_arm
+from studies.arms import parse_arm
 from studies.planning import Arm, Plan, make_plan
-from studies.records import Branch, Environment, Record, TrainLoss, Validation, arm_name
+from studies.records import Branch, Environment, Record, TrainLoss, Validation
 from studies.spec import StudySpec
 from studies.store import Store
 
@@ -180,14 +180,14 @@ def study_records(
     generator = np.random.default_rng(seed)
     records = []
     for arm, curve in (CURVES if curves is None else curves).items():
-        family, _, form = arm.partition("-")
+        named = parse_arm(arm, "nano")
         for num_train in sizes:
             for replicate in range(replicates):
                 error = min(1.0, curve(num_train) * math.exp(noise * generator.standard_normal()))
-                variant = f"nano-{form}" if form else "nano"
-                assert arm_name(family, variant) == arm
                 records.append(
-                    make_record(family, variant, num_train=num_train, replicate=replicate, error=error, **options)
+                    make_record(
+                        named.family, named.variant, num_train=num_train, replicate=replicate, error=error, **options
+                    )
                 )
     return records
 
@@ -209,8 +209,9 @@ def plan_of(
     )
     arms = {}
     for name in spec.families:
-        family, variant = split_arm(name, "nano")
-        arms[name] = Arm(name, family, variant, FORWARD_FLOPS[family], FIRST_LAYER_FLOPS[family], 250_000)
+        named = parse_arm(name, "nano")
+        flops = FORWARD_FLOPS[named.family], FIRST_LAYER_FLOPS[named.family]
+        arms[name] = Arm(name, named.family, named.variant, *flops, 250_000)
     return make_plan(spec, spec.data.describe(), arms)
 
 

@@ -41,6 +41,25 @@ def test_palette_is_one_colour_per_family() -> None:
     assert looks["timm:convnext"].colour not in {look.colour for look in FAMILY_LOOKS.values()}
 
 
+def test_many_forms_of_one_family_have_looks_of_their_own() -> None:
+    arms = ["vit", *(f"vit-form{index:02}" for index in range(20)), "resnet"]
+    looks = arm_looks({arm: arm.partition("-")[0] for arm in arms})
+    drawn = {(look.colour, look.marker, look.line, look.open) for look in looks.values()}
+    assert len(drawn) == len(arms)
+    assert looks["vit"] == FAMILY_LOOKS["vit"]
+    of_vit = {look.colour for arm, look in looks.items() if arm != "resnet"}
+    assert FAMILY_LOOKS["resnet"].colour not in of_vit
+    assert len(of_vit) == 10
+
+
+def test_labels_tell_what_the_name_of_an_arm_tells() -> None:
+    families = {"vit": "vit", "vit@tiny-cls+masked": "vit", "timm:a-b+s": "timm:a-b", "ViT-B/16": "ViT-B/16"}
+    labels = [look.label for look in arm_looks(families).values()]
+    assert labels == ["ViT", "ViT (tiny, cls, from masked)", "ViT-B/16", "timm:a-b (from s)"]
+    tiers = {"vit": "nano", "vit@tiny": "tiny"}
+    assert arm_looks(dict.fromkeys(tiers, "vit"), tiers)["vit"].label == "ViT (nano)"
+
+
 def test_size_labels() -> None:
     assert [size_label(n) for n in (128, 512, 2048, 2000, 1448, 32768, 50000)] == [
         "128", "512", "2k", "2k", "1.45k", "32k", "50k",

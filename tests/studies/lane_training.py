@@ -11,6 +11,7 @@ import pytest
 import torch
 from training import tiny_plan
 
+from models.checkpoints import read_weights
 from studies.jobs import program_key
 from studies.planning import Cell, Plan
 from studies.records import DETERMINISTIC_COLUMNS, Record, records_frame
@@ -55,7 +56,7 @@ def together(
 
 
 def weights(folder: Path, cell: Cell, fraction: float) -> torch.Tensor:
-    kept = torch.load(Store(folder).weights_path(cell.id, fraction), weights_only=True)
+    kept = read_weights(Store(folder).weights_path(cell.id, fraction)).state
     return torch.cat([kept[name].double().flatten() for name in sorted(kept)])
 
 

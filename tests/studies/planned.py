@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules import parse_data
-from studies.arms import split_arm
+from studies.arms import parse_arm
 from studies.budget import train_flops, train_flops_exact
 from studies.planning import Arm, Cell, Plan, make_plan
 from studies.records import Branch, Environment, Record, Status, TrainLoss, Validation
@@ -61,8 +61,8 @@ def own_configs(folder: Path) -> Path:
 def make_arms(spec: StudySpec, forward: Mapping[str, int] = FORWARD_FLOPS) -> dict[str, Arm]:
     arms = {}
     for name in spec.families:
-        family, variant = split_arm(name, spec.tier)
-        arms[name] = Arm(name, family, variant, forward.get(name, 1_000_000), FIRST_LAYER_FLOPS, 20_000)
+        named = parse_arm(name, spec.tier)
+        arms[name] = Arm(name, named.family, named.variant, forward.get(name, 1_000_000), FIRST_LAYER_FLOPS, 20_000)
     return arms
 
 

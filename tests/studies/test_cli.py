@@ -241,13 +241,14 @@ def test_list_shows_what_is_shipped_and_what_is_done(study: Call, store: Store) 
     assert code == 0
     assert set(rows) == {*compose.list_studies(), "mine"}
     assert rows["mine"]["question"] == "why?"
-    assert rows["mine"]["runs"] == {}
+    assert rows["mine"]["runs"] == []
     own = planned(name="mine")
     finish(store, own, own.cells[:5])
     _, out, _ = study("list", "--store", str(store.root), "--json")
     (row,) = (row for row in json.loads(out) if row["study"] == "mine")
     # Its cells are those of `small`: ten were finished, and now so are the failed and the waiting one.
-    assert row["runs"] == {own.study_id: "12/12"}
+    (run,) = row["runs"]
+    assert (run["study_id"], run["stage"], run["done"], run["cells"]) == (own.study_id, "study", 12, 12)
 
 
 @pytest.mark.usefixtures("arithmetic")

@@ -352,3 +352,11 @@ def test_planning_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow, "survey_arms", lambda spec, data: make_arms(spec))
     assert len(workflow.plan(spec).cells) == 12
     assert len(workflow.plan(make_spec(data=parse_data(COLOURED))).cells) == 12
+
+
+def test_what_others_published_is_no_part_of_a_study() -> None:
+    published = {"source": "a paper", "quantity": "accuracy", "values": {"vit": 0.6}, "columns": ["a"],
+                 "rows": {"b": ["vit"]}}  # fmt: skip
+    plain, compared = planned(), planned(published=published)
+    assert compared.hash == plain.hash
+    assert Plan.from_json(compared.to_json()).spec.published == compared.spec.published

@@ -16,7 +16,6 @@ from studies.records import (
     DETERMINISTIC_COLUMNS,
     INCIDENTAL_COLUMNS,
     Record,
-    arm_name,
     read_predictions,
     records_frame,
     selected_rows,
@@ -136,19 +135,6 @@ def test_records_of_before_lanes_were_noted_stay_readable(plan: Plan) -> None:
     assert records_frame([Record.model_validate(content)])["lanes"].isna().all()
 
 
-@pytest.mark.parametrize(
-    ("family", "variant", "name"),
-    [
-        ("resnet", "nano", "resnet"),
-        ("resnet", "tiny-circular", "resnet-circular"),
-        ("timm:convnext_atto", "nano", "timm:convnext_atto"),
-        ("my.package:build", "nano", "my.package:build"),
-    ],
-)
-def test_arms_are_named_as_the_study_names_them(family: str, variant: str, name: str) -> None:
-    assert arm_name(family, variant) == name
-
-
 def test_predictions_keep_types_and_shapes(tmp_path: Path, plan: Plan) -> None:
     store = Store(tmp_path)
     (record,) = finish(store, plan, plan.cells[:1])
@@ -157,3 +143,13 @@ def test_predictions_keep_types_and_shapes(tmp_path: Path, plan: Plan) -> None:
     assert {k: (v.dtype, v.shape) for k, v in found.items()} == {k: (v.dtype, v.shape) for k, v in expected.items()}
     wrong = (found["predicted_class"] != found["label"]).mean(axis=1)
     assert wrong == pytest.approx([branch.test_error for branch in record.branches], abs=0.07)
+
+
+def test_arms_of_several_tiers_are_told_apart(plan: Plan) -> None:
+    record = record_of(plan, plan.cells[0])
+    large = record.model_copy(update={"cell_id": "large", "cell": record.cell | {"variant": "tiny"}})
+    family = record.cell["family"]
+    assert set(records_frame([record])["arm"]) == set(records_frame([large])["arm"]) == {family}
+    assert set(records_frame([record, large])["arm"]) == {f"{family}@nano", f"{family}@tiny"}
+    assert set(records_frame([record, large], "nano")["arm"]) == {family, f"{family}@tiny"}
+    assert set(records_frame([large], "nano")["arm"]) == {f"{family}@tiny"}

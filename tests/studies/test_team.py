@@ -15,6 +15,7 @@ from processes import members, wait_until
 from pydantic import ValidationError
 from training import tiny_plan, train
 
+from models.checkpoints import read_weights
 from studies.checkpoint import load_checkpoint
 from studies.engines import local
 from studies.engines.local import devices
@@ -58,7 +59,9 @@ def without_key_bias(name: str, weight: torch.Tensor) -> torch.Tensor:
 def assert_same_training(one: tuple[Record, Path], other: tuple[Record, Path]) -> None:
     cell_id = one[0].cell_id
     for branch in one[0].branches:
-        weights = [load_checkpoint(Store(folder).weights_path(cell_id, branch.fraction)) for _, folder in (one, other)]
+        weights = [
+            read_weights(Store(folder).weights_path(cell_id, branch.fraction)).state for _, folder in (one, other)
+        ]
         assert weights[0].keys() == weights[1].keys()
         for name, expected in weights[0].items():
             ours, theirs = (without_key_bias(name, one) for one in (weights[1][name], expected))

@@ -21,6 +21,7 @@ from datamodules import (
     parse_data,
 )
 from models import build_network
+from models.checkpoints import read_weights
 from studies.chunked import ChunkedClassifier
 from studies.course import CellCourse
 from studies.errors import StudyError
@@ -107,7 +108,7 @@ def test_a_branch_equals_a_plain_training_loop(plan: Plan, record: Record, tmp_p
     expected = plain_branch(cell, plan, steps=20, warmup=1, cooldown=4)
     settings = EngineSpec(keep_checkpoints=True)
     train(cell, plan, tmp_path, settings)
-    kept = torch.load(Store(tmp_path).weights_path(cell.id, 0.5), weights_only=True)
+    kept = read_weights(Store(tmp_path).weights_path(cell.id, 0.5)).state
     assert weights_sha256(kept) == record.branches[2].weights_sha256
     for name, value in expected.items():
         torch.testing.assert_close(kept[name], value, rtol=1e-5, atol=1e-7)
@@ -185,7 +186,7 @@ def test_a_long_warm_up_smoothing_crops_and_permuted_pixels_reach_the_weights(tm
     )
     cell = plan.cells[0]
     train(cell, plan, tmp_path / "store", EngineSpec(keep_checkpoints=True))
-    kept = torch.load(Store(tmp_path / "store").weights_path(cell.id, 0.125), weights_only=True)
+    kept = read_weights(Store(tmp_path / "store").weights_path(cell.id, 0.125)).state
     expected = plain_branch(cell, plan, steps=30, warmup=7, cooldown=6)
     for name, value in expected.items():
         torch.testing.assert_close(kept[name], value, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,270 @@
+"""Weights in files: read whole, or refused with one message and without running anything that the file holds.
+
+A checkpoint of torch is a pickle, and a pickle is a program. It is read by ``torch.load(weights_only=True)``, which
+knows tensors and plain values and calls nothing else; what else it asks for is named. Archives are first held against
+their own CRC-32, every file against its SHA-256 where that is known, and sizes against what the network could need, so
+that a damaged or inflated file is found before it is believed. Safetensors hold no code and no checksum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import clean_state_dict
+
+from models.families import Head
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+SAFETENSORS_SUFFIX = ".safetensors"
+LARGEST_BYTES = 16 * 2**30
+_NETWORK_PREFIX = "network."  # where `ImageClassifier` keeps its network
+# Where trainings keep their weights, averaged ones first, as timm's own loading has it.
+_STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class WeightsError(ValueError):
+    """A file that cannot be the start of a training; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The network that weights of this package were trained in; `build_network` has the meaning of the fields."""
+
+    family: str
+    variant: str
+    image_size: int
+    in_channels: int
+    designed_for: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a checkpoint holds.
+
+    Attributes:
+        path: the file.
+        sha256: of its bytes.
+        state: names of tensors as the network has them -> tensors on the CPU.
+        origin: what they were trained in; None for files from elsewhere, which do not say.
+    """
+
+    path: Path
+    sha256: str
+    state: dict[str, torch.Tensor]
+    origin: Origin | None
+
+
+def classifier_checkpoint(
+    state: Mapping[str, torch.Tensor],
+    *,
+    family: str,
+    variant: str,
+    image_size: int,
+    in_channels: int,
+    num_classes: int,
+    designed_for: int | None = None,
+    head: Head = "linear",
+) -> dict[str, Any]:
+    """What to save of a trained network: its weights and what it is.
+
+    The form is Lightning's, so that ``ImageClassifier.load_from_checkpoint`` reads the file as `read_weights` does.
+
+    Args:
+        state: state dictionary of the network, with or without its classifier.
+        family: as of `build_network`, like the others.
+    """
+    from importlib.metadata import version
+
+    settings = {
+        "family": family,
+        "variant": variant,
+        "image_size": image_size,
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+        "designed_for": designed_for,
+        "head": head,
+    }
+    return {
+        "state_dict": {f"{_NETWORK_PREFIX}{name}": tensor.detach().cpu().clone() for name, tensor in state.items()},
+        "hyper_parameters": settings,
+        "pytorch-lightning_version": version("pytorch-lightning"),
+    }
+
+
+def read_weights(path: str | Path, *, sha256: str | None = None, largest_bytes: int = LARGEST_BYTES) -> Weights:
+    """Read the weights of a checkpoint: this package's, an `ImageClassifier`'s, timm's, or a bare state dictionary.
+
+    Args:
+        path: ``.safetensors``, or ``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.tar`` as `torch.save` writes them.
+        sha256: what the file's SHA-256 must be. A file ``<name>.sha256`` beside it is believed as well.
+        largest_bytes: no file, and no tensors in it, may be larger.
+
+    Raises:
+        WeightsError: the file is missing, damaged, larger, not what the checksum says, holds code, or has no weights.
+    """
+    path = Path(path)
+    if path.suffix not in (SAFETENSORS_SUFFIX, *TORCH_SUFFIXES):
+        raise WeightsError(
+            f"{path}: {path.suffix or 'no suffix'} is no checkpoint that is read here; expected "
+            f"{', '.join((SAFETENSORS_SUFFIX, *TORCH_SUFFIXES))}"
+        )
+    content = _bytes_of(path, largest_bytes)
+    digest = hashlib.sha256(content).hexdigest()
+    _check_digest(path, digest, sha256)
+    saved = (
+        _safetensors(path, content) if path.suffix == SAFETENSORS_SUFFIX else _unpickled(path, content, largest_bytes)
+    )
+    state = _state_of(path, saved)
+    _check_tensors(path, state, largest_bytes)
+    origin = _origin_of(saved, state)
+    if origin is not None:
+        state = {name.removeprefix(_NETWORK_PREFIX): tensor for name, tensor in state.items()}
+    return Weights(path, digest, state, origin)
+
+
+def _bytes_of(path: Path, largest_bytes: int) -> bytes:
+    try:
+        if not path.is_file():
+            what = "is no ordinary file" if path.exists() else "there is no such file"
+            raise WeightsError(f"{path}: {what}; expected a checkpoint")
+        with path.open("rb") as file:
+            content = file.read(largest_bytes + 1)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(content) > largest_bytes:
+        raise _too_large(path, path.stat().st_size, largest_bytes)
+    return content
+
+
+def _check_digest(path: Path, found: str, expected: str | None) -> None:
+    beside = path.with_name(f"{path.name}.sha256")
+    told = {"the one asked for": expected} if expected is not None else {}
+    if beside.exists():
+        try:
+            told[f"the one in {beside.name}"] = next(iter(beside.read_text().split()), "nothing")
+        except (OSError, UnicodeDecodeError) as error:
+            raise WeightsError(f"{path}: {beside.name} beside it cannot be read ({error}); not loaded") from error
+    for who, digest in told.items():
+        if found != digest:
+            raise WeightsError(
+                f"{path}: its SHA-256 is {found[:12]}..., {who} is {digest[:12]}...: the file was changed or damaged "
+                "after it was written; not loaded"
+            )
+
+
+def _safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise WeightsError(f"{path}: is damaged or no safetensors file ({error}); not loaded") from error
+
+
+def _unpickled(path: Path, content: bytes, largest_bytes: int) -> object:
+    """What `torch.save` wrote, without calling anything that the pickle names but for tensors and plain values."""
+    file = io.BytesIO(content)
+    if zipfile.is_zipfile(file):
+        _check_archive(path, file, largest_bytes)
+    file.seek(0)
+    # timm's trainings keep their settings in a Namespace, which is a bag of values.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            asked = _asked_for(file, error)
+            if asked:
+                raise WeightsError(
+                    f"{path}: refused: reading it would call {', '.join(asked)}, and weights need no code; nothing of "
+                    "it was run. If you trust where it comes from, save its state dictionary alone, or as safetensors"
+                ) from None
+            raise WeightsError(
+                f"{path}: is damaged or no checkpoint of torch ({type(error).__name__}); not loaded"
+            ) from error
+
+
+def _check_archive(path: Path, file: io.BytesIO, largest_bytes: int) -> None:
+    """Hold an archive's parts against their declared sizes and checksums."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            total = sum(part.file_size for part in archive.infolist())
+            if total > largest_bytes:
+                raise _too_large(path, total, largest_bytes)
+            damaged = archive.testzip()
+    except WeightsError:
+        raise
+    except Exception as error:  # whatever a crafted archive provokes in the reader
+        raise WeightsError(f"{path}: is damaged ({error}); not loaded") from error
+    if damaged is not None:
+        raise WeightsError(f"{path}: is damaged: the CRC-32 of its part {damaged!r} does not match; not loaded")
+
+
+def _asked_for(file: io.BytesIO, error: Exception) -> list[str]:
+    """Functions and classes that a refused pickle names, found without running it."""
+    file.seek(0)
+    with contextlib.suppress(Exception):
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))[:5]  # type: ignore[arg-type]
+    if not isinstance(error, pickle.UnpicklingError):
+        return []
+    return re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
+
+
+def _state_of(path: Path, saved: object) -> dict[str, torch.Tensor]:
+    """The state dictionary in what was saved, under the names of the network that was wrapped for training."""
+    if isinstance(saved, dict):
+        found = next((saved[key] for key in _STATE_KEYS if isinstance(saved.get(key), dict)), saved)
+        if found and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()):
+            return {name: tensor.detach() for name, tensor in clean_state_dict(found).items()}
+    raise WeightsError(
+        f"{path}: holds no weights; expected a dictionary of names and tensors, by itself or under one of "
+        f"{', '.join(_STATE_KEYS)}"
+    )
+
+
+def _check_tensors(path: Path, state: dict[str, torch.Tensor], largest_bytes: int) -> None:
+    """Tensors that are what they seem: numbers in memory, no more of them than allowed, all finite."""
+    for name, tensor in state.items():
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
+            raise WeightsError(f"{path}: {name} is no plain tensor ({tensor.device}, {tensor.layout}); not loaded")
+        if tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in _FLOATS):
+            raise WeightsError(f"{path}: {name} holds {tensor.dtype}, expected numbers of 16, 32 or 64 bits")
+    total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if total > largest_bytes:
+        raise _too_large(path, total, largest_bytes)
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{path}: {name} holds numbers that are not finite; not loaded")
+
+
+def _origin_of(saved: object, state: dict[str, torch.Tensor]) -> Origin | None:
+    """What an `ImageClassifier` says of itself; None where something else, or nothing, was said."""
+    settings = saved.get("hyper_parameters") if isinstance(saved, dict) else None
+    if not isinstance(settings, dict) or not all(name.startswith(_NETWORK_PREFIX) for name in state):
+        return None
+    names = [settings.get(field) for field in ("family", "variant")]
+    sizes = [settings.get(field) for field in ("image_size", "in_channels")]
+    designed_for = settings.get("designed_for") or settings.get("image_size")
+    if not all(isinstance(name, str) for name in names):
+        return None
+    if not all(isinstance(size, int) for size in (*sizes, designed_for)):
+        return None
+    return Origin(*names, *sizes, designed_for)  # type: ignore[arg-type]
+
+
+def _too_large(path: Path, found: int, largest: int) -> WeightsError:
+    return WeightsError(
+        f"{path}: holds {found:,} bytes, more than the {largest:,} that weights of this network could need; not loaded"
+    )

@@ -1,0 +1,48 @@
+"""Published numbers and the study's own, row under row, in the layout of the paper's table."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from studies.analysis.of_records import Rule
+from studies.analysis.summary import data_curves
+from studies.published import PlacedArm, Published
+
+from .tables import Table, percent
+
+EMPTY = "–"
+
+
+def published_table(frame: pd.DataFrame, published: Published, rule: Rule = "selected") -> Table:
+    """A line of published numbers for each row of the paper's table, and under it a line of ours for each N.
+
+    Args:
+        frame: the table of records (`studies.records.records_frame`).
+        published: the section of the study file.
+        rule: which branch of each cell is read.
+    """
+    measured = {
+        (row["arm"], int(row["num_train"])): percent(row["mean"], row["half_width"])
+        for row in data_curves(frame, rule).to_dict("records")
+    }
+    sizes = sorted({size for _, size in measured})
+    width = len(published.columns)
+
+    def printed(arm: PlacedArm) -> str:
+        return f"{published.values[arm]:g}" if arm in published.values else EMPTY
+
+    rows = []
+    for head, named in published.rows.items():
+        arms = (*named, *[None] * (width - len(named)))
+        rows.append((head, "published", *map(printed, arms)))
+        rows += [("", f"ours, N = {size:,}", *(measured.get((arm, size), EMPTY) for arm in arms)) for size in sizes]
+    return Table(
+        name="published",
+        title="Beside the published numbers",
+        columns=("", "", *published.columns),
+        rows=tuple(rows),
+        note=f"Published: {published.quantity}; {published.source}. Ours: test error in percent, mean over replicates "
+        "± half-width of the 95% t-interval of the mean. Other data, other sizes, another measure: what can be "
+        "compared is the order.",
+        num_label_columns=2,
+    )

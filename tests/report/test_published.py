@@ -1,0 +1,77 @@
+"""Published numbers beside ours: the paper's layout, nothing invented where either has no number."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from report.cards import CARD
+from report.synthetic import make_record
+from studies.published import Published
+from studies.records import Record, records_frame
+from studies.report import write_report
+from studies.report.published_table import published_table
+
+SECTION: dict[str, Any] = {
+    "source": "A paper, table 8: a network on a data set",
+    "quantity": "accuracy",
+    "values": {"vit-nopos": 0.61382, "vit": 0.64206, "vit-every": 0.63964},
+    "columns": ["stem", "every layer"],
+    "rows": {"none": ["vit-nopos"], "1-D": ["vit", "vit-every"], "other": [None, "resnet"]},
+}
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return [
+        make_record(family, variant, num_train=size, replicate=replicate, error=error + 0.01 * replicate)
+        for family, variant, error in (("vit", "nano-nopos", 0.3), ("vit", "nano", 0.1), ("resnet", "nano", 0.2))
+        for size in (128, 512)
+        for replicate in range(3)
+    ]
+
+
+def test_ours_stand_under_the_published_numbers(records: list[Record]) -> None:
+    table = published_table(records_frame(records), Published.model_validate(SECTION))
+    assert table.columns == ("", "", "stem", "every layer")
+    assert table.rows[0] == ("none", "published", "0.61382", "–")
+    assert table.rows[1] == ("", "ours, N = 128", "31.0 ± 2.5", "–")
+    assert table.rows[3] == ("1-D", "published", "0.64206", "0.63964")
+    assert table.rows[4] == ("", "ours, N = 128", "11.0 ± 2.5", "–")  # vit-every was not trained
+    assert table.rows[6] == ("other", "published", "–", "–")
+    assert table.rows[8] == ("", "ours, N = 512", "–", "21.0 ± 2.5")
+    assert len(table.rows) == 9
+    assert "A paper, table 8" in table.note
+
+
+def test_the_report_shows_them(tmp_path: Path) -> None:
+    records = [make_record()]
+    card = dataclasses.replace(CARD, published=Published.model_validate(SECTION))
+    write_report(records, card, tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert "<h2>Beside the published numbers</h2>" in page
+    assert "0.61382" in page
+    write_report(records, CARD, tmp_path)
+    assert "published numbers" not in (tmp_path / "index.html").read_text()
+    assert not (tmp_path / "tables" / "published.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rows": {"1-D": ["vit", "vit-every", "vit-nopos"]}}, "rows.1-D has 3 entries for the 2 columns"),
+        ({"rows": {"a": ["vit"], "b": ["vit"]}}, "rows names vit twice"),
+        ({"rows": {"a": ["vit", "vit-every"]}}, "values names vit-nopos, which stands in no row"),
+        ({"values": {"vit-cls@tiny": 1.0}}, "did you mean vit@tiny-cls?"),
+        ({"values": {}}, "at least 1 item"),
+        ({"colums": ["a"]}, "Extra inputs"),
+    ],
+)
+def test_a_table_that_cannot_be_laid_out_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Published.model_validate(SECTION | changes)
+    assert told in str(caught.value)

@@ -1,0 +1,280 @@
+"""Studies in stages, planned: who begins from what, what that does to identities, and what is refused before a step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from planned import planned as planned_by_arithmetic
+from pydantic import ValidationError
+
+from datamodules import parse_data
+from models.checkpoints import classifier_checkpoint
+from studies import workflow
+from studies.checkpoint import save_checkpoint
+from studies.errors import ConfigError, PlanError
+from studies.files import sha256_of
+from studies.planning import Cell, Plan
+from studies.spec import StudySpec
+from studies.stages import PRETRAINING_SEED
+from studies.starts import Start
+
+DIAL = {"kind": "dial", "num_train": 1_000, "num_test": 200}
+MANY = DIAL | {"seed": 1, "num_classes": 4}
+STAGE = {"data": MANY, "num_train": [64, 128], "budget": {"steps": 40, "batch_size": 16}}
+
+
+def spec(**changes: Any) -> StudySpec:
+    """Two families with a start each, on four classes, and one of them from scratch too."""
+    content: dict[str, Any] = {
+        "name": "small",
+        "question": "does it help?",
+        "data": DIAL,
+        "families": ["vit+labels", "mlp+labels", "mlp"],
+        "num_train": [40],
+        "num_validation": 60,
+        "replicates": 2,
+        "x": "num_pretrain",
+        "pretraining": {"labels": STAGE},
+        "budget": {"steps": 40, "batch_size": 16, "branches": [1.0]},
+    }
+    return StudySpec.model_validate(content | changes)
+
+
+def plan(**changes: Any) -> Plan:
+    return workflow.plan(spec(**changes))
+
+
+@pytest.fixture(scope="module")
+def small() -> Plan:
+    return plan()
+
+
+def start_of(cell: Cell) -> Start:
+    assert cell.start is not None
+    return cell.start
+
+
+# --- the stages -----------------------------------------------------------------------------------
+
+
+def test_a_stage_is_an_ordinary_study_of_the_networks_that_begin_from_it(small: Plan) -> None:
+    (stage,) = small.pretraining
+    assert small.stages == (stage, small)
+    assert stage.spec.name == "small-pretraining"
+    assert [arm.name for arm in stage.arms] == ["vit", "mlp"]
+    assert {(cell.num_train, cell.replicate) for cell in stage.cells} == {(n, r) for n in (64, 128) for r in (0, 1)}
+    assert {cell.branches for cell in stage.cells} == {(1.0,)}
+    assert {cell.num_classes for cell in stage.cells} == {4}
+
+
+def test_replicate_r_begins_from_replicate_r_of_the_same_network_at_every_size(small: Plan) -> None:
+    cells = {cell.id: cell for cell in small.pretraining[0].cells}
+    begun = [cell for cell in small.cells if cell.start is not None]
+    assert len(begun) == 2 * 2 * 2
+    assert {start_of(cell).origin for cell in begun} == set(cells), "every earlier cell is begun from, once"
+    for cell in begun:
+        start, origin = start_of(cell), cells[start_of(cell).origin]
+        assert (origin.family, origin.variant, origin.replicate) == (cell.family, cell.variant, cell.replicate)
+        assert start.num_pretrain == origin.num_train
+        assert start.train_flops == 3 * origin.forward_flops * 16 * 40
+    scratch = [cell for cell in small.cells if cell.start is None]
+    assert [(cell.family, cell.replicate) for cell in scratch] == [("mlp", 0), ("mlp", 1)]
+
+
+def test_arms_of_one_network_with_and_without_a_start_are_two_arms(small: Plan) -> None:
+    assert [arm.name for arm in small.arms] == ["vit+labels", "mlp+labels", "mlp"]
+    named = {(cell.family, cell.start is None): small.arm(cell).name for cell in small.cells}
+    assert named == {("vit", False): "vit+labels", ("mlp", False): "mlp+labels", ("mlp", True): "mlp"}
+
+
+def test_procedural_images_that_were_pretrained_on_are_not_fine_tuned_on(small: Plan) -> None:
+    (stage,) = small.pretraining
+    assert {cell.seeds.subset for cell in stage.cells} == {PRETRAINING_SEED, PRETRAINING_SEED + 1}
+    assert {cell.seeds.subset for cell in small.cells} == {0, 1}
+    assert {cell.seeds.initialization for cell in stage.cells} == {0, 1}
+
+
+def test_only_starts_that_an_arm_begins_from_are_trained() -> None:
+    other = STAGE | {"num_train": [256]}
+    study = plan(families=["mlp+labels"], pretraining={"labels": STAGE, "unused": other})
+    assert [stage.spec.name for stage in study.pretraining] == ["small-pretraining"]
+
+
+def test_several_starts_are_several_stages() -> None:
+    one = STAGE | {"num_train": 64}
+    study = plan(
+        families=["mlp+labels", "mlp+more"],
+        x="num_train",
+        pretraining={"labels": one, "more": one | {"num_train": 128}},
+    )
+    assert [stage.spec.name for stage in study.pretraining] == ["small-pretraining-labels", "small-pretraining-more"]
+
+
+def test_every_replicate_of_any_arm_finds_its_start() -> None:
+    study = plan(replicates={"default": 1, "mlp+labels": 3}, families=["vit+labels", "mlp+labels"])
+    counts = {arm.name: study.pretraining[0].spec.num_replicates(arm.name) for arm in study.pretraining[0].arms}
+    assert counts == {"vit": 1, "mlp": 3}
+
+
+# --- identities -----------------------------------------------------------------------------------
+
+
+def test_studies_from_before_there_were_starts_keep_their_identity() -> None:
+    """Numbers of the code before: a plan without starts is the same plan, and its cells are the same cells."""
+    before = planned_by_arithmetic()
+    assert before.study_id == GOLDEN_STUDY
+    assert before.cells[0].id == GOLDEN_CELL
+
+
+GOLDEN_STUDY = "small.cdaad05d"
+GOLDEN_CELL = "3d1b9105b6e3ecee"
+
+
+def test_the_identity_of_a_cell_is_a_function_of_its_start(small: Plan) -> None:
+    longer = plan(pretraining={"labels": STAGE | {"budget": {"steps": 80, "batch_size": 16}}})
+    ours, theirs = ({cell.id for cell in one.cells if cell.start is not None} for one in (small, longer))
+    assert not ours & theirs
+    drawn = [{cell.id for cell in one.cells if cell.start is None} for one in (small, longer)]
+    assert drawn[0] == drawn[1]
+    assert small.hash != longer.hash
+
+
+def test_what_a_start_is_called_changes_no_cell(small: Plan) -> None:
+    renamed = plan(families=["vit+other", "mlp+other", "mlp"], pretraining={"other": STAGE})
+    assert [cell.id for cell in renamed.cells] == [cell.id for cell in small.cells]
+    assert renamed.hash != small.hash, "the names of arms are declared"
+
+
+def test_a_plan_holds_its_stages_and_reads_back(small: Plan) -> None:
+    content = json.loads(json.dumps(small.to_json()))
+    back = Plan.from_json(content)
+    assert back.hash == small.hash
+    assert back.cells == small.cells
+    assert back.pretraining[0].cells == small.pretraining[0].cells
+    content["pretraining"][0]["cells"][0]["learning_rate"] = 1.0
+    with pytest.raises(PlanError, match="altered"):
+        Plan.from_json(content)
+
+
+def test_pretraining_is_told_and_is_no_part_of_a_budget(small: Plan) -> None:
+    (note,) = [note for note in small.notes if "begin from labels" in note]
+    assert "vit+labels, mlp+labels" in note
+    assert "64, 128 images of dial (16 px)" in note
+    assert "no part of any budget" in note
+    assert small.executed_flops == sum(cell.executed_flops for cell in small.cells)
+
+
+# --- resolution -----------------------------------------------------------------------------------
+
+
+def test_fine_tuning_at_another_size_keeps_the_network_and_matches_flops_there() -> None:
+    larger = DIAL | {"image_size": 32}
+    study = plan(families=["vit+labels", "vit"], data=larger, designed_for=16)
+    assert {arm.designed_for for arm in study.arms} == {16}
+    assert len({arm.forward_flops for arm in study.arms}) == 1
+    assert study.arms[0].forward_flops > 3 * study.pretraining[0].arms[0].forward_flops
+    assert {cell.designed_for for cell in study.cells} == {16}
+    assert any("applied to images of 32 px" in note for note in study.notes)
+
+
+def test_a_family_that_cannot_change_its_size_is_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match=r"families\[0\].*Mixer cannot change the size of its images"):
+        plan(families=["mixer+labels"], data=DIAL | {"image_size": 32})
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"families": ["vit+label"]}, "begins from 'label', which pretraining does not declare; did you mean 'labels'"),
+        ({"x": "num_train"}, "names several sizes while curves run over x=num_train"),
+        ({"num_train": [40, 80]}, "give one size with x=num_pretrain"),
+        ({"families": ["vit"]}, "x: num_pretrain needs arms with a start"),
+        ({"pretraining": {"labels": {"data": MANY}}}, "needs num_train and budget, or checkpoint=FILE"),
+        ({"pretraining": {"labels": STAGE | {"image_size": 16}}}, "image_size belongs to a checkpoint on disk"),
+        ({"pretraining": {"labels": STAGE | {"num_train": [64, 64]}}}, "names a size twice"),
+        ({"pretraining": {"labels": {"checkpoint": "a.pt", "data": MANY}}}, "leave out data, which train a stage"),
+        ({"pretraining": {"two words": STAGE}}, "called by letters"),
+    ],
+)
+def test_a_study_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        spec(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pretraining": {"labels": STAGE | {"num_train": [2_000]}}}, "pretraining.labels: num_train: 2000 images"),
+        ({"pretraining": {"labels": STAGE | {"data": MANY | {"image_size": 28}}}, "permutation": "pixels"}, "28 px"),
+        ({"families": ["vit+labels", "vit+same"], "pretraining": {"labels": STAGE, "same": STAGE}}, "the same run"),
+        ({"name": "a" * 60}, "its stage"),
+    ],
+)
+def test_a_study_whose_stages_cannot_be_run_is_refused_before_anything_is(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(**changes)
+
+
+def test_images_of_both_stages_need_the_same_channels(tmp_path: Path) -> None:
+    generator, path = np.random.default_rng(0), tmp_path / "images.npz"
+    images, labels = generator.integers(0, 256, (200, 16, 16, 3), dtype=np.uint8), np.arange(200) % 2
+    np.savez(path, train_images=images, train_labels=labels, test_images=images[:50], test_labels=labels[:50])
+    colour = {"kind": "arrays", "archive": str(path)}
+    with pytest.raises(PlanError, match=r"pretraining.labels.data: .* has 3 channels where dial"):
+        plan(pretraining={"labels": STAGE | {"data": colour, "num_train": [40, 60]}})
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def checkpoint(folder: Path, family: str = "mlp") -> Path:
+    from models import build_network
+
+    settings: dict[str, Any] = {"family": family, "variant": "nano", "image_size": 16, "in_channels": 1}
+    network = build_network(family, "nano", image_size=16, in_channels=1, num_classes=4)
+    path = folder / f"{family}.pt"
+    save_checkpoint(classifier_checkpoint(network.state_dict(), **settings, num_classes=4), path)
+    return path
+
+
+def from_file(path: Path, **changes: Any) -> Plan:
+    start = {"checkpoint": str(path), "num_train": 5_000, "train_flops": 1e12}
+    return plan(families=["mlp+disk", "mlp"], x="num_train", pretraining={"disk": start}, **changes)
+
+
+def test_a_file_is_a_start_by_its_content(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path)
+    study = from_file(path)
+    assert study.pretraining == ()
+    starts = {start_of(cell) for cell in study.cells if cell.start is not None}
+    assert {(start.origin, start.num_pretrain, start.train_flops) for start in starts} == {
+        (sha256_of(path), 5_000, 1e12)
+    }
+    moved = from_file(path.rename(tmp_path / "moved.pt").resolve())
+    assert [cell.id for cell in moved.cells] == [cell.id for cell in study.cells]
+    assert moved.hash == study.hash
+
+
+def test_a_file_that_does_not_fit_is_refused_while_planning(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"families\[0\]: mlp\+disk: .*cannot|does not fit|holds the weights of"):
+        from_file(checkpoint(tmp_path, "vit"))
+    damaged = checkpoint(tmp_path)
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"mlp\.pt"):
+        from_file(damaged)
+    with pytest.raises(ConfigError, match=r"pretraining.disk.checkpoint: .*nowhere.pt cannot be read"):
+        from_file(tmp_path / "nowhere.pt")
+
+
+def test_data_of_a_stage_default_to_those_of_the_study() -> None:
+    study = plan(families=["mlp+labels"], pretraining={"labels": {key: STAGE[key] for key in ("num_train", "budget")}})
+    assert study.pretraining[0].data.fingerprint == study.data.fingerprint == parse_data(DIAL).describe().fingerprint
