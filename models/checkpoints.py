@@ -14,6 +14,7 @@ import hashlib
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,7 +124,9 @@ def read_weights(path: str | Path, *, sha256: str | None = None, largest_bytes: 
     content = _bytes_of(path, largest_bytes)
     digest = hashlib.sha256(content).hexdigest()
     _check_digest(path, digest, sha256)
-    saved = _safetensors(path, content) if path.suffix == SAFETENSORS_SUFFIX else _unpickled(path, content, largest_bytes)
+    saved = (
+        _safetensors(path, content) if path.suffix == SAFETENSORS_SUFFIX else _unpickled(path, content, largest_bytes)
+    )
     state = _state_of(path, saved)
     _check_tensors(path, state, largest_bytes)
     origin = _origin_of(saved, state)
@@ -179,7 +182,8 @@ def _unpickled(path: Path, content: bytes, largest_bytes: int) -> object:
         _check_archive(path, file, largest_bytes)
     file.seek(0)
     # timm's trainings keep their settings in a Namespace, which is a bag of values.
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a refused file is warned of is told below
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:

@@ -8,9 +8,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 
 
-def resized_positions(
-    state: Mapping[str, torch.Tensor], *, old_grid: int, new_grid: int
-) -> dict[str, torch.Tensor]:
+def resized_positions(state: Mapping[str, torch.Tensor], *, old_grid: int, new_grid: int) -> dict[str, torch.Tensor]:
     """A state dictionary whose learned positions are those of another grid.
 
     Args:

@@ -143,8 +143,10 @@ def _check_origin(path: Path, found: Origin, target: Origin) -> None:
 
 
 def _told(network: Origin) -> str:
-    at = f"{network.image_size} px" if network.image_size == network.designed_for else (
-        f"{network.image_size} px (designed for {network.designed_for} px)"
+    at = (
+        f"{network.image_size} px"
+        if network.image_size == network.designed_for
+        else (f"{network.image_size} px (designed for {network.designed_for} px)")
     )
     return f"{network.family} {network.variant} for {network.in_channels} channels at {at}"
 

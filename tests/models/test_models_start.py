@@ -85,7 +85,9 @@ def test_a_start_at_twice_the_resolution(tmp_path: Path, family: str) -> None:
 
 def test_weights_without_a_classifier_are_a_start(tmp_path: Path) -> None:
     state = {name: tensor for name, tensor in pretrained("vit").state_dict().items() if not name.startswith("head.")}
-    torch.save(classifier_checkpoint(state, family="vit", variant="nano", num_classes=8, **IMAGES), tmp_path / "kept.pt")
+    torch.save(
+        classifier_checkpoint(state, family="vit", variant="nano", num_classes=8, **IMAGES), tmp_path / "kept.pt"
+    )
     assert load_start(tmp_path / "kept.pt", fresh("vit"), family="vit", variant="nano", **IMAGES).dropped == ()
 
 
@@ -124,7 +126,9 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_named(tmp_path: Path) 
     state["other.weight"] = state.pop("layer1.norm.weight")
     state["layer2.linear.bias"] = state["layer2.linear.bias"][:5]
     state["layer3.linear.bias"] = state["layer3.linear.bias"].long()
-    torch.save(classifier_checkpoint(state, family="mlp", variant="nano", num_classes=4, **IMAGES), tmp_path / "kept.pt")
+    torch.save(
+        classifier_checkpoint(state, family="mlp", variant="nano", num_classes=4, **IMAGES), tmp_path / "kept.pt"
+    )
     with pytest.raises(MisfitError) as caught:
         load_start(tmp_path / "kept.pt", fresh("mlp"), family="mlp", variant="nano", **IMAGES)
     assert caught.value.missing == ("layer1.norm.weight",)

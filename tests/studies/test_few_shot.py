@@ -152,7 +152,7 @@ class Pixels(nn.Module):
 
 
 def dial_batches() -> tuple[StepBatches, Any]:
-    dial = DialData(num_train=600, num_test=400, amplitude=40.0, position_stride=16, flipped_positions=0)
+    dial = DialData(num_train=600, num_test=400, patch_size=16, amplitude=12.0)
     return StepBatches(dial.load("train"), batch_size=16, order_seed=0), dial.load("test")
 
 
@@ -181,8 +181,9 @@ def test_a_network_is_evaluated_on_images() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     wanted = draw_shots(batches.split.labels[:400], 10, num_classes=2, seed=4).ravel()
     pixels = labelled_features(Pixels(), batches, indices=wanted)
-    held_out, tested = labelled_features(Pixels(), batches, indices=asked["validation"]), labelled_features(
-        Pixels(), batches, split=test
+    held_out, tested = (
+        labelled_features(Pixels(), batches, indices=asked["validation"]),
+        labelled_features(Pixels(), batches, split=test),
     )
     (by_hand,) = few_shot(pixels, np.arange(20).reshape(1, 2, 10), held_out, tested, shots=(10,))
     assert by_hand.accuracies[0] == pytest.approx(found[1].accuracies[0], abs=0.01)
