@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import hashlib
 import io
+import os
 import pickle
 import re
 import warnings
@@ -141,12 +142,12 @@ def _bytes_of(path: Path, largest_bytes: int) -> bytes:
             what = "is no ordinary file" if path.exists() else "there is no such file"
             raise WeightsError(f"{path}: {what}; expected a checkpoint")
         with path.open("rb") as file:
-            content = file.read(largest_bytes + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > largest_bytes:
+                raise _too_large(path, size, largest_bytes)
+            return file.read(size)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > largest_bytes:
-        raise _too_large(path, path.stat().st_size, largest_bytes)
-    return content
 
 
 def _check_digest(path: Path, found: str, expected: str | None) -> None:
