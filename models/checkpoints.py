@@ -14,6 +14,7 @@ import hashlib
 import io
 import os
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
@@ -222,7 +223,20 @@ def _asked_for(file: io.BytesIO, error: Exception) -> list[str]:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))[:5]  # type: ignore[arg-type]
     if not isinstance(error, pickle.UnpicklingError):
         return []
-    return re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
+    file.seek(0)
+    return re.findall(r"GLOBAL ([\w.]+)", str(error))[:1] or _named_in_pickle(file)
+
+
+def _named_in_pickle(file: io.BytesIO) -> list[str]:
+    """Functions and classes that a pickle of a newer protocol names: module and name are the two strings before."""
+    strings: list[str] = []
+    with contextlib.suppress(Exception):  # a damaged pickle ends the reading, not the message
+        for operation, argument, _ in pickletools.genops(file):
+            if operation.name == "STACK_GLOBAL":
+                return [".".join(strings[-2:])]
+            if isinstance(argument, str):
+                strings.append(argument)
+    return []
 
 
 def _state_of(path: Path, saved: object) -> dict[str, torch.Tensor]:

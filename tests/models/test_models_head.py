@@ -116,7 +116,7 @@ def test_a_hidden_head_changes_nothing_before_it() -> None:
                                          ("weight", "bias")}  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["vit", "resnet", "mlp"])
 def test_flops_of_a_hidden_head_are_counted(family: str) -> None:
     images = SMALLEST | {"num_classes": 7}
     linear, hidden = (forward_flops(family, "nano", head=head, **images) for head in ("linear", "hidden"))

@@ -53,7 +53,7 @@ def test_an_image_laid_out_four_times_has_the_features_of_the_image(name: str) -
     assert torch.allclose(features(small, images), features(large, images.tile(2, 2)), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", RESIZABLE)
+@pytest.mark.parametrize("name", ["vit", "resnet", "hybrid", "lstm"])
 def test_arithmetic_equals_the_counter_at_the_other_size(name: str) -> None:
     family, variant = split(name)
     with on_meta_device():
