@@ -91,7 +91,7 @@ def arithmetic_arm(name: str, tier: str, info: Any) -> Arm:  # DataInfo
 @pytest.mark.parametrize(
     ("override", "field", "value"),
     [("budget=flops budget.train_flops=1e13", "train_flops", 1e13), ("budget=epochs budget.epochs=9", "epochs", 9),
-     ("budget=short", "steps", 360)],
+     ("budget=short", "steps", 240)],
 )  # fmt: skip
 def test_every_budget_composes(own: Path, override: str, field: str, value: float) -> None:
     budget = compose_study("mine", override.split(), own).spec.budget
@@ -274,7 +274,7 @@ def test_a_study_of_ones_own_takes_the_packaged_defaults(own: Path) -> None:
     write(own, "data/tiny_dial", "kind: dial\nnum_train: 500\nnum_test: 100\n", header="")
     spec = compose_study("mine", ["data=tiny_dial", "num_validation=50"], own).spec
     assert (spec.name, spec.families[0], spec.data.describe().num_train) == ("mine", "vit", 500)
-    assert (spec.budget.steps, spec.budget.batch_size) == (360, 96)
+    assert (spec.budget.steps, spec.budget.batch_size) == (240, 96)
 
 
 @pytest.mark.parametrize("group", GROUPS)
