@@ -220,7 +220,7 @@ def _asked_for(file: io.BytesIO, error: Exception) -> list[str]:
     """Functions and classes that a refused pickle names, found without running it."""
     file.seek(0)
     with contextlib.suppress(Exception):
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))[:5]  # type: ignore[arg-type]
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))[:5]
     if not isinstance(error, pickle.UnpicklingError):
         return []
     file.seek(0)
@@ -271,14 +271,11 @@ def _origin_of(saved: object, state: dict[str, torch.Tensor]) -> Origin | None:
     settings = saved.get("hyper_parameters") if isinstance(saved, dict) else None
     if not isinstance(settings, dict) or not all(name.startswith(_NETWORK_PREFIX) for name in state):
         return None
-    names = [settings.get(field) for field in ("family", "variant")]
-    sizes = [settings.get(field) for field in ("image_size", "in_channels")]
-    designed_for = settings.get("designed_for") or settings.get("image_size")
-    if not all(isinstance(name, str) for name in names):
-        return None
-    if not all(isinstance(size, int) for size in (*sizes, designed_for)):
-        return None
-    return Origin(*names, *sizes, designed_for)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"designed_for": settings.get("designed_for") or settings.get("image_size")}
+    sizes |= {field: settings.get(field) for field in ("image_size", "in_channels")}
+    names: dict[str, Any] = {field: settings.get(field) for field in ("family", "variant")}
+    told = all(isinstance(name, str) for name in names.values()) and all(isinstance(n, int) for n in sizes.values())
+    return Origin(**names, **sizes) if told else None
 
 
 def _too_large(path: Path, found: int, largest: int) -> WeightsError:

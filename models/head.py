@@ -8,8 +8,10 @@ of the features before it. Fine-tuning removes a pretrained head as a whole and 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from timm.layers import lecun_normal_
+from timm.layers.weight_init import lecun_normal_
 from torch import nn
 
 _USUAL_NAMES = ("head", "classifier", "fc")
@@ -142,7 +144,8 @@ def features(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 def _classifier_module(network: nn.Module) -> nn.Module | None:
     if hasattr(network, "get_classifier"):
-        own = network.get_classifier()
+        timm_model: Any = network
+        own = timm_model.get_classifier()
         return own if isinstance(own, nn.Module) else None
     for name in _USUAL_NAMES:
         if isinstance(module := getattr(network, name, None), nn.Module):

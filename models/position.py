@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 
 
 def resized_positions(state: Mapping[str, torch.Tensor], *, old_grid: int, new_grid: int) -> dict[str, torch.Tensor]:

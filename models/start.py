@@ -176,12 +176,15 @@ def _converted(path: Path, state: dict[str, torch.Tensor], network: nn.Module) -
         ) from error
 
 
-def _timm_filter(network: nn.Module) -> Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None:
+def _timm_filter(network: nn.Module) -> Callable[..., dict[str, torch.Tensor]] | None:
     """The function by which timm converts checkpoints of this architecture, if it has one."""
     for kind in type(network).__mro__:
         if kind.__module__.startswith("timm.models."):
-            module = sys.modules[kind.__module__]
-            return getattr(module, "checkpoint_filter_fn", getattr(module, "_checkpoint_filter_fn", None))
+            module: Any = sys.modules[kind.__module__]
+            found: Callable[..., dict[str, torch.Tensor]] | None = getattr(
+                module, "checkpoint_filter_fn", getattr(module, "_checkpoint_filter_fn", None)
+            )
+            return found
     return None
 
 
