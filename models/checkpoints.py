@@ -34,6 +34,7 @@ LARGEST_BYTES = 16 * 2**30
 _NETWORK_PREFIX = "network."  # where `ImageClassifier` keeps its network
 # Where trainings keep their weights, averaged ones first, as timm's own loading has it.
 _STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_MOST_NAMED = 5  # functions named in a refusal
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -220,7 +221,7 @@ def _asked_for(file: io.BytesIO, error: Exception) -> list[str]:
     """Functions and classes that a refused pickle names, found without running it."""
     file.seek(0)
     with contextlib.suppress(Exception):
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))[:5]
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))[:_MOST_NAMED]
     if not isinstance(error, pickle.UnpicklingError):
         return []
     file.seek(0)
@@ -228,15 +229,16 @@ def _asked_for(file: io.BytesIO, error: Exception) -> list[str]:
 
 
 def _named_in_pickle(file: io.BytesIO) -> list[str]:
-    """Functions and classes that a pickle of a newer protocol names: module and name are the two strings before."""
+    """What a pickle of a newer protocol names besides parts of tensors: module and name are the two strings before."""
     strings: list[str] = []
+    named: list[str] = []
     with contextlib.suppress(Exception):  # a damaged pickle ends the reading, not the message
         for operation, argument, _ in pickletools.genops(file):
             if operation.name == "STACK_GLOBAL":
-                return [".".join(strings[-2:])]
-            if isinstance(argument, str):
+                named.append(".".join(strings[-2:]))
+            elif isinstance(argument, str):
                 strings.append(argument)
-    return []
+    return sorted({name for name in named if not name.startswith(("torch.", "collections."))})[:_MOST_NAMED]
 
 
 def _state_of(path: Path, saved: object) -> dict[str, torch.Tensor]:

@@ -206,6 +206,12 @@ def test_code_under_a_harmless_suffix_is_refused(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "evil").exists()
 
 
+def test_a_plain_pickle_of_tensors_is_called_no_checkpoint(tmp_path: Path) -> None:
+    raw_pickle(STATE, tmp_path / "weights.pt")
+    with pytest.raises(WeightsError, match="no checkpoint of torch"):
+        read_weights(tmp_path / "weights.pt")
+
+
 def test_a_whole_network_is_refused_with_what_to_do(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "network.pt")
     with pytest.raises(WeightsError, match=r"torch.nn.modules.linear.Linear.*save its state dictionary alone"):
