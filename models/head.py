@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers.weight_init import lecun_normal_
 from torch import nn
 
 _USUAL_NAMES = ("head", "classifier", "fc")
@@ -42,7 +41,7 @@ class HiddenHead(nn.Module):
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(num_features, num_features)
-        lecun_normal_(self.hidden.weight)
+        nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="linear")  # variance 1 / num_features
         nn.init.zeros_(self.hidden.bias)
         self.activation = nn.Tanh()
         self.linear = zero_initialized(nn.Linear(num_features, num_classes))
