@@ -181,6 +181,13 @@ class StepBatches:
         pixels = self._permuted(pixels_of(source, rows, self.device))
         return self._as_images(self._standardise(pixels)), torch.from_numpy(source.labels[rows]).to(self.device)
 
+    def pixel_values(self, images: Tensor) -> Tensor:
+        """The pixels that normalised images were made of: whole numbers from 0 to 255, float32 `[b, C, H, W]`.
+
+        What a crop has left empty is the data set's mean colour, rounded.
+        """
+        return images.float().sub(self._offset[:, :, None]).div_(self._scale[:, :, None]).round_()
+
     @property
     def evaluation_batch_size(self) -> int:
         """Images per evaluation batch that suit the device."""

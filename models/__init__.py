@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from models.families import Family
     from models.flops import ForwardFlops
     from models.lanes import LaneAdamW, LaneNetwork, build_lanes, why_no_lanes, why_not_stacked
+    from models.masked_patches import MaskedPatchNetwork, backbone_state, masked_patch_flops, why_no_masked_patches
     from models.optimizer import build_optimizer
     from models.registry import FAMILIES, build_network, family_names, forward_flops, label, variants
     from models.schedule import learning_rate_factor
@@ -27,7 +28,9 @@ __all__ = [
     "ImageClassifier",
     "LaneAdamW",
     "LaneNetwork",
+    "MaskedPatchNetwork",
     "Tier",
+    "backbone_state",
     "build_lanes",
     "build_network",
     "build_optimizer",
@@ -38,9 +41,11 @@ __all__ = [
     "forward_flops",
     "label",
     "learning_rate_factor",
+    "masked_patch_flops",
     "split_variant",
     "variants",
     "why_no_lanes",
+    "why_no_masked_patches",
     "why_not_stacked",
 ]
 
@@ -50,6 +55,12 @@ _MODULES = {
     "models.families": ("Family",),
     "models.flops": ("ForwardFlops",),
     "models.lanes": ("LaneAdamW", "LaneNetwork", "build_lanes", "why_no_lanes", "why_not_stacked"),
+    "models.masked_patches": (
+        "MaskedPatchNetwork",
+        "backbone_state",
+        "masked_patch_flops",
+        "why_no_masked_patches",
+    ),
     "models.optimizer": ("build_optimizer",),
     "models.registry": ("FAMILIES", "build_network", "family_names", "forward_flops", "label", "variants"),
     "models.schedule": ("learning_rate_factor",),

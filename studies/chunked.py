@@ -6,7 +6,6 @@ pays it once. Batches, schedule and step counter are the study's own, so the siz
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -16,8 +15,10 @@ from torch.nn import functional as F
 from datamodules import StepBatches
 from models import ImageClassifier, build_optimizer, learning_rate_factor
 
+from .objective import objective_of
 from .planning import Cell
 from .program import CLIP_NORM, Chunk, OnChunk, Snapshot, autocast, classifier_arguments, cloned
+from .seeding import seed_of
 from .team import SOLO, Rank
 
 
@@ -35,6 +36,8 @@ class ChunkedClassifier(ImageClassifier):
     def __init__(self, cell: Cell, batches: StepBatches, rank: Rank = SOLO) -> None:
         super().__init__(**classifier_arguments(cell))
         self.automatic_optimization = False
+        self._objective = objective_of(cell)
+        self.network = self._objective.adapted(self.network)
         self.to(batches.device)
         self._cell = cell
         self._batches = batches
@@ -65,11 +68,15 @@ class ChunkedClassifier(ImageClassifier):
             )
             for group in self._optimizer.param_groups:
                 group["lr"] = self._cell.learning_rate * factor
-            images, labels = self._batches.batch_at(step, rank=self._rank.number, world_size=self._rank.count)
+            rank, world_size = self._rank.number, self._rank.count
+            images, labels = self._batches.batch_at(step, rank=rank, world_size=world_size)
+            inputs, answers = self._objective.training_question(
+                self.network, self._batches, images, labels, step, rank=rank, world_size=world_size
+            )
             self._seed_draws(step)
             with autocast(self._cell.precision, images.device):
-                logits = self.network(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._cell.label_smoothing)
+                logits = self.network(*inputs)
+            loss = F.cross_entropy(logits.float(), answers, label_smoothing=self._cell.label_smoothing)
             self._optimizer.zero_grad(set_to_none=True)
             if self._rank.count == 1:
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -107,12 +114,7 @@ class ChunkedClassifier(ImageClassifier):
         nothing are not touched by this.
         """
         others = () if self._rank.leads else (self._rank.number,)
-        seed = _place((self._cell.seeds.augmentation, *self.schedule_steps, step, *others))
+        seed = seed_of((self._cell.seeds.augmentation, *self.schedule_steps, step, *others))
         torch.default_generator.manual_seed(seed)
         if self._batches.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-
-
-def _place(numbers: tuple[int, ...]) -> int:
-    """A 63-bit seed for a place in a run: the same on every machine, different for different places."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "little") >> 1

@@ -21,8 +21,9 @@ from .budget import BranchPlan, train_flops
 from .checkpoint import load_latest, save_checkpoint
 from .environment import now
 from .errors import StudyError
-from .evaluation import chance, error_and_loss, predict
+from .evaluation import chance, predict
 from .job_data import JobData
+from .objective import objective_of
 from .outcome import TrainedBranch, TrainedCell
 from .planning import Cell
 from .program import Program, Snapshot, cloned
@@ -244,12 +245,12 @@ class CellCourse:
     def _end_branch(self, branch: BranchPlan, network: nn.Module | None) -> None:
         """Validates the network and keeps its weights as those of `branch`; None where the loss was not finite."""
         started = time.monotonic()
-        error, loss = chance(self.cell.num_classes)
+        objective = objective_of(self.cell)
+        error, loss = chance(objective.num_answers)
         if network is not None:
-            found = predict(network, self.batches, self.cell.precision, indices=self.validation)
-            measured_error, measured_loss = error_and_loss(*found)
-            if math.isfinite(measured_loss):
-                error, loss = measured_error, measured_loss
+            found = predict(network, self.batches, objective, self.cell.precision, indices=self.validation)
+            if math.isfinite(found.loss):
+                error, loss = found.error, found.loss
             else:
                 network = None
         kept: TrainedBranch = {

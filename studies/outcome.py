@@ -117,7 +117,7 @@ def assess(
         "branch": np.array([branch.fraction for branch in branches]),
         "predicted_class": np.stack([outcome.predicted_class for outcome in tested]),
         "log_probability": np.stack([outcome.log_probability for outcome in tested]),
-        "label": test.labels.astype(np.uint16),
+        "label": tested[0].label,
     }
     return record, predictions
 

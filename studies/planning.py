@@ -23,7 +23,7 @@ from .budget import (
     train_flops,
 )
 from .errors import PlanError
-from .spec import LABEL_PRESERVING, PROTOCOL_VERSION, Permutation, StudySpec
+from .spec import LABEL_PRESERVING, PROTOCOL_VERSION, ObjectiveName, Permutation, StudySpec
 from .tuned import Citation, Conditions, Network, Tuning
 from .tuning import TUNING_SEED
 
@@ -75,6 +75,7 @@ class Cell(BaseModel):
     Attributes:
         reads_test: false in a tuning, whose cells end with their validation: they never see the test split, and their
             ids are those of no reported cell.
+        objective: what is learnt.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -106,13 +107,14 @@ class Cell(BaseModel):
     forward_flops: int
     first_layer_flops: int
     reads_test: bool = True
+    objective: ObjectiveName = "classification"
 
     @property
     def id(self) -> str:
         """Sixteen hexadecimal digits; names that label without changing the result do not enter."""
         left_out = {"data", "replicate"}
-        if self.reads_test:  # younger than the ids of protocol 1, which it must not move
-            left_out.add("reads_test")
+        younger = ("reads_test", "objective")  # than the ids of protocol 1, which they must not move
+        left_out.update(name for name in younger if getattr(self, name) == Cell.model_fields[name].default)
         return _digest(self.model_dump(mode="json", exclude=left_out))[:16]
 
     @property

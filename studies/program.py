@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models import ImageClassifier
 
+from .objective import objective_of
 from .planning import Cell
 
 CLIP_NORM = 1.0  # PROTOCOL 4
@@ -88,7 +89,7 @@ def classifier_arguments(cell: Cell) -> dict[str, Any]:
 
 def initial_network(cell: Cell) -> nn.Module:
     """The network of a cell with its initial weights, on the CPU."""
-    return ImageClassifier(**classifier_arguments(cell)).network
+    return objective_of(cell).adapted(ImageClassifier(**classifier_arguments(cell)).network)
 
 
 def autocast(

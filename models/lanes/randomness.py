@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models.lanes.stacking import ImageShape
+from models.masked_patches import MaskedPatchNetwork
 
 
 def why_no_lanes(network: nn.Module, image_shape: ImageShape | None = None) -> str | None:
@@ -21,6 +22,8 @@ def why_no_lanes(network: nn.Module, image_shape: ImageShape | None = None) -> s
         image_shape: ``(C, H, W)`` of its images. If given, one training batch is also run on a copy on the CPU, and
             whatever moves PyTorch's generator is found, also in code from outside.
     """
+    if isinstance(network, MaskedPatchNetwork):
+        return "masked patch prediction takes masks drawn for each run beside its images, and lanes take images alone"
     for name, layer in network.named_modules():
         drawn = _draws(layer)
         if drawn:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from datamodules import DialData, StepBatches
 from studies.evaluation import predict
+from studies.objective import Classification
 
 DIAL = DialData(num_train=300, num_test=200)
 
@@ -34,15 +35,15 @@ def batches() -> StepBatches:
 
 
 def test_a_batch_too_large_for_the_device_is_halved(batches: StepBatches) -> None:
-    expected, labels = predict(Small(1000), batches, "fp32", split=DIAL.load("test"))
+    expected = predict(Small(1000), batches, Classification(2), "fp32", split=DIAL.load("test"))
     network = Small(60)
-    found, same = predict(network, batches, "fp32", split=DIAL.load("test"))
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-    assert torch.equal(labels, same)
+    found = predict(network, batches, Classification(2), "fp32", split=DIAL.load("test"))
+    torch.testing.assert_close(found.log_probability, expected.log_probability, rtol=1e-6, atol=1e-6)
+    assert torch.equal(found.truth, expected.truth)
     assert network.sizes == [200, 128, 64, 32, 32, 32, 32, 32, 32, 8]
     assert network.training
 
 
 def test_a_single_image_too_large_is_told(batches: StepBatches) -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        predict(Small(0), batches, "fp32", split=DIAL.load("test"))
+        predict(Small(0), batches, Classification(2), "fp32", split=DIAL.load("test"))

@@ -86,6 +86,7 @@ def test_a_program_is_one_architecture_and_one_schedule() -> None:
         "num_classes": 3,
         "data_fingerprint": "other",
         "reads_test": False,
+        "objective": "masked_patches",
     }
     for field, value in others.items():
         assert program_key(cell.model_copy(update={field: value})) != key, field
