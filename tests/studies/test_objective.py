@@ -175,6 +175,7 @@ def test_a_step_asks_a_gpu_for_nothing(batches: StepBatches) -> None:
     with FakeTensorMode():
         faked(network, "cuda")
         images = torch.empty(16, 1, 16, 16, device="cuda")
+        batches._scale, batches._offset = torch.empty(1, 1), torch.empty(1, 1)
         with pytest.raises(RuntimeError, match="device"):  # the test would see a table in the wrong place
             objective.training_question(network, batches, images, images, 3)
         batches._scale, batches._offset = (torch.empty(1, 1, device="cuda") for _ in range(2))
