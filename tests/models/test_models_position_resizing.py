@@ -169,7 +169,7 @@ def test_a_layout_at_another_size_is_the_same_network(family: str, form: str) ->
     assert list(shapes) == list(larger_shapes)
     differing = {name for name in shapes if shapes[name] != larger_shapes[name]}
     assert all("pos" in name for name in differing)
-    with pytest.raises(ValueError, match="image size 30 px: .* 4 px wide; expected a multiple of that"):
+    with pytest.raises(ValueError, match=r"image size 30 px: .* 4 px wide; expected a multiple of that"):
         layout.at(30)
 
 
