@@ -38,8 +38,8 @@ __all__ = [
 
 # Vaswani et al. 1706.03762, section 3.5.
 _SINUSOID_BASE = 10_000.0
-# The axial rotation of Heo et al. 2403.13298 (section 3.2): grids are short against texts, so the base is the square
-# root of that of Su et al. 2104.09864.
+# The axial rotation of Heo et al. 2403.13298: grids are short against texts, so the base is the square root of that of
+# Su et al. 2104.09864.
 _ROTARY_BASE = 100.0
 _TABLE_DEVIATION = 0.02
 
@@ -205,8 +205,8 @@ class RotaryPosition(nn.Module):
 
 def build_position(
     kind: PositionKind, *, grid: int, original_grid: int, width: int, num_heads: int, num_prefix_tokens: int
-) -> nn.Module | None:
-    """The module of one kind for a square grid of patches; None for none.
+) -> nn.Module:
+    """The module of one kind for a square grid of patches; for no positions, one that adds nothing.
 
     Args:
         kind: what is told about places.
@@ -220,7 +220,7 @@ def build_position(
         ValueError: tokens or heads have a width that the kind cannot divide.
     """
     if kind is PositionKind.NONE:
-        return None
+        return nn.Identity()
     if kind is PositionKind.LEARNED_1D:
         return LearnedPosition(grid, width, num_prefix_tokens)
     if kind is PositionKind.LEARNED_2D:
@@ -243,7 +243,7 @@ def patch_places(grid: int, original_grid: int) -> torch.Tensor:
 
 
 def sinusoids(places: torch.Tensor, width: int) -> torch.Tensor:
-    """Sines and cosines of ``p / 10,000^(2i / width)``, i = 0, 1, ..., interleaved: places ``[n]`` -> ``[n, width]``."""
+    """Sines and cosines of ``p / 10,000^(2i / width)``, i = 0, 1, ..., in turn: places ``[n]`` -> ``[n, width]``."""
     exponents = torch.arange(0, width, 2, dtype=torch.float64, device=places.device) / width
     angles = places.unsqueeze(1) * _SINUSOID_BASE**-exponents
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -120,11 +120,15 @@ class PositionedTransformer(VisionTransformer):
             num_prefix_tokens=form.num_prefix_tokens,
         )
         common = None if form.site is PositionSite.EVERY else new_position()
+
+        def position_of_block() -> nn.Module:
+            return new_position() if common is None else common
+
         block: Callable[..., nn.Module] = Block
         if form.site is not PositionSite.STEM:
             block = partial(
                 TellingBlock if form.position.in_attention else AddingBlock,
-                new_position=new_position if common is None else lambda: common,
+                new_position=position_of_block,
                 shared=common is not None,
             )
         super().__init__(
@@ -135,7 +139,7 @@ class PositionedTransformer(VisionTransformer):
             **options,
         )
         self.position = common
-        self.position_at_stem = form.site is PositionSite.STEM and common is not None
+        self.position_at_stem = form.site is PositionSite.STEM
 
     def _pos_embed(self, x: torch.Tensor) -> torch.Tensor:
         """Put the class token before the patches, add positions if they belong here, and drop out.
@@ -143,8 +147,7 @@ class PositionedTransformer(VisionTransformer):
         timm drops nothing where it has no position embedding; here all kinds are regularised at the same place.
         """
         tokens = super()._pos_embed(x)
-        if self.position_at_stem:
-            assert self.position is not None
+        if self.position is not None and self.position_at_stem:
             tokens = self.position(tokens)
         dropped: torch.Tensor = self.pos_drop(tokens)
         return dropped

@@ -11,7 +11,7 @@ A form is written ``[position][-site][-cls][-regularized]``; a part left out is 
 | | ``relbias`` | a learnt bias of attention for every head and two-dimensional offset |
 | | ``relquery`` | a learnt key for every raster offset, matched with the query |
 | | ``rotary`` | queries and keys turned by angles of row and column |
-| site | (nothing) | the kind's own: after the stem for what is added to tokens, every layer for what attention is told |
+| site | (nothing) | the kind's own: after the stem if added to tokens, every layer if told to attention |
 | | ``every`` | added before every block, to each its own embedding |
 | | ``shared`` | in every layer, the same parameters in all |
 | pooling | ``cls`` | a class token instead of the average over patches |
@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
 
-# Of Steiner et al. 2106.10270 (section 3.3): dropout and, growing linearly with depth, stochastic depth up to this rate,
-# against neither.
+# Of Steiner et al. 2106.10270 (section 3.3), against neither: dropout, and stochastic depth that grows linearly with
+# depth up to this rate.
 DROPOUT = 0.1
 STOCHASTIC_DEPTH = 0.1
 
