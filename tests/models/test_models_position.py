@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from models.optimizer import build_optimizer
 from models.position import AddedPosition, AxialPosition, build_position, patch_places, sinusoids
-from models.positioned import PositionedTransformer, TellingAttention
+from models.positioned import PositionedTransformer, TellsPosition
 from models.registry import build_network, variants
 from models.tiers import TIERS, split_variant
 from models.transformer_form import PositionKind, PositionSite, TransformerForm, form_names, parse_form, why_not_form
@@ -25,7 +25,7 @@ PLACES = [name for name in form_names() if "cls" not in name and "regularized" n
 
 
 def network(form: str = "", family: str = "vit", *, random_head: bool = True) -> nn.Module:
-    """A nano network in float64 whose tables and classifier are far from zero, so that everything shows."""
+    """A nano network in float64 with sharp attention and large tables and classifier, so that everything shows."""
     torch.manual_seed(0)
     built = build_network(family, f"nano-{form}".removesuffix("-"), **IMAGES).double()
     if random_head:
@@ -33,6 +33,8 @@ def network(form: str = "", family: str = "vit", *, random_head: bool = True) ->
             for name, parameter in built.named_parameters():
                 if "position" in name or name.startswith(("head", "pos_embed", "cls_token")):
                     parameter.normal_()
+                if name.endswith("qkv.weight"):
+                    parameter.mul_(10)
     return built.eval()
 
 
@@ -135,9 +137,7 @@ def test_parameters_are_those_of_the_formula(form: str, pooling: str) -> None:
 @pytest.mark.parametrize("family", ["vit", "hybrid"])
 def test_shared_sites_share_their_parameters(family: str, form: str) -> None:
     built = network(form, family)
-    users = [
-        layer.places for layer in built.modules() if isinstance(layer, TellingAttention) or hasattr(layer, "places")
-    ]
+    users = [layer.places for layer in built.modules() if isinstance(layer, TellsPosition)]
     assert len(users) == len(built.blocks) >= 2  # type: ignore[arg-type]
     addresses = [[parameter.data_ptr() for parameter in user.parameters()] for user in users]
     assert all(found == addresses[0] for found in addresses)
@@ -150,7 +150,7 @@ def test_shared_sites_share_their_parameters(family: str, form: str) -> None:
     assert all(
         [parameter.data_ptr() for parameter in layer.places.parameters()] == own
         for layer in twin.modules()
-        if hasattr(layer, "places")
+        if isinstance(layer, TellsPosition)
     )
 
 
@@ -220,7 +220,7 @@ def test_relative_kinds_depend_on_offsets_only(kind: PositionKind) -> None:
     generator = torch.Generator().manual_seed(4)
     content = [torch.randn(1, HEADS, 1, WIDTH // HEADS, generator=generator, dtype=torch.float64) for _ in range(2)]
     queries, keys = (part.expand(-1, -1, GRID**2, -1) for part in content)
-    logits = logits_of(kind, queries, keys).detach().view(HEADS, GRID, GRID, GRID, GRID)
+    logits = logits_of(kind, queries, keys).detach().reshape(HEADS, GRID, GRID, GRID, GRID)
     for row, column in ((1, 0), (0, 1), (1, 1), (2, 1)):
         inside = logits[:, row:, column:, row:, column:]
         before = logits[:, : GRID - row, : GRID - column, : GRID - row, : GRID - column]

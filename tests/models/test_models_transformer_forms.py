@@ -22,7 +22,6 @@ from models.counter import count_flops, on_meta_device
 from models.hybrid import build_hybrid, hybrid_layout
 from models.lanes import build_lanes, why_no_lanes, why_not_stacked
 from models.registry import FAMILIES, build_network, forward_flops, variants
-from models.resnet import resnet_layout
 from models.solver import TOLERANCE
 from models.tiers import TIERS
 from models.transformer_form import PositionKind, form_names, parse_form
@@ -131,7 +130,7 @@ def test_every_form_is_within_the_solvers_tolerance(family: str, tier: str, imag
             assert abs(found.feature_flops().total / target - 1) <= TOLERANCE, form
             kind = parse_form(form)
             if kind.class_token or kind.position is PositionKind.RELATIVE_QUERY:
-                assert plain.mlp_width / 2 < found.mlp_width < plain.mlp_width, form
+                assert plain.mlp_width / 2 < found.mlp_width <= plain.mlp_width, form
             else:
                 assert found == replace(plain, form=kind)
             assert replace(found, form=plain.form, mlp_width=plain.mlp_width) == plain, "only the MLPs differ"
@@ -165,7 +164,6 @@ def test_forms_of_the_hybrid_are_a_ladder_from_the_vit_to_the_resnet(tier: str, 
     assert all(later - earlier > 0.15 for earlier, later in pairwise(shares))
     assert TIERS[tier].depth > depths[0]
     assert depths == sorted(set(depths), reverse=True)
-    assert resnet_layout(TIERS[tier], "", image_size, 3).stages.flops().total > 0
     for width in widths[1:]:
         assert all(0.5 < here / plain < 2 for here, plain in zip(width, widths[0], strict=True))
 
