@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NoReturn
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -68,7 +69,7 @@ def _resized_grid(name: str, table: torch.Tensor, old_grid: int, new_grid: int) 
     num_prefix_rows = rows.shape[1] - old_grid**2
     if num_prefix_rows < 0 or (num_prefix_rows > 0 and table.ndim == 2):
         _refuse(name, table, old_grid, f"{old_grid**2} rows")
-    resized = resample_abs_pos_embed(
+    resized: torch.Tensor = resample_abs_pos_embed(
         rows, [new_grid, new_grid], [old_grid, old_grid], num_prefix_tokens=num_prefix_rows
     )
     return resized.reshape(*table.shape[:-2], -1, table.shape[-1])
@@ -78,7 +79,8 @@ def _resized_axis(name: str, table: torch.Tensor, old_grid: int, new_grid: int) 
     """Vectors of rows or of columns, ``[g, D / 2]``."""
     if len(table) != old_grid:
         _refuse(name, table, old_grid, f"{old_grid} rows")
-    return resample_abs_pos_embed(table.unsqueeze(0), [new_grid, 1], [old_grid, 1], num_prefix_tokens=0).squeeze(0)
+    line: torch.Tensor = resample_abs_pos_embed(table.unsqueeze(0), [new_grid, 1], [old_grid, 1], num_prefix_tokens=0)
+    return line.squeeze(0)
 
 
 def _resized_bias(name: str, table: torch.Tensor, old_grid: int, new_grid: int) -> torch.Tensor:
@@ -99,7 +101,7 @@ def _resized_bias(name: str, table: torch.Tensor, old_grid: int, new_grid: int) 
     return sampled.reshape(-1, new_side**2).T.contiguous()
 
 
-def _refuse(name: str, table: torch.Tensor, old_grid: int, expected: str) -> None:
+def _refuse(name: str, table: torch.Tensor, old_grid: int, expected: str) -> NoReturn:
     raise ValueError(
         f"{name} has shape {list(table.shape)}, which does not belong to a grid of {old_grid} x {old_grid} patches: "
         f"expected {expected}"

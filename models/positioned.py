@@ -155,4 +155,5 @@ class PositionedTransformer(VisionTransformer):
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are not decayed: timm's, and every table of positions."""
         tables = {name for name, _ in self.named_parameters() if "position" in name.split(".")}
-        return super().no_weight_decay() | tables
+        exempt: set[str] = super().no_weight_decay() | tables
+        return exempt

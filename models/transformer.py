@@ -71,9 +71,9 @@ def with_matched_mlp(sizes: EncoderSizesT, target: int, *, multiple: int) -> Enc
     """
     if not sizes.form.class_token and sizes.form.position is not PositionKind.RELATIVE_QUERY:
         return sizes
-    candidates = [
-        replace(sizes, mlp_width=width)  # type: ignore[type-var]  # a dataclass, which no Protocol can say
-        for width in range(multiple, sizes.mlp_width + 1, multiple)
+    layout: Any = sizes  # a dataclass, which no Protocol can say
+    candidates: list[EncoderSizesT] = [
+        replace(layout, mlp_width=width) for width in range(multiple, sizes.mlp_width + 1, multiple)
     ]
     return nearest_layout(target, candidates, count=lambda candidate: candidate.feature_flops().total)
 
