@@ -125,6 +125,8 @@ def _with_stages(tier_name: str, convolution: str, image_size: int, in_channels:
         frame,
         reference_flops(tier, image_size, in_channels),
         multiple=_STAGE_MULTIPLES[tier.name],
+        # Two widths of a few channels alone are too coarse.
+        stem_reach=3 if num_blocks > 1 and tier.width_multiple == 1 else 0,
         count=lambda stages: replace(layout, stages=stages).feature_flops().total,
     )
     return replace(layout, stages=stages)

@@ -153,7 +153,7 @@ def test_fully_connected_is_refused_where_it_would_hold_billions_of_weights(tier
             ValueError, match=f"'mlp' has no variant '{tier}'.*billion.*use the nano, micro or tiny tier"
         ):
             ask("mlp", tier, image_size=64, in_channels=3, num_classes=10)
-    assert variants("mlp") == ("nano", "tiny")
+    assert variants("mlp") == ("nano", "micro", "tiny")
     assert len(MLP_FAMILY.refused_tiers) == 2
 
 
@@ -162,7 +162,7 @@ def test_fully_connected_is_refused_where_it_would_hold_billions_of_weights(tier
     [
         ("vitt", "nano", 16, r"unknown family 'vitt' \(did you mean 'vit'\?\); expected one of vit, resnet"),
         ("transformer", "nano", 16, "unknown family 'transformer'"),
-        ("resnet", "nanoo", 16, r"no variant 'nanoo' \(did you mean 'nano'\?\); expected one of nano, tiny"),
+        ("resnet", "nanoo", 16, r"no variant 'nanoo' \(did you mean 'nano'\?\); expected one of nano, micro, tiny"),
         ("resnet", "nano-circlar", 16, r"did you mean 'nano-circular'\?"),
         ("vit", "nano-gn", 16, "'vit' has no variant 'nano-gn'"),
         (
