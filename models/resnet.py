@@ -57,8 +57,8 @@ def resnet_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> R
     """Sizes of a tier's ResNet: stage widths near doubling, solved for the tier's FLOPs.
 
     In the smallest tiers the last stage is as wide as the transformer's tokens: there a classifier of 1,000 outputs
-    costs 2 to 5% of the forward pass and matches only if all families hand it equally wide features. The stem's width may
-    then differ from the first stage's, because two free widths of a few channels each are too coarse.
+    costs 2 to 5% of the forward pass and matches only if all families hand it equally wide features. The stem's width
+    may then differ from the first stage's, because two free widths of a few channels each are too coarse.
     """
     depths, bottleneck, multiple = _DEPTHS[tier.name]
     frame = ConvStages(
