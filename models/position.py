@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed
 
 
-def resized_positions(state: Mapping[str, torch.Tensor], *, old_grid: int, new_grid: int) -> dict[str, torch.Tensor]:
+def resized_positions(
+    state: Mapping[str, torch.Tensor], *, old_grid: int, new_grid: int
+) -> dict[str, torch.Tensor]:
     """A state dictionary whose learned positions are those of another grid.
 
     Args:
