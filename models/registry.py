@@ -255,15 +255,6 @@ def _expected(family: Family) -> str:
     return f"one of {', '.join(tiers)}, alone or with one of {len(family.forms)} forms, as in {choices[len(tiers)]!r}"
 
 
-def _expected(family: Family) -> str:
-    """The variants of a family in words; of many, how they are written."""
-    choices = family.variants()
-    if len(choices) <= _MOST_NAMED_VARIANTS:
-        return f"one of {', '.join(choices)}"
-    tiers = [variant for variant in choices if not split_variant(variant)[1]]
-    return f"one of {', '.join(tiers)}, alone or with one of {len(family.forms)} forms, as in {choices[len(tiers)]!r}"
-
-
 def _closest(name: str, choices: Iterable[str]) -> str:
     matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.4)
     return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -147,18 +147,24 @@ def test_regularisation_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize(("tier", "image_size"), TIER_AND_SIZE)
-def test_forms_of_the_hybrid_are_a_ladder_from_the_vit_to_the_resnet(tier: str, image_size: int) -> None:
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_forms_of_the_hybrid_are_a_ladder_from_the_vit_to_the_resnet(
+    tier: str, image_size: int, in_channels: int
+) -> None:
     shares, depths, widths = [], [], []
     for form in ("", "half", "quarter"):
         if tier == "nano" and form == "quarter":
             continue
-        layout = hybrid_layout(TIERS[tier], form, image_size, 3)
+        layout = hybrid_layout(TIERS[tier], form, image_size, in_channels)
         flops = layout.feature_flops()
-        assert abs(flops.total / reference_flops(TIERS[tier], image_size, 3) - 1) <= TOLERANCE
+        assert abs(flops.total / reference_flops(TIERS[tier], image_size, in_channels) - 1) <= TOLERANCE
         shares.append(layout.stages.flops().total / flops.total)
         depths.append(layout.depth)
         widths.append(layout.stages.widths)
-        assert hybrid_layout(TIERS[tier], f"{form}-gn".removeprefix("-"), image_size, 3).stages.widths == widths[-1]
+        assert (
+            hybrid_layout(TIERS[tier], f"{form}-gn".removeprefix("-"), image_size, in_channels).stages.widths
+            == widths[-1]
+        )
     assert shares == sorted(shares)
     assert shares[0] > 0.15
     assert all(later - earlier > 0.15 for earlier, later in pairwise(shares))
