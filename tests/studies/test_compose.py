@@ -19,6 +19,7 @@ from studies.compose import GROUPS, compose_study, list_studies
 from studies.errors import ConfigError
 from studies.planning import Arm, make_plan
 from studies.spec import Budget, EngineSpec, Recipe
+from studies.starts import FileStart
 from studies.tracking import TrackingSpec
 from studies.tuning import TuningSpec
 
@@ -61,9 +62,11 @@ def test_every_study_composes_with_every_data_set(study: str, data: str, tmp_pat
         return
     info = spec.data.describe()
     tier = next(tier for tier in TIERS.values() if info.image_size in tier.patch_sizes)
-    sizes = [10 * info.num_classes, 20 * info.num_classes]
+    sizes = [10 * info.num_classes, 20 * info.num_classes][: 1 if spec.x == "num_pretrain" else 2]
     spec = compose_study(study, [*overrides, f"tier={tier.name}", f"num_train={sizes}", "num_validation=1000"]).spec
-    plan = make_plan(spec, info, {name: arithmetic_arm(name, tier.name, info) for name in spec.families})
+    files = {name: FileStart(name, Path(), name.ljust(64, "0"), 16, "classification", 1, None) for name in spec.starts}
+    arms = {name: arithmetic_arm(name, tier.name, info) for name in spec.families}
+    plan = make_plan(spec, info, arms, starts=files)
     assert {cell.num_train for cell in plan.cells} == set(sizes)
     assert {cell.data_fingerprint for cell in plan.cells} == {info.fingerprint}
 
@@ -85,7 +88,7 @@ def arithmetic_arm(name: str, tier: str, info: Any) -> Arm:  # DataInfo
         if "has no variant" not in str(error):  # fully connected exists in the small tiers only
             raise
         flops = forward_flops("vit", tier, **images)
-    return Arm(name, named.family, named.variant, flops.total, flops.first_layer, 1)
+    return Arm(name, named.family, named.variant, flops.total, flops.first_layer, 1, named.start)
 
 
 @pytest.mark.parametrize(
