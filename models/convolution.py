@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from math import log
+from math import log, prod
 from typing import TYPE_CHECKING, Any
 
 from models.flops import ForwardFlops, convolution_flops, halved
@@ -60,6 +60,11 @@ class ConvStages:
         for stride in self.strides:
             size = halved(size) if stride == 2 else size
         return size
+
+    @property
+    def total_stride(self) -> int:
+        """Pixels of the image between neighbours on the last map."""
+        return prod(self.strides) * (4 if self.reducing_stem else 1)
 
     def flops(self) -> ForwardFlops:
         """Forward FLOPs per example."""

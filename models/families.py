@@ -53,6 +53,8 @@ class Family:
             with a zero-initialised classifier.
         forms: what may follow the tier in a variant, besides nothing.
         refused_tiers: tier name -> the reason why the family does not exist there.
+        refusal: ``refusal(tier name, form)`` says why there is no such variant, also for a form that is none of
+            ``forms``, and gives None where there is one. None: every tier has every form, and only these.
     """
 
     name: str
@@ -62,9 +64,15 @@ class Family:
     build: Callable[[Any, int], nn.Module]
     forms: tuple[str, ...] = ()
     refused_tiers: tuple[tuple[str, str], ...] = ()
+    refusal: Callable[[str, str], str | None] | None = None
 
     def variants(self) -> tuple[str, ...]:
         """All variants that can be built: every tier alone, then with each form."""
         refused = dict(self.refused_tiers)
         tiers = [tier for tier in TIERS if tier not in refused]
-        return tuple(tier if not form else f"{tier}-{form}" for form in ("", *self.forms) for tier in tiers)
+        return tuple(
+            tier if not form else f"{tier}-{form}"
+            for form in ("", *self.forms)
+            for tier in tiers
+            if self.refusal is None or self.refusal(tier, form) is None
+        )

@@ -3,18 +3,26 @@
 The convolutional stages shrink the image to the map that the tier's transformer would have as its grid of patches; each
 position of the map is a token (patch size 1). Two thirds to three quarters of the transformer's blocks remain, and the
 widths of the stages are solved so that they spend what the missing blocks would have.
+
+The forms ``half`` and ``quarter`` have more convolution before attention: about a half and a quarter of the blocks
+remain, and for the blocks that go, every stage has more residual blocks, so that depth is exchanged for depth and the
+widths stay near those of the plain hybrid. With the ViT (all blocks) and the ResNet (none) they are a ladder. ``gn``
+has group norm instead of batch norm, alone or behind these. The forms of the transformer (`models.transformer_form`)
+leave the convolutional stages as they are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from models.convolution import LARGEST_UNREDUCED_IMAGE, ConvStages, build_stages, solve_stages
 from models.families import Family
-from models.flops import ForwardFlops, convolution_flops, linear_flops, transformer_block_flops
-from models.tiers import Tier
+from models.flops import ForwardFlops, convolution_flops, linear_flops
+from models.tiers import TIERS, Tier
+from models.transformer import build_encoder, encoder_flops, with_matched_mlp
+from models.transformer_form import PLAIN, TransformerForm, form_names, parse_form
 from models.vit import reference_flops
 
 if TYPE_CHECKING:
@@ -26,6 +34,10 @@ class HybridLayout:
     """Sizes of a hybrid: convolutional stages, then a transformer with one token per position of their map.
 
     A map of 1x1 is allowed and gives a transformer on a single token.
+
+    Attributes:
+        form: position embedding, pooling and regularisation of the transformer.
+        designed_grid: side of the map of the images that the network was designed for, where these are of another size.
     """
 
     stages: ConvStages
@@ -33,41 +45,68 @@ class HybridLayout:
     depth: int
     num_heads: int
     mlp_width: int
+    form: TransformerForm = PLAIN
+    designed_grid: int | None = None
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens along one side."""
+        return self.stages.out_size
+
+    @property
+    def original_grid(self) -> int:
+        """Tokens along one side of the images that the network was designed for."""
+        return self.designed_grid or self.grid_size
+
+    def at(self, image_size: int) -> HybridLayout:
+        """The same network on images of another size.
+
+        Raises:
+            ValueError: the size is not a multiple of the stages' total stride, so that tokens would not lie evenly.
+        """
+        if image_size < 1 or image_size % self.stages.total_stride:
+            raise ValueError(
+                f"image size {image_size} px: a token of this network is {self.stages.total_stride} px wide; expected "
+                "a multiple of that"
+            )
+        stages = replace(self.stages, image_size=image_size)
+        designed = None if stages.out_size == self.original_grid else self.original_grid
+        return replace(self, stages=stages, designed_grid=designed)
 
     def feature_flops(self) -> ForwardFlops:
         """Forward FLOPs per example without the classifier."""
-        stages, map_size = self.stages.flops(), self.stages.out_size
-        projection = convolution_flops(self.stages.out_channels, self.width, 1, map_size)
-        block = transformer_block_flops(map_size**2, self.width, self.mlp_width)
-        return ForwardFlops(stages.total + projection + self.depth * block, stages.first_layer)
+        stages = self.stages.flops()
+        projection = convolution_flops(self.stages.out_channels, self.width, 1, self.grid_size)
+        return ForwardFlops(stages.total + projection + encoder_flops(self), stages.first_layer)
 
     def forward_flops(self, num_classes: int) -> ForwardFlops:
         """Forward FLOPs per example."""
         features = self.feature_flops()
         return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
-    @property
-    def grid_size(self) -> int:
-        """Tokens along one side of an image."""
-        return self.stages.out_size
 
-    def at(self, image_size: int) -> HybridLayout:
-        """The same network on larger or smaller images: the same stages, whose map has more or fewer positions."""
-        return replace(self, stages=replace(self.stages, image_size=image_size))
-
-
-# tier -> transformer blocks kept, residual blocks per convolutional stage, multiple of the stage widths
-_DEPTHS: dict[str, tuple[int, int, int]] = {
-    "nano": (2, 1, 1),
-    "tiny": (3, 1, 2),
-    "small": (9, 2, 4),
-    "base": (9, 2, 4),
+# form -> tier -> transformer blocks kept, residual blocks per convolutional stage
+_DEPTHS: dict[str, dict[str, tuple[int, int]]] = {
+    "": {"nano": (2, 1), "micro": (3, 1), "tiny": (3, 1), "small": (9, 2), "base": (9, 2)},
+    "half": {"nano": (1, 2), "micro": (2, 2), "tiny": (2, 2), "small": (6, 4), "base": (6, 4)},
+    "quarter": {"micro": (1, 3), "tiny": (1, 3), "small": (3, 6), "base": (3, 6)},
 }
+_STAGE_MULTIPLES = {"nano": 1, "micro": 1, "tiny": 2, "small": 4, "base": 4}  # of the stage widths
+_CONVOLUTION_FORMS = ("gn", "half", "half-gn", "quarter", "quarter-gn")
 
 
 def hybrid_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> HybridLayout:
-    """Sizes of a tier's hybrid: the widths of the convolutional stages are solved for the tier's FLOPs."""
-    depth, num_blocks, multiple = _DEPTHS[tier.name]
+    """Sizes of a tier's hybrid: stages as wide as the tier's FLOPs allow; a form that costs more has narrower MLPs."""
+    convolution, transformer = (form, "") if form in _CONVOLUTION_FORMS else ("", form)
+    layout = replace(_with_stages(tier.name, convolution, image_size, in_channels), form=parse_form(transformer))
+    return with_matched_mlp(layout, reference_flops(tier, image_size, in_channels), multiple=tier.width_multiple)
+
+
+@cache
+def _with_stages(tier_name: str, convolution: str, image_size: int, in_channels: int) -> HybridLayout:
+    """The plain transformer behind stages whose widths are solved for the tier's FLOPs."""
+    tier = TIERS[tier_name]
+    depth, num_blocks = _DEPTHS[convolution.removesuffix("gn").removesuffix("-")][tier.name]
     reducing_stem = image_size > LARGEST_UNREDUCED_IMAGE
     num_halvings = tier.patch_sizes[image_size].bit_length() - 1  # patch sizes are powers of two
     strides = (1, *[2] * (num_halvings - 2)) if reducing_stem else (2,) * num_halvings
@@ -79,13 +118,15 @@ def hybrid_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> H
         depths=(num_blocks,) * len(strides),
         strides=strides,
         reducing_stem=reducing_stem,
-        group_norm=form == "gn",
+        group_norm=convolution.endswith("gn"),
     )
     layout = HybridLayout(frame, tier.width, depth, tier.num_heads, 4 * tier.width)
     stages = solve_stages(
         frame,
         reference_flops(tier, image_size, in_channels),
-        multiple=multiple,
+        multiple=_STAGE_MULTIPLES[tier.name],
+        # Two widths of a few channels alone are too coarse.
+        stem_reach=3 if num_blocks > 1 and tier.width_multiple == 1 else 0,
         count=lambda stages: replace(layout, stages=stages).feature_flops().total,
     )
     return replace(layout, stages=stages)
@@ -94,31 +135,32 @@ def hybrid_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> H
 def build_hybrid(layout: HybridLayout, num_classes: int) -> nn.Module:
     """Build the network from its sizes."""
     from timm.layers.hybrid_embed import HybridEmbed
-    from timm.models.vision_transformer import VisionTransformer
-
-    from models.head import zero_initialized
 
     backbone, map_size = build_stages(layout.stages), layout.stages.out_size
     backbone.num_features = layout.stages.out_channels  # type: ignore[assignment]  # read by HybridEmbed
-    network: nn.Module = VisionTransformer(
+    return build_encoder(
+        layout,
+        num_classes,
         img_size=layout.stages.image_size,
         patch_size=1,
         in_chans=layout.stages.in_channels,
-        num_classes=num_classes,
-        embed_dim=layout.width,
-        depth=layout.depth,
-        num_heads=layout.num_heads,
-        mlp_ratio=layout.mlp_width / layout.width,
-        class_token=False,
-        global_pool="avg",
-        fc_norm=False,
         # The map's size is stated because timm would otherwise run the stages once to find it.
         embed_layer=partial(
             HybridEmbed, backbone=backbone, feature_size=map_size, feature_ratio=layout.stages.image_size // map_size
         ),
     )
-    zero_initialized(network.head)  # type: ignore[arg-type]
-    return network
+
+
+def _refusal(tier: str, form: str) -> str | None:
+    if form in _CONVOLUTION_FORMS:
+        if form.startswith("quarter") and tier not in _DEPTHS["quarter"]:
+            return f"a quarter of the few transformer blocks of the tier {tier!r} is none: write 'half'"
+        return None
+    try:
+        parse_form(form)
+    except ValueError as error:
+        return f"{error}; the hybrid also has {', '.join(_CONVOLUTION_FORMS)}, which stand alone"
+    return None
 
 
 FAMILY = Family(
@@ -127,5 +169,6 @@ FAMILY = Family(
     prior="What matters is local first and translation-equivariant, then any part may depend on any other.",
     layout=hybrid_layout,
     build=build_hybrid,
-    forms=("gn",),
+    forms=(*_CONVOLUTION_FORMS, *form_names()),
+    refusal=_refusal,
 )

@@ -1,8 +1,8 @@
 """LSTM over patches: neighbourhood as the order of a scan.
 
 The family is Sequencer2D (Tatsunami & Taki 2205.01972): in every block, bidirectional LSTMs run along each column and
-each row of the patch grid. The forms replace them by one LSTM that reads all patches once and leave everything else as it
-is: row by row (``raster``), column by column (``column``), back and forth (``snake``) or in a fixed random order
+each row of the patch grid. The forms replace them by one LSTM that reads all patches once and leave everything else as
+it is: row by row (``raster``), column by column (``column``), back and forth (``snake``) or in a fixed random order
 (``shuffled``), so that these differ in the order alone.
 """
 
@@ -59,8 +59,13 @@ class LSTMLayout:
         """The same network on larger or smaller images: the same cells scan longer or shorter sequences.
 
         Raises:
-            ValueError: the images are not made of whole patches.
+            ValueError: the images are not made of whole patches, or the order of the scan belongs to one size.
         """
+        if self.scan == "shuffled" and image_size != self.image_size:
+            raise ValueError(
+                "a scan in random order cannot change the size of its images: its order belongs to the "
+                f"{(self.image_size // self.patch_size) ** 2} patches of {self.image_size} px; resize the images"
+            )
         if image_size % self.patch_size:
             raise ValueError(f"{image_size} px are not a whole number of patches of {self.patch_size} px")
         return replace(self, image_size=image_size)
@@ -70,8 +75,8 @@ def lstm_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> LST
     """Sizes of a tier's LSTM: depth and width of the transformer, the width of the MLP solved for the tier's FLOPs.
 
     Hidden sizes are a quarter of the token size in each of the four directions (as in the paper's models) and the token
-    size itself for one scan of all. The paper's MLP expansion is 3; the solution here is 3 (one scan: 1.5) plus the ratio of
-    the number of patches to the token size, which pays for what attention costs.
+    size itself for one scan of all. The paper's MLP expansion is 3; the solution here is 3 (one scan: 1.5) plus the
+    ratio of the number of patches to the token size, which pays for what attention costs.
     """
     layouts = (
         LSTMLayout(
@@ -108,7 +113,7 @@ def build_lstm(layout: LSTMLayout, num_classes: int) -> nn.Module:
         hidden_sizes=(layout.hidden_size,),
         # timm takes an expansion ratio and truncates the product: half a unit keeps the width exact.
         mlp_ratios=((layout.mlp_width + 0.5) / layout.width,),
-        rnn_layer=partial(ScanLSTM, order=layout.scan) if layout.scan else LSTM2d,
+        rnn_layer=partial(ScanLSTM, order=layout.scan) if layout.scan else LSTM2d,  # type: ignore[arg-type]
     )
     zero_initialized(network.head.fc)  # type: ignore[union-attr, arg-type]
     return network

@@ -64,7 +64,7 @@ class MixerLayout:
 def mixer_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> MixerLayout:
     """Sizes of a tier's Mixer: the token MLP's width is solved for the tier's FLOPs."""
     del form  # the Mixer has one form
-    multiple = 1 if tier.name == "nano" else 8
+    multiple = tier.width_multiple
 
     def layouts() -> Iterator[MixerLayout]:
         for token_width in range(multiple, 4 * tier.width + 1, multiple):

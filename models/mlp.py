@@ -87,7 +87,8 @@ def build_mlp(layout: MLPLayout, num_classes: int) -> nn.Module:
 
 _TOO_MANY_WEIGHTS = (
     "a fully connected network does not share weights between positions, so it holds one weight per multiply-add: "
-    "{weights} at this tier's compute, more than its training images could ever determine; use the nano or tiny tier"
+    "{weights} at this tier's compute, more than its training images could ever determine; use the nano, "
+    "micro or tiny tier"
 )
 
 FAMILY = Family(

@@ -39,6 +39,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 )
 
 
+_MOST_NAMED_VARIANTS = 24
+
+
 def family_names() -> tuple[str, ...]:
     """Names of all families that can be asked for without a prefix, built-in ones first."""
     return (*FAMILIES, *(name for name in installed_families() if name not in FAMILIES))
@@ -221,9 +224,10 @@ def _layout(family: Family, variant: str, image_size: int, in_channels: int) -> 
     if reason is not None:
         raise ValueError(f"family {family.name!r} has no variant {variant!r}: {reason}")
     if variant not in family.variants():
+        reason = family.refusal(tier_name, form) if family.refusal is not None and tier_name in TIERS else None
         raise ValueError(
             f"family {family.name!r} has no variant {variant!r}{_closest(variant, family.variants())}; "
-            f"expected one of {', '.join(family.variants())}"
+            f"{reason or f'expected {_expected(family)}'}"
         )
     tier = TIERS[tier_name]
     if image_size not in tier.patch_sizes:
@@ -240,6 +244,15 @@ def _layout(family: Family, variant: str, image_size: int, in_channels: int) -> 
             f"family {family.name!r}, variant {variant!r}, {in_channels} x {image_size} x {image_size} images: {error}"
         ) from error
     return layout
+
+
+def _expected(family: Family) -> str:
+    """The variants of a family in words; of many, how they are written."""
+    choices = family.variants()
+    if len(choices) <= _MOST_NAMED_VARIANTS:
+        return f"one of {', '.join(choices)}"
+    tiers = [variant for variant in choices if not split_variant(variant)[1]]
+    return f"one of {', '.join(tiers)}, alone or with one of {len(family.forms)} forms, as in {choices[len(tiers)]!r}"
 
 
 def _closest(name: str, choices: Iterable[str]) -> str:

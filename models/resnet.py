@@ -42,9 +42,11 @@ class ResNetLayout:
 
 
 # tier -> blocks per stage, bottleneck blocks, multiple of the stage widths. tiny has the depth of ResNet-18, small of
-# ResNet-34, base of ResNet-101 (table 1 of the paper); nano is three stages of one block each.
+# ResNet-34, base of ResNet-101 (table 1 of the paper); nano and micro are three stages
+# of one block each.
 _DEPTHS: dict[str, tuple[tuple[int, ...], bool, int]] = {
     "nano": ((1, 1, 1), False, 1),
+    "micro": ((1, 1, 1), False, 1),
     "tiny": ((2, 2, 2, 2), False, 2),
     "small": ((3, 4, 6, 3), False, 4),
     "base": ((3, 4, 23, 3), True, 4),
@@ -54,9 +56,9 @@ _DEPTHS: dict[str, tuple[tuple[int, ...], bool, int]] = {
 def resnet_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> ResNetLayout:
     """Sizes of a tier's ResNet: stage widths near doubling, solved for the tier's FLOPs.
 
-    In the nano tier the last stage is as wide as the transformer's tokens: there a classifier of 1,000 outputs costs
-    5% of the forward pass and matches only if all families hand it equally wide features. The stem's width may then
-    differ from the first stage's, because two free widths of a few channels each are too coarse.
+    In the smallest tiers the last stage is as wide as the transformer's tokens: there a classifier of 1,000 outputs
+    costs 2 to 5% of the forward pass and matches only if all families hand it equally wide features. The stem's width may
+    then differ from the first stage's, because two free widths of a few channels each are too coarse.
     """
     depths, bottleneck, multiple = _DEPTHS[tier.name]
     frame = ConvStages(
@@ -75,8 +77,8 @@ def resnet_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> R
         frame,
         reference_flops(tier, image_size, in_channels),
         multiple=multiple,
-        last=tier.width if tier.name == "nano" else None,
-        stem_reach=5 if tier.name == "nano" else 0,
+        last=tier.width if multiple == 1 else None,
+        stem_reach=5 if multiple == 1 else 0,
         count=lambda stages: stages.flops().total,
     )
     return ResNetLayout(stages)

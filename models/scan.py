@@ -53,7 +53,13 @@ class ScanLSTM(nn.Module):
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, *, num_layers: int = 1, order: str = "raster", **block_options: Any
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        order: str = "raster",
+        **block_options: Any,  # noqa: ANN401
     ) -> None:
         super().__init__()
         del block_options
@@ -70,7 +76,7 @@ class ScanLSTM(nn.Module):
 
 
 def _reordered(tokens: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
-    """Tokens ``[B, T, D]`` in another order. No tensor of indices, which would have to follow the network to a device."""
+    """Tokens ``[B, T, D]`` in another order; without a tensor of indices, which would have to be on their device."""
     if list(order) == sorted(order):
         return tokens
     parts = tokens.unbind(1)

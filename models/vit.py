@@ -1,7 +1,8 @@
 """Vision transformer (Dosovitskiy et al. 2010.11929): attention between patches, no built-in notion of neighbourhood.
 
 Global average pooling instead of a class token, and one norm before it, so that no family differs from another in how
-features are pooled (the plain recipe of Beyer et al. 2205.01580 has pooling for the same place).
+features are pooled (the plain recipe of Beyer et al. 2205.01580 has pooling for the same place). What the forms change
+is told in `models.transformer_form`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from models.families import Family
-from models.flops import ForwardFlops, convolution_flops, linear_flops, transformer_block_flops
+from models.flops import ForwardFlops, convolution_flops, linear_flops
 from models.tiers import Tier
+from models.transformer import build_encoder, encoder_flops, with_matched_mlp
+from models.transformer_form import PLAIN, TransformerForm, form_names, parse_form, why_not_form
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,8 +25,9 @@ class ViTLayout:
     """Sizes of a vision transformer.
 
     Attributes:
-        num_prefix_tokens: class and register tokens; the networks built here have none.
-        position_embedding: whether a learnt vector is added to every patch embedding.
+        form: position embedding, pooling and regularisation.
+        designed_grid: patches along one side of the images that the network was designed for, where these are of
+            another size.
     """
 
     image_size: int
@@ -33,40 +37,47 @@ class ViTLayout:
     depth: int
     num_heads: int
     mlp_width: int
-    num_prefix_tokens: int = 0
-    position_embedding: bool = True
+    form: TransformerForm = PLAIN
+    designed_grid: int | None = None
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def original_grid(self) -> int:
+        """Patches along one side of the images that the network was designed for."""
+        return self.designed_grid or self.grid_size
+
+    def at(self, image_size: int) -> ViTLayout:
+        """The same network, widths and patches, on images of another size.
+
+        Raises:
+            ValueError: the size is not a multiple of the patch size.
+        """
+        if image_size < 1 or image_size % self.patch_size:
+            raise ValueError(
+                f"image size {image_size} px: the patches of this network are {self.patch_size} px wide; expected a "
+                "multiple of that"
+            )
+        designed = None if image_size // self.patch_size == self.original_grid else self.original_grid
+        return replace(self, image_size=image_size, designed_grid=designed)
 
     def feature_flops(self) -> ForwardFlops:
         """Forward FLOPs per example without the classifier."""
-        grid_size = self.image_size // self.patch_size
-        first_layer = convolution_flops(self.in_channels, self.width, self.patch_size, grid_size)
-        block = transformer_block_flops(grid_size**2 + self.num_prefix_tokens, self.width, self.mlp_width)
-        return ForwardFlops(first_layer + self.depth * block, first_layer)
+        first_layer = convolution_flops(self.in_channels, self.width, self.patch_size, self.grid_size)
+        return ForwardFlops(first_layer + encoder_flops(self), first_layer)
 
     def forward_flops(self, num_classes: int) -> ForwardFlops:
         """Forward FLOPs per example."""
         features = self.feature_flops()
         return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
-    @property
-    def grid_size(self) -> int:
-        """Patches along one side of an image."""
-        return self.image_size // self.patch_size
-
-    def at(self, image_size: int) -> ViTLayout:
-        """The same network on larger or smaller images: patches of the same size, more or fewer of them.
-
-        Raises:
-            ValueError: the images are not made of whole patches.
-        """
-        if image_size % self.patch_size:
-            raise ValueError(f"{image_size} px are not a whole number of patches of {self.patch_size} px")
-        return replace(self, image_size=image_size)
-
 
 def vit_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> ViTLayout:
-    """Sizes of a tier's vision transformer; the form ``nopos`` has no position embedding."""
-    return ViTLayout(
+    """Sizes of a tier's vision transformer; a form that costs more has narrower MLPs."""
+    layout = ViTLayout(
         image_size=image_size,
         in_channels=in_channels,
         patch_size=tier.patch_sizes[image_size],
@@ -74,8 +85,9 @@ def vit_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> ViTL
         depth=tier.depth,
         num_heads=tier.num_heads,
         mlp_width=4 * tier.width,
-        position_embedding=form != "nopos",
     )
+    target = layout.feature_flops().total
+    return with_matched_mlp(replace(layout, form=parse_form(form)), target, multiple=tier.width_multiple)
 
 
 def reference_flops(tier: Tier, image_size: int, in_channels: int) -> int:
@@ -88,26 +100,18 @@ def reference_flops(tier: Tier, image_size: int, in_channels: int) -> int:
 
 def build_vit(layout: ViTLayout, num_classes: int) -> nn.Module:
     """Build the network from its sizes."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    from models.head import zero_initialized
-
-    network: nn.Module = VisionTransformer(
+    return build_encoder(
+        layout,
+        num_classes,
         img_size=layout.image_size,
         patch_size=layout.patch_size,
         in_chans=layout.in_channels,
-        num_classes=num_classes,
-        embed_dim=layout.width,
-        depth=layout.depth,
-        num_heads=layout.num_heads,
-        mlp_ratio=layout.mlp_width / layout.width,
-        class_token=False,
-        global_pool="avg",
-        fc_norm=False,
-        pos_embed="learn" if layout.position_embedding else "none",
     )
-    zero_initialized(network.head)  # type: ignore[arg-type]
-    return network
+
+
+def _refusal(tier: str, form: str) -> str | None:
+    del tier  # every tier has every form
+    return why_not_form(form)
 
 
 FAMILY = Family(
@@ -116,5 +120,6 @@ FAMILY = Family(
     prior="Patches are a set whose order is learnt; any patch may depend on any other from the first layer on.",
     layout=vit_layout,
     build=build_vit,
-    forms=("nopos",),
+    forms=form_names(),
+    refusal=_refusal,
 )

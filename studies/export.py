@@ -72,9 +72,9 @@ leaves a folder `cells/<cell id>/` in the store:
 
 `study export` writes all records of a study as one table in Parquet and in CSV, a row per cell and branch; in Python
 `studies.records_frame(studies.load_records())` is the same table; where arms are of several tiers, name the study's:
-`records_frame(records, "nano")`. A cell that failed has one row without a branch. To get one row per cell, take the rows
-where `selected` is true (the branch chosen on validation, the primary number) or those where `branch` is 1 (the full
-budget).
+`records_frame(records, "nano")`. A cell that failed has one row without a branch. To get one row per cell, take the
+rows where `selected` is true (the branch chosen on validation, the primary number) or those where `branch` is 1 (the
+full budget).
 
 `study bundle` packs plan, records, predictions and report of a study into one file with a checksum for each part, and
 `study verify` checks such a file; unpacked it is a store again.

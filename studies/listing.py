@@ -52,7 +52,8 @@ class StageDone:
             return f"{stage}{self.problem}"
         shown = ("running", "diverged", "failed", "invalid", "damaged", "interrupted")
         others = "".join(f", {self.states[state]} {state}" for state in shown if self.states.get(state))
-        return f"{stage}{self.done} of {self.cells} cells{others} ({self.study_id})"
+        cells = "cell" if self.cells == 1 else "cells"
+        return f"{stage}{self.done} of {self.cells} {cells}{others} ({self.study_id})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

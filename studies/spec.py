@@ -209,7 +209,7 @@ class StudySpec(_Strict):
     question: str
     cost: str = ""
     data: DataConfig
-    tier: Literal["nano", "tiny", "small", "base"] = "nano"
+    tier: Literal["nano", "micro", "tiny", "small", "base"] = "nano"
     families: Annotated[tuple[str, ...], Field(min_length=1)]
     num_train: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     num_validation: PositiveInt

@@ -25,9 +25,9 @@ HEAVY = (
     "omegaconf",
     "datasets",
 )
-LIGHT_MODULES = ("planning", "spec", "arms", "budget", "records", "store", "files", "errors", "analysis", "report", "terminal",
-                 "export", "bundle", "housekeeping", "progress", "precision", "tuning", "tuned", "tuning_file",
-                 "published", "listing",
+LIGHT_MODULES = ("planning", "spec", "arms", "budget", "records", "store", "files", "errors", "analysis", "report",
+                 "terminal", "export", "bundle", "housekeeping", "progress", "precision", "tuning", "tuned",
+                 "tuning_file", "published", "listing",
                  "jobs", "console", "fit_command", "printed_answers", "bench/command", "bench/calibration_tables",
                  "bench/tables", "bench/timings", "bench/workload", "bench/children", "bench/train_race",
                  "bench/roofline", "bench/gpu")  # fmt: skip

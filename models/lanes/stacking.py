@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from timm.layers.norm import LayerNorm as TimmLayerNorm
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from models.lanes.layers import StackedLayerNorm, StackedLinear, StackedPatchConv
 from models.lanes.recurrence import StackedLSTM
-from models.lanes.tokens import OWN_TOKENS, stack_tokens
+from models.lanes.tokens import OWN_TOKENS, STACKED_TRANSFORMERS, stack_positions, stack_tokens
+from models.position import AxialPosition, LearnedPosition, RotaryPosition, SinusoidalPosition
 
 ImageShape = tuple[int, int, int]
 
@@ -24,7 +24,11 @@ STACKED_FORMS: dict[type[nn.Module], Callable[[Sequence[Any]], nn.Module]] = {
     TimmLayerNorm: StackedLayerNorm,
     nn.Conv2d: StackedPatchConv,
     nn.LSTM: StackedLSTM,
+    LearnedPosition: stack_positions,
+    AxialPosition: stack_positions,
 }
+# Their buffers are the same in all lanes, and images pass through them one by one.
+_WITHOUT_WEIGHTS = (SinusoidalPosition, RotaryPosition)
 _KNOWN_CODE = ("torch", "timm", "models")  # packages whose forward code is known to keep the images of a batch apart
 _PROBE_TOLERANCE = 1e-9  # relative, in float64
 
@@ -55,7 +59,7 @@ def stack(networks: Sequence[nn.Module]) -> nn.Module:
     others = [dict(network.named_modules()) for network in networks]
     for name, layer in list(stacked.named_modules()):
         lanes = [modules[name] for modules in others]
-        if type(layer) is VisionTransformer:
+        if type(layer) in STACKED_TRANSFORMERS:
             stack_tokens(layer, lanes)
         elif type(layer) in STACKED_FORMS:
             form = STACKED_FORMS[type(layer)](lanes).train(layer.training)
@@ -74,13 +78,15 @@ def _unknown_layers(network: nn.Module, *, trust_code: bool) -> Iterator[str]:
         where = f"layer {name!r} ({type(layer).__name__})" if name else type(layer).__name__
         owned = [own for own, parameter in layer.named_parameters(recurse=False) if parameter is not None]
         buffers = [own for own, _ in layer.named_buffers(recurse=False)]
-        if buffers:
+        if getattr(layer, "shared_position", ()):
+            yield f"{where} uses parameters of the network's position embedding, which other layers use too"
+        elif buffers and type(layer) not in _WITHOUT_WEIGHTS:
             yield f"{where} keeps buffers ({', '.join(buffers)}) that have no stacked form"
         elif type(layer) in STACKED_FORMS:
             reason = _unsuited(layer)
             if reason:
                 yield f"{where} {reason}"
-        elif type(layer) is VisionTransformer and not layer.dynamic_img_size and set(owned) <= set(OWN_TOKENS):
+        elif type(layer) in STACKED_TRANSFORMERS and not layer.dynamic_img_size and set(owned) <= set(OWN_TOKENS):
             continue
         elif owned:
             yield f"{where} owns parameters ({', '.join(owned)}) of no known stacked form"

@@ -1,5 +1,5 @@
-"""How an arm looks in every figure: one colour and marker per family, one line style per form of it. Where a study compares
-more forms of a family than there are line styles, each arm takes a colour and a marker of its own.
+"""How an arm looks in every figure: one colour and marker per family, one line style per form of it. Where a study
+compares more forms of a family than there are line styles, each arm takes a colour and a marker of its own.
 
 The colours are those of Okabe and Ito (2008), which stay apart under the common colour-vision deficiencies; markers
 and direct labels say the same again for grey print. Families from outside take the colours left over, in
@@ -24,6 +24,9 @@ GRID = "#e3e6ea"
 CHANCE = "#9aa3ad"
 FLOOR = "#8a6d1d"
 
+Line = str | tuple[int, tuple[float, ...]]
+"""A line style as matplotlib takes it."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -32,7 +35,7 @@ class Look:
     label: str
     colour: str
     marker: str
-    line: str | tuple[int, tuple[float, ...]] = "-"
+    line: Line = "-"
     open: bool = False
 
     @property
@@ -92,12 +95,13 @@ def _drawn(arms: Sequence[str], family: str, base: Look, others: Collection[str]
     """Colours, markers and lines of the arms of a family, which keep out of the colours of others."""
     forms = [arm for arm in arms if arm != family]
     if len(forms) <= len(_FORM_LINES):
-        lines = dict(zip(forms, _FORM_LINES, strict=False))
-        return {arm: replace(base, line=lines[arm], open=True) if arm in lines else base for arm in arms}
+        line_of = dict(zip(forms, _FORM_LINES, strict=False))
+        return {arm: replace(base, line=line_of[arm], open=True) if arm in line_of else base for arm in arms}
     known = [(look.colour, look.marker) for look in FAMILY_LOOKS.values()]
     pairs = [(base.colour, base.marker)]
     pairs += [pair for pair in (*known, *_OUTSIDE) if pair[0] != base.colour and pair[0] not in others]
-    styles = [(line, *pair) for line in ("-", *_FORM_LINES) for pair in pairs]
+    lines: tuple[Line, ...] = ("-", *_FORM_LINES)
+    styles = [(line, colour, marker) for line in lines for colour, marker in pairs]
     return {
         arm: Look(base.label, colour, marker, line, open=line != "-")
         for arm, (line, colour, marker) in zip(arms, itertools.cycle(styles), strict=False)

@@ -21,31 +21,28 @@ def published_table(frame: pd.DataFrame, published: Published, rule: Rule = "sel
         published: the section of the study file.
         rule: which branch of each cell is read.
     """
-    curves = data_curves(frame, rule).set_index(["arm", "num_train"])
-    sizes = sorted({int(size) for _, size in curves.index})
+    measured = {
+        (row["arm"], int(row["num_train"])): percent(row["mean"], row["half_width"])
+        for row in data_curves(frame, rule).to_dict("records")
+    }
+    sizes = sorted({size for _, size in measured})
     width = len(published.columns)
 
     def printed(arm: PlacedArm) -> str:
         return f"{published.values[arm]:g}" if arm in published.values else EMPTY
 
-    def ours(arm: PlacedArm, size: int) -> str:
-        if (arm, size) not in curves.index:
-            return EMPTY
-        curve = curves.loc[(arm, size)]
-        return percent(float(curve["mean"]), float(curve["half_width"]))
-
     rows = []
     for head, named in published.rows.items():
         arms = (*named, *[None] * (width - len(named)))
         rows.append((head, "published", *map(printed, arms)))
-        rows += [("", f"ours, N = {size:,}", *(ours(arm, size) for arm in arms)) for size in sizes]
+        rows += [("", f"ours, N = {size:,}", *(measured.get((arm, size), EMPTY) for arm in arms)) for size in sizes]
     return Table(
         name="published",
         title="Beside the published numbers",
         columns=("", "", *published.columns),
         rows=tuple(rows),
-        note=f"Published: {published.quantity}; {published.source}. Ours: test error in percent, mean over replicates ± "
-        "half-width of the 95% t-interval of the mean. Other data, other sizes, another measure: what can be compared "
-        "is the order.",
+        note=f"Published: {published.quantity}; {published.source}. Ours: test error in percent, mean over replicates "
+        "± half-width of the 95% t-interval of the mean. Other data, other sizes, another measure: what can be "
+        "compared is the order.",
         num_label_columns=2,
     )

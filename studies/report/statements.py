@@ -59,12 +59,12 @@ def main_statements(answers: StudyAnswers, card: StudyCard, families: Mapping[st
     primary = answers.primary
     if primary is None:
         return []
-    told = crossover_statements(answers, names) or alone_statements(primary, names)
-    if primary.pair is not None:
+    over_budgets = compute_statements(answers, names)
+    told = over_budgets or crossover_statements(answers, names) or alone_statements(primary, names)
+    if primary.pair is not None and not over_budgets:
         told += [one.sentence(names) for one in primary.multipliers[:1]]
     told += gain_statements(answers.against_scratch, names)
     told += choice_statements(primary.choices, names)
-    told += compute_statements(answers, names)
     told += floor_statements(primary, card, families, names)
     return told
 
@@ -214,7 +214,8 @@ def compute_statements(answers: StudyAnswers, names: Names) -> list[str]:
     curves = answers.primary.table.curves.values() if answers.primary else ()
     if len({x for curve in curves for x in curve.x}) != 1:
         return []
-    return [text for view in answers.compute for text in (*cost_statements(view, names), *choice_statements(view.choices, names))]
+    told = [(*cost_statements(view, names), *choice_statements(view.choices, names)) for view in answers.compute]
+    return [text for of_view in told for text in of_view]
 
 
 def cost_statements(view: CostView, names: Names) -> list[str]:

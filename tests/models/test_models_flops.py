@@ -13,6 +13,7 @@ from models.mixer import MixerLayout
 from models.registry import FAMILIES, forward_flops
 from models.resnet import ResNetLayout
 from models.tiers import TIERS, split_variant
+from models.transformer_form import TransformerForm
 from models.vit import ViTLayout
 
 TIER_AND_SIZE = [(tier.name, size) for tier in TIERS.values() for size in tier.patch_sizes]
@@ -83,8 +84,8 @@ def resnet_at_224(depths: tuple[int, ...], *, bottleneck: bool) -> ResNetLayout:
     [
         (resnet_at_224((2, 2, 2, 2), bottleneck=False), 1.8141),
         (resnet_at_224((3, 4, 6, 3), bottleneck=True), 4.0892),
-        (ViTLayout(224, 3, 16, 192, 12, 3, 768, num_prefix_tokens=1), 1.2537),
-        (ViTLayout(224, 3, 16, 768, 12, 12, 3072, num_prefix_tokens=1), 17.5638),
+        (ViTLayout(224, 3, 16, 192, 12, 3, 768, TransformerForm(class_token=True)), 1.2537),
+        (ViTLayout(224, 3, 16, 768, 12, 12, 3072, TransformerForm(class_token=True)), 17.5638),
         (MixerLayout(224, 3, 16, 768, 12, 384, 3072), 12.6018),
     ],
     ids=["resnet18", "resnet50", "vit_tiny_patch16", "vit_base_patch16", "mixer_b16"],

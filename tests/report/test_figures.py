@@ -56,7 +56,8 @@ def test_labels_tell_what_the_name_of_an_arm_tells() -> None:
     families = {"vit": "vit", "vit@tiny-cls+masked": "vit", "timm:a-b+s": "timm:a-b", "ViT-B/16": "ViT-B/16"}
     labels = [look.label for look in arm_looks(families).values()]
     assert labels == ["ViT", "ViT (tiny, cls, from masked)", "ViT-B/16", "timm:a-b (from s)"]
-    assert arm_looks({"vit": "vit", "vit@tiny": "vit"}, {"vit": "nano", "vit@tiny": "tiny"})["vit"].label == "ViT (nano)"
+    tiers = {"vit": "nano", "vit@tiny": "tiny"}
+    assert arm_looks(dict.fromkeys(tiers, "vit"), tiers)["vit"].label == "ViT (nano)"
 
 
 def test_size_labels() -> None:

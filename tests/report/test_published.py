@@ -48,7 +48,8 @@ def test_ours_stand_under_the_published_numbers(records: list[Record]) -> None:
     assert "A paper, table 8" in table.note
 
 
-def test_the_report_shows_them(records: list[Record], tmp_path: Path) -> None:
+def test_the_report_shows_them(tmp_path: Path) -> None:
+    records = [make_record()]
     card = dataclasses.replace(CARD, published=Published.model_validate(SECTION))
     write_report(records, card, tmp_path)
     page = (tmp_path / "index.html").read_text()

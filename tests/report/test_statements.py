@@ -170,3 +170,18 @@ def test_reservations_name_what_records_show(records: list[Record]) -> None:
     text = " ".join(reservation_statements(records_frame(records), CARD, answered(records)))
     assert "pairing" not in text
     assert "Exact training FLOPs differ by up to 23% between arms" in text
+
+
+def test_a_study_of_one_training_set_answers_over_its_budgets() -> None:
+    apart = {"resnet": (0.3, 0.2, 0.15, 0.1), "vit": (0.4, 0.3, 0.14, 0.05)}
+    records = [
+        make_record(arm, num_train=512, replicate=replicate, branch_errors=[e * (1 + 0.01 * replicate) for e in errors])
+        for arm, errors in apart.items()
+        for replicate in range(4)
+    ]
+    told = main_statements(answered(records), CARD, FAMILIES, NAMES)
+    assert told[0].startswith("With 512 training images: ViT overtakes ResNet at ")
+    assert "training FLOPs" in told[0]
+    assert any(text.startswith("What to choose at each budget: at ") for text in told)
+    several = main_statements(answered(study_records(replicates=3)), CARD, FAMILIES, NAMES)
+    assert not any("each budget" in text for text in several)

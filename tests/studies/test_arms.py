@@ -19,7 +19,9 @@ NAMES = {
     "vit+supervised": ArmName("vit", "nano", "supervised"),
     "vit@tiny-cls+masked-25": ArmName("vit", "tiny-cls", "masked-25"),
     "timm:convnext_atto": ArmName("timm:convnext_atto", "nano"),
-    "timm:vit_base_patch16_224.augreg-in21k+supervised": ArmName("timm:vit_base_patch16_224.augreg-in21k", "nano", "supervised"),
+    "timm:vit_base_patch16_224.augreg-in21k+supervised": ArmName(
+        "timm:vit_base_patch16_224.augreg-in21k", "nano", "supervised"
+    ),
     "my.package:build": ArmName("my.package:build", "nano"),
 }
 
@@ -47,7 +49,7 @@ def test_without_a_default_no_tier_is_mentioned() -> None:
     ("name", "told"),
     [
         ("vit-cls@tiny", "is not written as family[@tier][-form][+start]: did you mean vit@tiny-cls?"),
-        ("vit@huge", "there is no tier 'huge'; expected one of nano, tiny, small, base"),
+        ("vit@huge", "there is no tier 'huge'; expected one of nano, micro, tiny, small, base"),
         ("vit@tny", "there is no tier 'tny' (did you mean 'tiny'?)"),
         ("vit+", "after + stands the name of a pretraining, letters, digits, _ or -; given: ''"),
         ("vit+a b", "given: 'a b'"),
@@ -61,7 +63,7 @@ def test_without_a_default_no_tier_is_mentioned() -> None:
     ],
 )
 def test_a_name_outside_the_grammar_is_refused(name: str, told: str) -> None:
-    with pytest.raises(ValueError, match="^arm ") as caught:
+    with pytest.raises(ValueError, match=r"^arm ") as caught:
         parse_arm(name, "nano")
     assert told in str(caught.value)
     assert repr(name) in str(caught.value)

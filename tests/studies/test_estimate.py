@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from planned import finish, planned, predictions_of, record_of
 
 from studies import estimate as estimate_module
-from studies.survey import survey_arms
 from studies.estimate import (
     BYTES_PER_RECORD,
     describe_bytes,
@@ -23,6 +22,7 @@ from studies.estimate import (
 )
 from studies.planning import Plan, make_plan
 from studies.store import Store, bytes_held
+from studies.survey import survey_arms
 
 
 @pytest.fixture(scope="module")

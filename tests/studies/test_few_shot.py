@@ -181,8 +181,9 @@ def test_a_network_is_evaluated_on_images() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     wanted = draw_shots(batches.split.labels[:400], 10, num_classes=2, seed=4).ravel()
     pixels = labelled_features(Pixels(), batches, indices=wanted)
-    held_out, tested = labelled_features(Pixels(), batches, indices=asked["validation"]), labelled_features(
-        Pixels(), batches, split=test
+    held_out, tested = (
+        labelled_features(Pixels(), batches, indices=asked["validation"]),
+        labelled_features(Pixels(), batches, split=test),
     )
     (by_hand,) = few_shot(pixels, np.arange(20).reshape(1, 2, 10), held_out, tested, shots=(10,))
     assert by_hand.accuracies[0] == pytest.approx(found[1].accuracies[0], abs=0.01)

@@ -34,7 +34,12 @@ def test_stages_are_listed_under_their_study(tmp_path: Path) -> None:
     found = {one.name: one for one in listed_studies(FILES, store)}
     assert list(found) == ["small", "file_of_other", "mine-tuning", "unknown"]
     stages = [(one.stage, one.done, one.cells) for one in found["small"].stages]
-    assert sorted(stages) == [("pretraining", 0, 12), ("pretraining tuning", 0, 12), ("study", 5, 12), ("tuning", 0, 12)]
+    assert sorted(stages) == [
+        ("pretraining", 0, 12),
+        ("pretraining tuning", 0, 12),
+        ("study", 5, 12),
+        ("tuning", 0, 12),
+    ]
     assert [one.stage for one in found["mine-tuning"].stages] == ["study"]
     assert [one.stage for one in found["file_of_other"].stages] == ["study"]
     assert found["unknown"].cost == OWN_FILE_IS_ELSEWHERE

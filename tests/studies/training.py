@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import parse_data
-from studies.survey import survey_arms
 from studies.planning import Cell, Plan, make_plan
 from studies.records import Record
 from studies.spec import EngineSpec, StudySpec
 from studies.store import Store
+from studies.survey import survey_arms
 from studies.train import train_cell
 
 TINY_DIAL = {"kind": "dial", "num_train": 400, "num_test": 300, "flipped_positions": 4}
