@@ -103,7 +103,7 @@ def build_network(
         network = found.build(layout, num_classes)
     else:
         build = partial(build_outside, family, found, variant, in_channels=in_channels, num_classes=num_classes)
-        if designed_for not in (None, image_size):
+        if designed_for is not None and designed_for != image_size:
             check_same_weights(family, build, designed_for, image_size)
         network = build(image_size=image_size)
     if head == "hidden":
@@ -211,8 +211,8 @@ def layout_of(
         else:
             return resized
     raise ValueError(
-        f"family {family!r}, variant {variant!r}, designed for {designed_for} px, cannot be applied to {image_size} px: "
-        f"{reason}"
+        f"family {family!r}, variant {variant!r}, designed for {designed_for} px, cannot be applied to {image_size} "
+        f"px: {reason}"
     )
 
 
