@@ -22,6 +22,7 @@ from models.counter import count_flops, on_meta_device
 from models.flops import ForwardFlops, linear_flops
 from models.head import zero_initialized
 from models.registry import build_network, layout_of
+from models.vit import ViTLayout
 
 COLOUR_LEVELS = 8  # 3 bits (appendix B.1.2)
 LEVEL_WIDTH = 256 // COLOUR_LEVELS
@@ -174,7 +175,7 @@ class MaskedPatchNetwork(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of what the backbone exempts from weight decay."""
-        exempt = getattr(self.backbone, "no_weight_decay", set)()
+        exempt: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {_BACKBONE + name for name in exempt}
 
     def backbone_state(self) -> dict[str, Tensor]:
@@ -251,7 +252,7 @@ def masked_patch_flops(family: str, variant: str, *, image_size: int, in_channel
         ValueError: there is no such network, or its patches cannot be masked.
     """
     layout = layout_of(family, variant, image_size=image_size, in_channels=in_channels)
-    if layout is not None and family == "vit" and in_channels <= MOST_CHANNELS and image_size > layout.patch_size:
+    if isinstance(layout, ViTLayout) and in_channels <= MOST_CHANNELS and image_size > layout.patch_size:
         features, num_patches = layout.feature_flops(), (image_size // layout.patch_size) ** 2
         predictor = linear_flops(layout.width, COLOUR_LEVELS**in_channels, rows=num_corrupted(num_patches))
         return ForwardFlops(features.total + predictor, features.first_layer)

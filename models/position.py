@@ -15,7 +15,12 @@ interpolated (`resized_positions`).
 from __future__ import annotations
 
 import torch
-from timm.layers import RelPosBias, apply_rot_embed, build_rotary_pos_embed, trunc_normal_
+from timm.layers import (  # type: ignore[attr-defined]
+    RelPosBias,
+    apply_rot_embed,
+    build_rotary_pos_embed,
+    trunc_normal_,
+)
 from torch import nn
 from torch.nn import functional as F
 

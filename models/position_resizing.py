@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch.nn import functional as F
 
 _RESIZED_ENDINGS = ("pos_embed", "position.embedding")

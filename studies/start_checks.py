@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from datamodules import DataInfo
 
@@ -62,7 +63,7 @@ def _check_resizable(arm: Arm, data: DataInfo) -> None:
     from models.resolution import resize_state
 
     assert arm.designed_for is not None
-    images = {"in_channels": data.in_channels, "num_classes": data.num_classes}
+    images: dict[str, Any] = {"in_channels": data.in_channels, "num_classes": data.num_classes}
     with torch.random.fork_rng(devices=[]):
         network = build_network(arm.family, arm.variant, image_size=arm.designed_for, **images)
     resize_state(

@@ -88,7 +88,7 @@ class Store:
         return record
 
     def set_aside_record(
-        self, cell_id: str, states: Collection[CellState] = ("damaged",), why: str = "damaged"
+        self, cell_id: str, states: tuple[CellState, ...] = ("damaged",), why: str = "damaged"
     ) -> Path | None:
         """Renames a record that cannot be used, so that the cell is trained again; nothing is deleted.
 

@@ -31,7 +31,7 @@ def starts_table(frame: pd.DataFrame) -> Table:
                 (
                     look.label,
                     ", ".join(sorted(set(own["start"]))),
-                    "not known" if pd.isna(size) else f"{size:,.0f}",
+                    "not known" if pd.isna(size) else f"{float(str(size)):,.0f}",
                     f"{', '.join(f'{px} px' for px in sorted(set(own['designed_for'])))}",
                     f"{', '.join(f'{px} px' for px in sorted(set(own['image_size'])))}",
                     f"{pretraining:.3g}" if known else "not known",
@@ -97,7 +97,7 @@ def gain_statements(tests: Sequence[PairedTests], names: Mapping[str, str]) -> l
         if rows.empty:
             continue
         over_starts = one.column == "num_pretrain"
-        row = rows.loc[rows["x"].idxmax() if over_starts else rows["x"].idxmin()]
+        row = rows.sort_values("x").iloc[-1 if over_starts else 0]
         ratio = _ratio(row["difference"], row["low"], row["high"])
         at = quantity(one.column).value(float(row["x"]))
         told.append(
