@@ -26,8 +26,8 @@ HEAVY = (
     "datasets",
 )
 LIGHT_MODULES = ("planning", "spec", "arms", "starts", "stages", "budget", "records", "store", "files", "errors",
-                 "analysis", "report", "terminal", "export", "bundle", "housekeeping", "progress", "precision", "tuning",
-                 "tuned", "tuning_file", "published", "listing",
+                 "analysis", "report", "terminal", "export", "bundle", "housekeeping", "progress", "precision",
+                 "tuning", "tuned", "tuning_file", "published", "listing",
                  "jobs", "console", "counts", "interruption", "fit_command", "printed_answers", "bench/command",
                  "bench/calibration_tables", "bench/tables", "bench/timings", "bench/workload", "bench/children",
                  "bench/train_race", "bench/roofline", "bench/gpu")  # fmt: skip
