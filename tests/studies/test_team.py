@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from training import tiny_plan, train
 
 from models.checkpoints import read_weights
-from studies.checkpoint import load_checkpoint
+from studies.checkpoint import load_latest
 from studies.engines import local
 from studies.engines.local import devices
 from studies.errors import ConfigError
@@ -108,7 +108,7 @@ if __name__ == "__main__":
     path.write_text(script)
     process = subprocess.Popen([sys.executable, str(path)], start_new_session=True)
     try:
-        wait_until(lambda: bool(list(tmp_path.rglob("checkpoint.pt"))), process)
+        wait_until(lambda: bool(list(tmp_path.rglob("checkpoint.pt.sha256"))), process)  # a whole pair
         assert len(members(process.pid)) >= 2, "another process helps"
         process.kill()
         process.wait()
@@ -117,7 +117,8 @@ if __name__ == "__main__":
         for member in members(process.pid):
             os.kill(member, signal.SIGKILL)
     (checkpoint,) = tmp_path.rglob("checkpoint.pt")
-    state = load_checkpoint(checkpoint)
+    state = load_latest(checkpoint)
+    assert state is not None
     assert state["total_examples"] == 16 * state["executed"] > 0
 
 
