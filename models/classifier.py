@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import warnings
 from pathlib import Path
@@ -84,7 +85,7 @@ class ImageClassifier(pl.LightningModule):
         self.save_hyperparameters()
         with torch.random.fork_rng(devices=[], enabled=initialization_seed is not None):
             if initialization_seed is not None:
-                torch.default_generator.manual_seed(initialization_seed)
+                torch.default_generator.manual_seed(_generator_seed(initialization_seed))
             self.network = build_network(
                 family,
                 variant,
@@ -211,6 +212,16 @@ class ImageClassifier(pl.LightningModule):
         self.log(f"{stage}/calibration_error", metrics["calibration_error"].compute())
         for metric in metrics.values():
             metric.reset()
+
+
+def _generator_seed(seed: int) -> int:
+    """A seed for torch's generator on the CPU, which takes the low 32 bits of what it is given.
+
+    One that has more is hashed, so that it draws other weights than the seed it would be cut to.
+    """
+    if 0 <= seed < 2**32:
+        return seed
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "little")
 
 
 def _evaluation_metrics(num_classes: int) -> nn.ModuleDict:

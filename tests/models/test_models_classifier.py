@@ -166,6 +166,7 @@ def test_initial_weights_come_from_their_seed_alone_and_disturb_no_other_draw() 
     torch.manual_seed(2)
     assert torch.equal(weights(new_classifier()), first)
     assert not torch.equal(weights(new_classifier(initialization_seed=9)), first)
+    assert not torch.equal(weights(new_classifier(initialization_seed=7 + 2**32)), first)  # torch would cut it to 7
     torch.manual_seed(1)
     free = weights(new_classifier(initialization_seed=None))
     assert not torch.equal(free, weights(new_classifier(initialization_seed=None)))
