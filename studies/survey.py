@@ -37,7 +37,7 @@ def _survey(name: str, index: int, spec: StudySpec, data: DataInfo, designs: Map
     if designed_for == data.image_size:
         designed_for = None
     images: dict[str, Any] = {"image_size": data.image_size, "in_channels": data.in_channels}
-    rest = {"num_classes": data.num_classes, "designed_for": designed_for, "head": spec.head}
+    rest: dict[str, Any] = {"num_classes": data.num_classes, "designed_for": designed_for, "head": spec.head}
     try:
         with on_meta_device():
             network = build_network(arm.family, arm.variant, **images, **rest)
