@@ -14,6 +14,7 @@ from .planning import Arm, Cell, Plan
 from .starts import FileStart, StartSource
 from .store import CellState, Store
 
+FINISHED: frozenset[CellState] = frozenset({"finished"})
 SETTLED: frozenset[CellState] = frozenset({"finished", "diverged"})
 
 
@@ -105,7 +106,7 @@ def repair_kept(planned: Plan, store: Store, on_message: Callable[[str], None]) 
     for origin in sorted({cell.start.origin for cell in _unsettled(planned, store)}):  # type: ignore[union-attr]
         if store.state(origin) != "finished" or (reason := why_not_kept(origin, store)) is None:
             continue
-        if store.set_aside_record(origin, ("finished",), "without-weights"):
+        if store.set_aside_record(origin, FINISHED, "without-weights"):
             on_message(f"{reason}: the cell is trained again")
 
 
