@@ -106,7 +106,8 @@ def hybrid_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> H
 def _with_stages(tier_name: str, convolution: str, image_size: int, in_channels: int) -> HybridLayout:
     """The plain transformer behind stages whose widths are solved for the tier's FLOPs."""
     tier = TIERS[tier_name]
-    depth, num_blocks = _DEPTHS[convolution.removesuffix("gn").removesuffix("-")][tier.name]
+    depth_form = convolution.removesuffix("gn").removesuffix("-")
+    depth, num_blocks = _DEPTHS[depth_form][tier_name]
     reducing_stem = image_size > LARGEST_UNREDUCED_IMAGE
     num_halvings = tier.patch_sizes[image_size].bit_length() - 1  # patch sizes are powers of two
     strides = (1, *[2] * (num_halvings - 2)) if reducing_stem else (2,) * num_halvings
@@ -125,8 +126,8 @@ def _with_stages(tier_name: str, convolution: str, image_size: int, in_channels:
         frame,
         reference_flops(tier, image_size, in_channels),
         multiple=_STAGE_MULTIPLES[tier.name],
-        # Two widths of a few channels alone are too coarse.
-        stem_reach=3 if num_blocks > 1 and tier.width_multiple == 1 else 0,
+        # One channel of a stage is a lot where it is deep and narrow; one of the stem is little.
+        stem_reach=2 if tier_name == "nano" and depth_form else 0,
         count=lambda stages: replace(layout, stages=stages).feature_flops().total,
     )
     return replace(layout, stages=stages)

@@ -152,7 +152,7 @@ class Pixels(nn.Module):
 
 
 def dial_batches() -> tuple[StepBatches, Any]:
-    dial = DialData(num_train=600, num_test=400, amplitude=40.0, position_stride=16, flipped_positions=0)
+    dial = DialData(num_train=600, num_test=400, patch_size=16, amplitude=12.0)
     return StepBatches(dial.load("train"), batch_size=16, order_seed=0), dial.load("test")
 
 
