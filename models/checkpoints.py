@@ -12,8 +12,11 @@ import argparse
 import contextlib
 import hashlib
 import io
+import os
 import pickle
+import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ LARGEST_BYTES = 16 * 2**30
 _NETWORK_PREFIX = "network."  # where `ImageClassifier` keeps its network
 # Where trainings keep their weights, averaged ones first, as timm's own loading has it.
 _STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_MOST_NAMED = 5  # functions named in a refusal
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -123,7 +127,9 @@ def read_weights(path: str | Path, *, sha256: str | None = None, largest_bytes: 
     content = _bytes_of(path, largest_bytes)
     digest = hashlib.sha256(content).hexdigest()
     _check_digest(path, digest, sha256)
-    saved = _safetensors(path, content) if path.suffix == SAFETENSORS_SUFFIX else _unpickled(path, content, largest_bytes)
+    saved = (
+        _safetensors(path, content) if path.suffix == SAFETENSORS_SUFFIX else _unpickled(path, content, largest_bytes)
+    )
     state = _state_of(path, saved)
     _check_tensors(path, state, largest_bytes)
     origin = _origin_of(saved, state)
@@ -138,12 +144,12 @@ def _bytes_of(path: Path, largest_bytes: int) -> bytes:
             what = "is no ordinary file" if path.exists() else "there is no such file"
             raise WeightsError(f"{path}: {what}; expected a checkpoint")
         with path.open("rb") as file:
-            content = file.read(largest_bytes + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > largest_bytes:
+                raise _too_large(path, size, largest_bytes)
+            return file.read(size)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > largest_bytes:
-        raise _too_large(path, path.stat().st_size, largest_bytes)
-    return content
 
 
 def _check_digest(path: Path, found: str, expected: str | None) -> None:
@@ -179,7 +185,8 @@ def _unpickled(path: Path, content: bytes, largest_bytes: int) -> object:
         _check_archive(path, file, largest_bytes)
     file.seek(0)
     # timm's trainings keep their settings in a Namespace, which is a bag of values.
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a refused file is warned of is told below
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -214,10 +221,24 @@ def _asked_for(file: io.BytesIO, error: Exception) -> list[str]:
     """Functions and classes that a refused pickle names, found without running it."""
     file.seek(0)
     with contextlib.suppress(Exception):
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))[:5]  # type: ignore[arg-type]
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))[:_MOST_NAMED]
     if not isinstance(error, pickle.UnpicklingError):
         return []
-    return re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
+    file.seek(0)
+    return re.findall(r"GLOBAL ([\w.]+)", str(error))[:1] or _named_in_pickle(file)
+
+
+def _named_in_pickle(file: io.BytesIO) -> list[str]:
+    """What a pickle of a newer protocol names besides parts of tensors: module and name are the two strings before."""
+    strings: list[str] = []
+    named: list[str] = []
+    with contextlib.suppress(Exception):  # a damaged pickle ends the reading, not the message
+        for operation, argument, _ in pickletools.genops(file):
+            if operation.name == "STACK_GLOBAL":
+                named.append(".".join(strings[-2:]))
+            elif isinstance(argument, str):
+                strings.append(argument)
+    return sorted({name for name in named if not name.startswith(("torch.", "collections."))})[:_MOST_NAMED]
 
 
 def _state_of(path: Path, saved: object) -> dict[str, torch.Tensor]:
@@ -252,14 +273,11 @@ def _origin_of(saved: object, state: dict[str, torch.Tensor]) -> Origin | None:
     settings = saved.get("hyper_parameters") if isinstance(saved, dict) else None
     if not isinstance(settings, dict) or not all(name.startswith(_NETWORK_PREFIX) for name in state):
         return None
-    names = [settings.get(field) for field in ("family", "variant")]
-    sizes = [settings.get(field) for field in ("image_size", "in_channels")]
-    designed_for = settings.get("designed_for") or settings.get("image_size")
-    if not all(isinstance(name, str) for name in names):
-        return None
-    if not all(isinstance(size, int) for size in (*sizes, designed_for)):
-        return None
-    return Origin(*names, *sizes, designed_for)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"designed_for": settings.get("designed_for") or settings.get("image_size")}
+    sizes |= {field: settings.get(field) for field in ("image_size", "in_channels")}
+    names: dict[str, Any] = {field: settings.get(field) for field in ("family", "variant")}
+    told = all(isinstance(name, str) for name in names.values()) and all(isinstance(n, int) for n in sizes.values())
+    return Origin(**names, **sizes) if told else None
 
 
 def _too_large(path: Path, found: int, largest: int) -> WeightsError:

@@ -123,8 +123,8 @@ def check_same_weights(family: str, build: NetworkBuilder, designed_for: int, im
         if before.get(name) != after.get(name) and not any(part in name for part in known):
             shapes = [list(shape) if shape is not None else "absent" for shape in (before.get(name), after.get(name))]
             raise ValueError(
-                f"family {family!r} cannot be applied to {image_size} px when it is designed for {designed_for} px: its "
-                f"{name} is {shapes[0]} at {designed_for} px and {shapes[1]} at {image_size} px; resize the images instead"
+                f"family {family!r}, designed for {designed_for} px, cannot be applied to {image_size} px: its {name} "
+                f"is {shapes[0]} at {designed_for} px and {shapes[1]} at {image_size} px; resize the images instead"
             )
 
 

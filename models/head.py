@@ -8,8 +8,9 @@ of the features before it. Fine-tuning removes a pretrained head as a whole and 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from timm.layers import lecun_normal_
 from torch import nn
 
 _USUAL_NAMES = ("head", "classifier", "fc")
@@ -40,7 +41,7 @@ class HiddenHead(nn.Module):
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(num_features, num_features)
-        lecun_normal_(self.hidden.weight)
+        nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="linear")  # variance 1 / num_features
         nn.init.zeros_(self.hidden.bias)
         self.activation = nn.Tanh()
         self.linear = zero_initialized(nn.Linear(num_features, num_classes))
@@ -142,7 +143,8 @@ def features(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 def _classifier_module(network: nn.Module) -> nn.Module | None:
     if hasattr(network, "get_classifier"):
-        own = network.get_classifier()
+        timm_model: Any = network
+        own = timm_model.get_classifier()
         return own if isinstance(own, nn.Module) else None
     for name in _USUAL_NAMES:
         if isinstance(module := getattr(network, name, None), nn.Module):

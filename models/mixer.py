@@ -55,8 +55,8 @@ class MixerLayout:
         """
         if image_size != self.image_size:
             raise ValueError(
-                f"a Mixer cannot change the size of its images: its token-mixing weights belong to the "
-                f"{(self.image_size // self.patch_size) ** 2} patches of {self.image_size} px; resize the images instead"
+                "a Mixer cannot change the size of its images: its token-mixing weights belong to the "
+                f"{(self.image_size // self.patch_size) ** 2} patches of {self.image_size} px; resize the images"
             )
         return self
 

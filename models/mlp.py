@@ -54,8 +54,8 @@ class MLPLayout:
         """
         if image_size != self.image_size:
             raise ValueError(
-                "a fully connected network cannot change the size of its images: its first layer has a weight for every "
-                f"pixel of {self.image_size} x {self.image_size}; resize the images instead"
+                "a fully connected network cannot change the size of its images: its first layer has a weight for "
+                f"every pixel of {self.image_size} x {self.image_size}; resize the images"
             )
         return self
 

@@ -103,7 +103,7 @@ def build_network(
         network = found.build(layout, num_classes)
     else:
         build = partial(build_outside, family, found, variant, in_channels=in_channels, num_classes=num_classes)
-        if designed_for not in (None, image_size):
+        if designed_for is not None and designed_for != image_size:
             check_same_weights(family, build, designed_for, image_size)
         network = build(image_size=image_size)
     if head == "hidden":
@@ -166,6 +166,16 @@ def _counted_flops(
     return count_flops(network, (2, in_channels, image_size, image_size))
 
 
+def layout_of(family: str, variant: str, *, image_size: int, in_channels: int) -> Any | None:  # noqa: ANN401  # any Layout
+    """All sizes of a network except its number of classes; None for a family from outside, which has no layout.
+
+    Raises:
+        ValueError: family, variant, image size or channels are not possible.
+    """
+    found = None if family.startswith(TIMM_PREFIX) else _find(family)
+    return _layout(found, variant, image_size, in_channels) if isinstance(found, Family) else None
+
+
 def _find(name: str) -> Family | NetworkBuilder:
     if name in FAMILIES:
         return FAMILIES[name]
@@ -211,8 +221,8 @@ def layout_of(
         else:
             return resized
     raise ValueError(
-        f"family {family!r}, variant {variant!r}, designed for {designed_for} px, cannot be applied to {image_size} px: "
-        f"{reason}"
+        f"family {family!r}, variant {variant!r}, designed for {designed_for} px, cannot be applied to {image_size} "
+        f"px: {reason}"
     )
 
 

@@ -125,11 +125,11 @@ def fit_weights(weights: Weights, network: nn.Module, target: Origin) -> tuple[d
         state = _resized(weights.state, weights.origin, target)
     else:
         state = _converted(weights.path, weights.state, network)
-    dropped = tuple(name for name in state if name.startswith(head))
+    dropped = tuple(sorted(name for name in state if name.startswith(head)))
     state = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
     _check_fit(f"{weights.path}: does not fit {_told(target)}", state, network, head)
     before = {name: tensor.shape for name, tensor in weights.state.items()}
-    resized = tuple(name for name, tensor in state.items() if before.get(name, tensor.shape) != tensor.shape)
+    resized = tuple(sorted(name for name in state if before.get(name, state[name].shape) != state[name].shape))
     return state, LoadedStart(weights.path, weights.sha256, weights.origin, dropped, resized)
 
 
@@ -143,8 +143,10 @@ def _check_origin(path: Path, found: Origin, target: Origin) -> None:
 
 
 def _told(network: Origin) -> str:
-    at = f"{network.image_size} px" if network.image_size == network.designed_for else (
-        f"{network.image_size} px (designed for {network.designed_for} px)"
+    at = (
+        f"{network.image_size} px"
+        if network.image_size == network.designed_for
+        else (f"{network.image_size} px (designed for {network.designed_for} px)")
     )
     return f"{network.family} {network.variant} for {network.in_channels} channels at {at}"
 
@@ -174,12 +176,15 @@ def _converted(path: Path, state: dict[str, torch.Tensor], network: nn.Module) -
         ) from error
 
 
-def _timm_filter(network: nn.Module) -> Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None:
+def _timm_filter(network: nn.Module) -> Callable[..., dict[str, torch.Tensor]] | None:
     """The function by which timm converts checkpoints of this architecture, if it has one."""
     for kind in type(network).__mro__:
         if kind.__module__.startswith("timm.models."):
-            module = sys.modules[kind.__module__]
-            return getattr(module, "checkpoint_filter_fn", getattr(module, "_checkpoint_filter_fn", None))
+            module: Any = sys.modules[kind.__module__]
+            found: Callable[..., dict[str, torch.Tensor]] | None = getattr(
+                module, "checkpoint_filter_fn", getattr(module, "_checkpoint_filter_fn", None)
+            )
+            return found
     return None
 
 

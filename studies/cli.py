@@ -12,13 +12,29 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
+from typer.core import TyperGroup
 
 from .bench.command import bench
 from .console import JsonOption, StoreOption, err, out, print_json
+from .counts import counted
 from .errors import ExitCode, StudyError
 from .fit_command import fit
+from .interruption import Interrupted, told_once
+
+
+class _Commands(TyperGroup):
+    """The verbs; Ctrl-C within any of them reaches `main`."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # as typer's own
+        """Calls the verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
 
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,7 +61,8 @@ def main() -> None:
     # So that family=package.module:build and data factories of the working folder can be imported.
     sys.path.append(str(Path.cwd()))
     try:
-        app()
+        with told_once():
+            app()
     except StudyError as error:
         err.print(f"error: {error}", style="red", markup=False)
         raise SystemExit(error.exit_code) from None
@@ -82,22 +99,24 @@ def plan(
     """Validate a study and print its cells, steps, FLOPs, time and disk, without training."""
     from . import rounds, workflow
     from .compose import compose_study
-    from .engines.local import devices
     from .estimate import estimate
+    from .jobs import cells_at_once
     from .planning import Plan
     from .store import Store
     from .terminal import plan_tables, stages_in_all, trial_tables
 
     composed = compose_study(study, overrides or [], config_dir)
     planned: Plan = rounds.plan_tuning(composed) if tuning else workflow.plan(composed.spec)
+    available = workflow.check_machine(planned, composed.engine)
     found = Store(store)
-    available = devices(composed.engine)
-    records = found.all_records()
-    stages = []
+    records, stages = found.all_records(), []
     for stage in planned.stages:
         states = found.states(stage)
         done = frozenset(cell_id for cell_id, state in states.items() if state in ("finished", "diverged"))
-        cost = estimate(stage, records, len(available), done=done, device=available[0]) if timing else None
+        cost = None
+        if timing:
+            at_once = cells_at_once(stage.cells, composed.engine, available)
+            cost = estimate(stage, records, len(available), num_running=at_once, done=done, device=available[0])
         stages.append((stage, cost, done))
     if as_json:
         told = [
@@ -145,24 +164,20 @@ def run(
         def on_start(stage: Plan) -> None:
             stack.close()
             folder = found.study_folder(stage.study_id)
-            out.print(f"{stage.study_id}: {len(stage.cells)} cells, plan locked in {folder}")
+            out.print(f"{stage.study_id}: {counted(len(stage.cells), 'cell')}, plan locked in {folder}")
             for note in stage.notes:
                 out.print(f"note: {note}", markup=False)
             seen.append(stack.enter_context(StudyProgress(stage, found, out)))
 
-        try:
-            result = workflow.run(
-                composed,
-                found,
-                planned=planned,
-                retry_failed=retry_failed,
-                on_start=on_start,
-                on_poll=lambda running: seen[-1].update(running),
-                on_message=lambda message: err.print(message, markup=False),
-            )
-        except KeyboardInterrupt:
-            err.print(f"interrupted: finished cells are kept; continue with the same command (study run {study} ...)")
-            raise SystemExit(ExitCode.INTERRUPTED) from None
+        result = workflow.run(
+            composed,
+            found,
+            planned=planned,
+            retry_failed=retry_failed,
+            on_start=on_start,
+            on_poll=lambda running: seen[-1].update(running),
+            on_message=lambda message: err.print(message, markup=False),
+        )
     for part in result_tables(result, found):
         out.print(part)
     raise SystemExit(result.exit_code)
@@ -213,22 +228,18 @@ def tune(
                 for part in trial_tables(locked, composed.tuning, None, done):
                     out.print(part)
             folder = found.study_folder(locked.study_id)
-            out.print(f"{tells}: {len(locked.cells)} cells, plan locked in {folder}")
+            out.print(f"{tells}: {counted(len(locked.cells), 'cell')}, plan locked in {folder}")
             seen.append(stack.enter_context(StudyProgress(locked, found, out)))
 
-        try:
-            result = rounds.tune(
-                composed,
-                found,
-                out=output,
-                retry_failed=retry_failed,
-                on_start=on_start,
-                on_poll=lambda running: seen[-1].update(running),
-                on_message=lambda message: err.print(message, markup=False),
-            )
-        except KeyboardInterrupt:
-            err.print(f"interrupted: finished cells are kept; continue with the same command (study tune {study} ...)")
-            raise SystemExit(ExitCode.INTERRUPTED) from None
+        result = rounds.tune(
+            composed,
+            found,
+            out=output,
+            retry_failed=retry_failed,
+            on_start=on_start,
+            on_poll=lambda running: seen[-1].update(running),
+            on_message=lambda message: err.print(message, markup=False),
+        )
     for part in tuned_tables(result, found):
         out.print(part)
     raise SystemExit(result.exit_code)

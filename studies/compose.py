@@ -149,8 +149,8 @@ def _recipe_found(recipe: Recipe, where: str, config_dir: Path | None) -> Recipe
     if name not in known:
         choices = ", ".join(known) or "none"
         raise ConfigError(
-            f"{where}recipe.tuning: {name!r} is not known{_did_you_mean(name, list(known))}; there are: {choices}, or give "
-            "the path of a file that `study tune` wrote"
+            f"{where}recipe.tuning: {name!r} is not known{_did_you_mean(name, list(known))}; there are: {choices}, or "
+            "give the path of a file that `study tune` wrote"
         )
     return recipe.model_copy(update={"tuning": str(known[name].resolve())})
 

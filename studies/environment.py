@@ -35,8 +35,8 @@ def code_version() -> str:
     return f"{importlib.metadata.version('inductive-bias-study')}+src.{digest.hexdigest()[:8]}"
 
 
-def environment(device: str) -> Environment:
-    """The environment of a cell trained on `device` (`cpu` or `cuda:<index>`)."""
+def environment(device: str, lanes: int | None = None) -> Environment:
+    """The environment of a cell trained on `device` (`cpu` or `cuda:<index>`), by a program of so many `lanes`."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name()
     return Environment(
         host=platform.node(),
@@ -48,6 +48,7 @@ def environment(device: str) -> Environment:
         numpy=np.__version__,
         code_version=code_version(),
         threads=torch.get_num_threads(),
+        lanes=lanes,
     )
 
 

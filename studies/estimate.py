@@ -42,18 +42,26 @@ class Estimate:
 
 
 def estimate(
-    plan: Plan, records: list[Record], num_workers: int, *, done: frozenset[str] = frozenset(), device: str = "cpu"
+    plan: Plan,
+    records: list[Record],
+    num_workers: int,
+    *,
+    num_running: int | None = None,
+    done: frozenset[str] = frozenset(),
+    device: str = "cpu",
 ) -> Estimate:
     """Time and disk for the cells of `plan` that are not in `done`.
 
     Args:
         records: finished records to learn speeds from, of any study; those of another kind of device are left out.
+        num_running: cells that train at one time (`jobs.cells_at_once`), whose checkpoints the disk must hold; one for
+            each worker if None.
         device: where the cells will run; `cpu`, or `cuda:0`.
     """
     kind = device.partition(":")[0]
     rates = _recorded_rates(records, kind)
     measured = tuple(arm.name for arm in plan.arms if (arm.family, arm.variant) not in rates)
-    kept, running = disk_needed(plan, num_workers)
+    kept, running = disk_needed(plan, num_running or num_workers)
     if measured and kind != "cpu":  # a step on this process's CPU would say nothing of it
         return Estimate(None, num_workers, kept, running, ())
     for arm in plan.arms:
@@ -70,8 +78,8 @@ def estimate(
     )
 
 
-def disk_needed(plan: Plan, num_workers: int, *, keeps_weights: bool = False) -> tuple[int, int]:
-    """Bytes kept of all records and predictions, and bytes of the checkpoints of the cells that run at once.
+def disk_needed(plan: Plan, num_running: int, *, keeps_weights: bool = False) -> tuple[int, int]:
+    """Bytes kept of all records and predictions, and bytes of the checkpoints of `num_running` cells.
 
     Args:
         keeps_weights: whether the final weights of every branch are kept too, float32.
@@ -81,7 +89,7 @@ def disk_needed(plan: Plan, num_workers: int, *, keeps_weights: bool = False) ->
     kept = sum(_kept_bytes(cell) for cell in plan.cells)
     if keeps_weights:
         kept += sum(4 * arms[cell.family, cell.variant].num_parameters * len(cell.branches) for cell in plan.cells)
-    return kept, num_workers * largest
+    return kept, num_running * largest
 
 
 def evaluation_flops(cell: Cell) -> int:

@@ -79,10 +79,12 @@ full budget).
 `study bundle` packs plan, records, predictions and report of a study into one file with a checksum for each part, and
 `study verify` checks such a file; unpacked it is a store again.
 
-Columns marked *may differ* depend on where and when the cell was trained. All others are functions of the cell alone:
-train it twice on one machine and they are equal bit for bit.
+Columns marked *may differ* depend on where, when and in which company the cell was trained. All others are functions of
+the cell: train it twice on one machine, both times by the loop of a lone cell or both times in lanes, and on a CPU they
+are equal bit for bit, whatever the number of lanes.
 
-This page is generated from `studies.records.COLUMNS`; a test keeps the two equal.
+This page is generated from `studies.records.COLUMNS`, and a test keeps the two equal:
+`python -c "from studies.export import columns_page; print(columns_page(), end='')" > docs/records.md`.
 
 | Column | Meaning | May differ |
 |---|---|---|"""

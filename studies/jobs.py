@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .planning import Cell
+from .spec import EngineSpec
 
 MAX_LANES = 64
 """Most lanes of a program whose width is chosen by measurement."""
@@ -39,6 +41,25 @@ class Waiting:
 def program_key(cell: Cell) -> str:
     """Equal for cells that one program can train: one architecture, one schedule, one kind of batch."""
     return json.dumps(cell.model_dump(mode="json", exclude=set(DIFFERS)), sort_keys=True)
+
+
+def most_lanes(settings: EngineSpec, device: str) -> int:
+    """Most lanes of a program: as told, else as many as may be tried on such a device."""
+    if settings.devices_per_cell > 1:
+        return 1
+    if settings.lanes != "auto":
+        return settings.lanes
+    return CPU_LANES if device == "cpu" else MAX_LANES
+
+
+def cells_at_once(cells: Sequence[Cell], settings: EngineSpec, devices: Sequence[str]) -> int:
+    """Most cells that train at one time.
+
+    Args:
+        devices: one per worker.
+    """
+    widest = max(Counter(map(program_key, cells)).values(), default=0)
+    return min(len(cells), len(devices) * min(most_lanes(settings, devices[0]), widest))
 
 
 def next_job(waiting: Sequence[Waiting], width: int, num_workers: int) -> tuple[str, ...]:

@@ -75,6 +75,7 @@ class LaneProgram:
         self._losses = torch.zeros(chunk_steps, self.num_lanes, device=self.device)
         self._row = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._ahead: tuple[int, int, Tensor] | None = None
+        self._examples_per_lane = 0  # of the step taken last, or captured
 
     def module(self, on_chunk: OnChunk) -> pl.LightningModule:
         """A module without weights, so that no Trainer moves the lanes from where the graph knows them."""
@@ -111,7 +112,11 @@ class LaneProgram:
             self._captured = None
 
     def _chunk(self, start: int, stop: int) -> tuple[Tensor, int]:
-        """Losses [K, L] and images per lane of the steps `start .. stop - 1`, which the tables can hold."""
+        """Losses [K, L] and images per lane of the steps `start .. stop - 1`, which the tables can hold.
+
+        Images are counted from the batches that went through the network, not from the tables: their shape is known
+        without a look at the device, and a captured step repeats the one it was captured with.
+        """
         count = stop - start
         rows = self._rows_between(start, stop)
         self._rows[:count].copy_(rows)
@@ -122,12 +127,14 @@ class LaneProgram:
             self._captured = self._captured or self._capture()
             step = self._captured.replay
         self._row.zero_()
+        examples = 0
         for _ in range(count):
             step()
+            examples += self._examples_per_lane
         losses = self._losses[:count].clone()
         # The device is busy with the chunk: meanwhile the host draws the orders of the one that likely follows.
         self._ahead = (stop, stop + count, self._batches.rows_between(stop, stop + count))
-        return losses, rows.shape[0] * rows.shape[2]
+        return losses, examples
 
     def _device_step(self) -> None:
         """One optimiser step of every lane; tensors only."""
@@ -144,6 +151,7 @@ class LaneProgram:
             label_smoothing=self._cells[0].label_smoothing,
         )
         losses = each.view_as(labels).mean(dim=1)
+        self._examples_per_lane = labels.numel() // self.num_lanes
         losses.sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step(rates)
         self._losses.index_copy_(0, self._row, losses.detach()[None])

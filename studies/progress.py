@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -55,20 +56,30 @@ class StudyProgress:
     def update(self, running: Sequence[str]) -> None:
         """Looks at the store; `running` are the cells of this launcher."""
         done = 0.0
-        counts = {"done": 0, "failed": 0}
+        counts = Counter[str]()
         for cell_id, flops in self._flops.items():
             state = self._state(cell_id, running)
+            counts[state] += 1
             if state in ("finished", "diverged", "invalid", "failed"):
                 done += flops
-                counts["failed" if state in ("failed", "invalid", "diverged") else "done"] += 1
-            elif cell_id in running and (progress := self._store.progress(cell_id)) is not None:
-                done += flops * progress.step / progress.total_steps
-        text = f"{counts['done']}/{len(self._flops)} done, {len(running)} running, {counts['failed']} failed"
+            elif cell_id in running:
+                progress = self._store.progress(cell_id)
+                counts["starting"] += progress is None or progress.starting
+                done += flops * progress.step / progress.total_steps if progress is not None else 0
+        text = self._told(counts, len(running))
         left = self._time_left(done)
         self._bar.update(self._task, completed=done, counts=text, left=left)
         told = f"{text}, {done / self._total:.0%}"
         if not self._console.is_terminal and self._line_is_due(told):
             self._console.print(f"{self._plan.spec.name}: {told}{left and ', ' + left}")
+
+    def _told(self, counts: Counter[str], num_running: int) -> str:
+        """Cells by what is true of them; a diverged one is done, at chance."""
+        done = f"{counts['finished'] + counts['diverged']}/{len(self._flops)} done"
+        diverged = f" ({counts['diverged']} diverged)" if counts["diverged"] else ""
+        starting = f" ({counts['starting']} starting)" if counts["starting"] else ""
+        failed = counts["failed"] + counts["invalid"]
+        return f"{done}{diverged}, {num_running} running{starting}, {failed} failed"
 
     def _state(self, cell_id: str, running: Sequence[str]) -> CellState:
         """A record is final, so a settled cell is read once; a running one is not read at all."""

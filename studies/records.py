@@ -72,7 +72,12 @@ class Branch(_Frozen):
 
 
 class Environment(_Frozen):
-    """Where and with what the cell was trained."""
+    """Where and with what the cell was trained.
+
+    Attributes:
+        lanes: cells that its program had when it ended, itself included; 0 for the loop of a lone cell, None where it
+            was not trained, or before this was noted.
+    """
 
     host: str
     device: str
@@ -83,6 +88,7 @@ class Environment(_Frozen):
     numpy: str
     code_version: str
     threads: int
+    lanes: int | None = None
 
 
 class Record(_Frozen):
@@ -191,13 +197,16 @@ COLUMNS: dict[str, str] = {
     "finished_at": "UTC time of the record",
     "host": "machine",
     "device": "device the cell was trained on",
+    "lanes": "cells trained together as lanes of one program, this one included; 0: the loop of a lone cell, whose "
+    "rounding differs; empty in records of before this was noted",
     "torch": "version of torch",
     "code_version": "version of this package",
     "protocol_version": "version of the protocol",
     "wandb_url": "address of the live W&B run if there was one",
 }
 
-# Columns that may differ between two runs of one cell on one machine; all others are bit-for-bit functions of the cell.
+# Columns that may differ between two runs of one cell on one machine; all others are bit-for-bit functions of the cell
+# and of the kind of loop that trains it (`lanes`), which on a CPU is a function of the cell and `engine.lanes`.
 INCIDENTAL_COLUMNS: frozenset[str] = frozenset(
     {
         "study",
@@ -209,6 +218,7 @@ INCIDENTAL_COLUMNS: frozenset[str] = frozenset(
         "finished_at",
         "host",
         "device",
+        "lanes",
         "torch",
         "code_version",
         "wandb_url",
@@ -269,6 +279,7 @@ def _rows(record: Record, tier: str | None) -> list[dict[str, Any]]:
         shared |= {
             "host": environment.host,
             "device": environment.device,
+            "lanes": environment.lanes,
             "torch": environment.torch,
             "code_version": environment.code_version,
         }

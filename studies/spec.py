@@ -28,6 +28,9 @@ Permutation = Literal["none", "within_patch", "patches", "pixels"]
 ObjectiveName = Literal["classification", "masked_patches"]
 """What a network learns: the classes of images, or the colours of patches hidden from it (`models.masked_patches`)."""
 
+ObjectiveName = Literal["classification", "masked_patches"]
+"""What a network learns: the classes of images, or the colours of patches hidden from it (`models.masked_patches`)."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -343,7 +346,8 @@ class EngineSpec(_Strict):
             measured to gain from; on a CPU three of networks so small that calling kernels costs more than running
             them, else one. Rounding differs between a run in lanes and the same run without (lanes=1), on a CPU not
             with their number.
-        compile: compile the network (`torch.compile`), on GPUs only; costs a minute or so for every architecture.
+        compile: compile the network (`torch.compile`) of a program of lanes, on GPUs only; costs a minute or so for
+            every architecture.
         devices_per_cell: GPUs, or processes on a CPU, that train one cell together: for cells too large for one. Then
             there are as many workers as there are whole sets of them, and no lanes.
         strategy: Lightning's strategy for them; `auto` is `ddp`, distributed data-parallel training.
@@ -382,6 +386,11 @@ class EngineSpec(_Strict):
             raise ValueError(
                 f"lanes {self.lanes} share one device and devices_per_cell {self.devices_per_cell} splits a cell over "
                 "several: set one of them to 1"
+            )
+        if self.devices_per_cell > 1 and self.compile:
+            raise ValueError(
+                f"compile true is for programs on one device and devices_per_cell {self.devices_per_cell} splits a "
+                "cell over several: set compile to false, or devices_per_cell to 1"
             )
         return self
 

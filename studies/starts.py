@@ -159,8 +159,8 @@ def _note(source: StartSource, data: DataInfo, cells: Sequence[tuple[str, Cell]]
         size = "an unknown number of" if source.num_pretrain is None else f"{source.num_pretrain:,}"
         return (
             f"{arms} begin from weights trained elsewhere (sha256 {source.sha256[:12]}; {source.objective}, {size} "
-            f"images of {source.image_size} px){resized}, the same for every replicate. What they cost {cost}; it is no "
-            "part of any budget here."
+            f"images of {source.image_size} px){resized}, the same for every replicate. What they cost {cost}; it "
+            "is no part of any budget here."
         )
     assert isinstance(source, StageStart)
     stage = source.plan

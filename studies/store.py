@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -37,11 +37,17 @@ CellState = Literal["finished", "diverged", "invalid", "failed", "running", "int
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running cell is, in optimiser steps of trunk and cooldowns."""
+    """How far a running cell is, in optimiser steps of trunk and cooldowns.
+
+    Attributes:
+        updated: seconds since the epoch.
+        starting: a worker has taken the cell up and not trained on it yet; `step` is what an earlier one had reached.
+    """
 
     step: int
     total_steps: int
-    updated: float  # seconds since the epoch
+    updated: float
+    starting: bool = False
 
 
 class Store:
@@ -174,10 +180,10 @@ class Store:
         has_checkpoint = any(self.cell_folder(cell_id).glob("checkpoint*.pt"))
         return "interrupted" if has_checkpoint else "waiting"
 
-    def write_progress(self, cell_id: str, step: int, total_steps: int) -> None:
+    def write_progress(self, cell_id: str, step: int, total_steps: int, *, starting: bool = False) -> None:
         """Tells other processes how far a running cell is; best effort."""
         with contextlib.suppress(StoreError):
-            text = json.dumps({"step": step, "total_steps": total_steps, "updated": time.time()})
+            text = json.dumps(asdict(Progress(step, total_steps, time.time(), starting)))
             write_text(self.cell_folder(cell_id) / "progress.json", text, durable=False)
 
     def progress(self, cell_id: str) -> Progress | None:

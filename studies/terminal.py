@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .counts import counted
 from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds, shares
 from .planning import Arm, Cell, Plan
 from .records import records_frame, selected_rows
-from .store import CellState, Store
+from .store import CellState, Progress, Store
 from .tuning import TuningSpec
 from .tuning_file import read_tuning
 
@@ -79,7 +81,8 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             f"trials; {describe_flops(cited.train_flops)}, {share:.0%} of this study's training)"
         )
     yield Text(f"branches end at {', '.join(f'{fraction:g} C' for fraction in spec.budget.branches)}")
-    yield Text(f"{len(plan.cells)} cells, {num_done} done; {describe_flops(plan.executed_flops)} of training in all")
+    cells = counted(len(plan.cells), "cell")
+    yield Text(f"{cells}, {num_done:,} done; {describe_flops(plan.executed_flops)} of training in all")
     if cost is not None:
         how = f" ({', '.join(cost.measured_arms)} timed now)" if cost.measured_arms else ""
         yield Text(
@@ -168,8 +171,8 @@ def trial_tables(plan: Plan, rules: TuningSpec, cost: Estimate | None, num_done:
     yield table
     most = plan.executed_flops * rules.max_trials / len(rules.grid)
     yield Text(
-        f"{len(plan.cells)} cells, {num_done} done; {describe_flops(plan.executed_flops)} of training in the first "
-        f"round, at most {describe_flops(most)} with all extensions"
+        f"{counted(len(plan.cells), 'cell')}, {num_done:,} done; {describe_flops(plan.executed_flops)} of training in "
+        f"the first round, at most {describe_flops(most)} with all extensions"
     )
     if cost is not None:
         yield Text(f"{_time_told(cost)} for what is left of this round")
@@ -178,7 +181,7 @@ def trial_tables(plan: Plan, rules: TuningSpec, cost: Estimate | None, num_done:
 
 
 def _time_told(cost: Estimate) -> str:
-    workers = f"{cost.num_workers} worker{'s' if cost.num_workers > 1 else ''}"
+    workers = counted(cost.num_workers, "worker")
     if cost.seconds is None:
         return f"time on {workers} unknown: no such cells have been trained on a GPU; `study bench gpu` measures it"
     return f"estimated {describe_seconds(cost.seconds)} on {workers}"
@@ -203,7 +206,8 @@ def tuned_tables(result: TuneResult, store: Store) -> Iterator[RenderableType]:
             )
         yield table
         cost = tuning.cost
-        yield Text(f"{cost.trials} trials, {cost.cells} cells, {describe_flops(cost.train_flops)} of training")
+        trials, cells = counted(cost.trials, "trial"), counted(cost.cells, "cell")
+        yield Text(f"{trials}, {cells}, {describe_flops(cost.train_flops)} of training")
     states = set(result.states.values())
     yield Text(f"{plan.study_id}: {_counted(result.states)}", style="bold" if states == {"finished"} else "bold red")
     yield from _problems(result, store)
@@ -281,7 +285,8 @@ def _one_per_size(plan: Plan) -> list[Cell]:
 
 def _counted(states: Mapping[str, CellState]) -> str:
     counts = Counter(states.values())
-    return f"{len(states)} cells: " + ", ".join(f"{counts[state]} {state}" for state in STATE_STYLES if counts[state])
+    told = ", ".join(f"{counts[state]} {state}" for state in STATE_STYLES if counts[state])
+    return f"{counted(len(states), 'cell')}: {told}"
 
 
 def _begins_from(plan: Plan, arm: Arm) -> tuple[str, str]:
@@ -308,8 +313,19 @@ def _pretrained_on(cell: Cell) -> str:
 
 
 def _remark(cell: Cell, state: CellState, store: Store) -> str:
-    if state == "running" and (progress := store.progress(cell.id)) is not None:
-        return f"step {progress.step} of {progress.total_steps}"
+    if state == "running":
+        return _how_far(store.progress(cell.id))
     if state in ("failed", "invalid", "diverged") and (record := store.record(cell.id)) is not None:
         return record.reason
     return ""
+
+
+def _how_far(progress: Progress | None) -> str:
+    """Of a running cell: its step; or that it has taken none yet, and since when."""
+    if progress is None:
+        return "starting"
+    step = f"step {progress.step} of {progress.total_steps}"
+    if not progress.starting:
+        return step
+    since = datetime.datetime.fromtimestamp(progress.updated, datetime.UTC)
+    return f"starting{f' from {step}' if progress.step else ''}, since {since:%Y-%m-%d %H:%M:%S} UTC"

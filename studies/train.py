@@ -85,8 +85,8 @@ def train_cells(
 
     Args:
         lives: shows the losses of the cells named.
-        in_lanes: whether to make programs of lanes; by default for several cells, and for one where `takes_lanes`.
-            Never where several devices share a cell.
+        in_lanes: whether to make programs of lanes; by default where `takes_lanes` says so, for several cells as for a
+            lone one. Never where several devices share a cell.
 
     Yields:
         A cell's id with its record, or with what went wrong in its own data or record and in no other's.
@@ -97,7 +97,7 @@ def train_cells(
     """
     check_team(cells, settings, device)
     several = settings.devices_per_cell > 1
-    wanted = len(cells) > 1 or takes_lanes(cells[0], settings, device) if in_lanes is None else in_lanes
+    wanted = takes_lanes(cells[0], settings, device) if in_lanes is None else in_lanes
     in_lanes = wanted and not several and _can_share(cells[0])
     arguments = (cells, data, store, study_id, plan_hash, settings)
     with team(settings, device, _follow, *arguments) as rank:
@@ -139,12 +139,13 @@ def _train(
             program.close()  # validation has had its say, and the test split needs no captured step
         if not rank.leads:
             continue
+        where = environment(device, program.num_lanes if in_lanes else 0)
         for lane, course in enumerate(group):
             try:
                 trained = course.trained(program.network_of(lane))
                 # Only now is the test split read, once, for all branches together; never in a tuning.
                 test = shared.test_split(course.cell.seeds.subset) if course.cell.reads_test else None
-                record, predictions = assess(trained, test, study_id, plan_hash, environment(device), now())
+                record, predictions = assess(trained, test, study_id, plan_hash, where, now())
                 if course.live is not None:
                     record = record.model_copy(update={"wandb_url": course.live.close().url or ""})
                 if settings.keep_checkpoints:

@@ -23,7 +23,7 @@ from .engines import LocalEngine, Outcome
 from .engines.local import devices
 from .errors import ConfigError, ExitCode, StoreError
 from .estimate import describe_bytes, disk_needed
-from .jobs import CPU_LANES
+from .jobs import cells_at_once
 from .planning import Arm, Plan, make_plan
 from .precision import check_precision
 from .records import Record, records_frame
@@ -149,7 +149,8 @@ def train_cells(
 
     Earlier stages are made ready together with the plan, then trained before it.
     """
-    _check_machine(planned, study, store)
+    available = [check_machine(stage, study.engine) for stage in planned.stages][-1]
+    check_disk(planned, store, max(cells_at_once(stage.cells, study.engine, available) for stage in planned.stages))
     for stage in planned.stages:
         prepare_data(stage)
         store.lock_plan(stage)
@@ -162,19 +163,6 @@ def train_cells(
     blocked = without_start(planned, store)
     total += _train_stage(planned, study, store, study.engine, retry_failed, on_start, on_poll, on_message, blocked)
     return total
-
-
-def _check_machine(planned: Plan, study: Composed, store: Store) -> None:
-    available = devices(study.engine)
-    for stage in planned.stages:
-        if study.engine.devices_per_cell > 1:
-            from .team import check_team
-
-            check_team(stage.cells, study.engine, available[0])
-        check_precision(stage.spec.recipe.precision, available[0])
-    automatic = CPU_LANES if available[0] == "cpu" else 1
-    lanes = automatic if study.engine.lanes == "auto" else study.engine.lanes
-    check_disk(planned, store, min(lanes * len(available), max(len(stage.cells) for stage in planned.stages)))
 
 
 def _train_stage(
@@ -204,6 +192,29 @@ def _train_stage(
     return outcome
 
 
+def check_machine(planned: Plan, settings: EngineSpec) -> list[str]:
+    """Refuses what this machine cannot do as asked, before anything is written or trained.
+
+    Returns:
+        The first device of each worker, as of `devices`.
+
+    Raises:
+        ConfigError: says which field, the value given and what to do.
+    """
+    available = devices(settings)
+    if settings.compile and available[0] == "cpu":
+        raise ConfigError(
+            "engine.compile: true was asked for, but only programs on a GPU are compiled and these cells would train "
+            "on the CPU; set engine.compile=false, or run where torch sees a GPU"
+        )
+    if settings.devices_per_cell > 1:
+        from .team import check_team
+
+        check_team(planned.cells, settings, available[0])
+    check_precision(planned.spec.recipe.precision, available[0])
+    return available
+
+
 def prepare_data(planned: Plan) -> None:
     """Decodes both splits into the cache once, so that a broken image is found now and no worker decodes.
 
@@ -230,8 +241,8 @@ def prepare_data(planned: Plan) -> None:
             )
 
 
-def check_disk(planned: Plan, store: Store, num_workers: int) -> None:
-    """Refuses a study that cannot fit on the disk, its checkpoints of `num_workers` cells at once included.
+def check_disk(planned: Plan, store: Store, num_running: int) -> None:
+    """Refuses a study that cannot fit on the disk, the checkpoints of `num_running` cells at once included.
 
     Raises:
         StoreError: says how much it needs and how much there is.
@@ -240,7 +251,7 @@ def check_disk(planned: Plan, store: Store, num_workers: int) -> None:
     for stage in planned.stages:
         states = store.states(stage)
         left = 1 - sum(state in ("finished", "diverged") for state in states.values()) / len(states)
-        of_records, of_checkpoints = disk_needed(stage, num_workers, keeps_weights=stage is not planned)
+        of_records, of_checkpoints = disk_needed(stage, num_running, keeps_weights=stage is not planned)
         kept, running = kept + of_records * left, max(running, of_checkpoints if left else 0)
     needed, running = round(kept + running), round(running)
     folder = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
@@ -248,7 +259,8 @@ def check_disk(planned: Plan, store: Store, num_workers: int) -> None:
     if needed > free:
         raise StoreError(
             f"{folder}: the study needs about {describe_bytes(needed)}, {describe_bytes(running)} of it while it runs, "
-            f"but {describe_bytes(free)} are free; choose another folder with --store, or lower engine.workers"
+            f"but {describe_bytes(free)} are free; choose another folder with --store, or lower engine.lanes or "
+            "engine.workers"
         )
 
 

@@ -44,7 +44,7 @@ def test_the_wheel_installs_the_command(wheel: Path) -> None:
         (entry,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         points = ConfigParser()
         points.read_string(archive.read(entry).decode())
-    assert dict(points["console_scripts"]) == {"study": "studies.cli:main"}
+    assert dict(points["console_scripts"]) == {"study": "studies.__main__:main"}
 
 
 PLAN = """

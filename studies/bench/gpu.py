@@ -17,7 +17,7 @@ from studies.errors import StudyError
 from .children import running
 from .workload import Workload, as_json, workloads
 
-SCHEMA = 1
+SCHEMA = 2
 LANE_WIDTHS = (0, 1, 5, 10, 20, 40)
 """Runs trained as one, at most the 40 that a family of the full study has; 0 is the loop without lanes."""
 MEASURED_SECONDS = 1.0
@@ -69,7 +69,7 @@ def measure_gpu(
 
     Returns:
         Plain values: machine, peaks, `lanes` (speeds by family and width), `equal` (lanes against solo runs), `timm`
-        (speeds by flags), `study_minutes`, and what was `left_out` and why.
+        (speeds by flags), `study_minutes` without and with compiled networks, and what was `left_out` and why.
     """
     deadline = time.monotonic() + 60 * minutes
     result: dict[str, Any] = {"schema": SCHEMA, "kind": "gpu", "machine": {}, "peaks": {}, "lanes": [], "equal": [],
@@ -175,14 +175,19 @@ def fastest(rows: Sequence[Mapping[str, Any]], tier: str, arm: str) -> Mapping[s
 def study_minutes(result: Mapping[str, Any], image_size: int = 32) -> dict[str, Any]:
     """Minutes of training in the full CIFAR-10 study at the measured speeds, evaluation and start-up left out.
 
+    Only speeds of lanes count: on a GPU a study trains lone cells by a program too.
+
     Returns:
-        Minutes per family that was measured, their `total`, and whether it is `complete`.
+        For `eager`, the study's default `engine.compile=false`, and for `compiled`, with `engine.compile=true`: minutes
+        per family that was measured so, their `total`, and whether it is `complete`.
     """
     arms = workloads("tiny", None, image_size=image_size)
     images = FullStudy().images_per_family(max(one.flops.total for one in arms))
-    minutes: dict[str, float] = {}
-    for workload in arms:
-        row = fastest(result["lanes"], "tiny", workload.arm)
-        if row is not None:
-            minutes[workload.arm] = images / row["images_per_second"] / 60
-    return {"families": minutes, "total": sum(minutes.values()), "complete": len(minutes) == len(arms)}
+
+    def at(*, compiled: bool) -> dict[str, Any]:
+        rows = [row for row in result["lanes"] if row["lanes"] and row["compiled"] is compiled]
+        found = {workload.arm: fastest(rows, "tiny", workload.arm) for workload in arms}
+        minutes = {arm: images / row["images_per_second"] / 60 for arm, row in found.items() if row is not None}
+        return {"families": minutes, "total": sum(minutes.values()), "complete": len(minutes) == len(arms)}
+
+    return {"eager": at(compiled=False), "compiled": at(compiled=True)}

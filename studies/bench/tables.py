@@ -9,6 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from studies.counts import counted
+
 from .gpu import fastest
 from .timings import Spread, Timing, find, flops_per_second, ratios, utilisation
 from .train_race import CONTENDERS, timings_of
@@ -92,8 +94,8 @@ def study_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     table.add_row(f"{result['timm_script']}, a process per cell", f"{result['timm_seconds']:.1f}", "")
     yield table
     yield Text(
-        f"{result['num_cells']} cells of {result['steps']} steps: this package is {result['ratio']:.2f} x as fast; "
-        f"{result['study_seconds'] / result['study_steady_seconds']:.2f} x its own steady state"
+        f"{counted(result['num_cells'], 'cell')} of {result['steps']} steps: this package is {result['ratio']:.2f} x "
+        f"as fast; {result['study_seconds'] / result['study_steady_seconds']:.2f} x its own steady state"
     )
     if (note := disturbance(result["machine"])) is not None:
         yield Text(note, style="yellow")
@@ -123,9 +125,10 @@ def gpu_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     for row in result["equal"]:
         same = "equal to the last bit" if row["bitwise"] else f"equal within {row['largest']:.1e}"
         yield Text(f"{row['tier']} {row['arm']}: lanes and solo runs are {same} after {row['steps']} steps (fp32)")
-    planned = result["study_minutes"]
-    if planned.get("families"):
-        of = "the full CIFAR-10 study" if planned["complete"] else f"its families {', '.join(planned['families'])}"
-        yield Text(f"planned at these speeds: {planned['total']:.1f} min of training for {of}")
+    for how, setting in (("eager", "engine.compile=false, the default"), ("compiled", "engine.compile=true")):
+        planned = result["study_minutes"].get(how, {})
+        if planned.get("families"):
+            of = "the full CIFAR-10 study" if planned["complete"] else f"its families {', '.join(planned['families'])}"
+            yield Text(f"planned with {setting}: {planned['total']:.1f} min of training for {of}")
     for row in result["left_out"]:
         yield Text(f"left out: {row['what']}: {row['why']}", style="yellow")

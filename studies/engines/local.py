@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection as mp_connection
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from studies.jobs import CPU_LANES, MAX_LANES, Waiting, next_job, program_key
+from studies.jobs import Waiting, most_lanes, next_job, program_key
 from studies.planning import Plan
 from studies.spec import EngineSpec
 from studies.store import Store
@@ -156,11 +157,8 @@ class LocalEngine:
 
     def _width(self, cell_id: str) -> int:
         """Most lanes of a program of such cells: as told, else as a worker has measured, else as many as it may try."""
-        if self._settings.lanes != "auto":
-            return self._settings.lanes
-        if self._settings.devices_per_cell > 1:
-            return 1
-        return self._widths.get(self._keys[cell_id], CPU_LANES if self._devices[0] == "cpu" else MAX_LANES)
+        most = most_lanes(self._settings, self._devices[0])
+        return most if self._settings.lanes != "auto" else self._widths.get(self._keys[cell_id], most)
 
     def _results(self, workers: list[_Worker], idle: deque[str], outcome: Outcome) -> Iterator[JobResult]:
         """Waits a moment for workers to answer or die; ends those whose work is done."""
@@ -241,16 +239,19 @@ class LocalEngine:
 def warm_up() -> None:
     """Starts the forkserver, which imports torch while the caller plans; a second call does nothing.
 
-    Its children inherit `worker_environment`.
+    It and its children inherit `worker_environment`, and hear nothing of Ctrl-C, not while they start either.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
     settings = worker_environment()
     saved = {name: os.environ.get(name) for name in settings}
+    resource_tracker.ensure_running()  # first, because it unblocks Ctrl-C for whoever started it
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(settings)
     try:
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for name, value in saved.items():
             if value is None:
                 del os.environ[name]

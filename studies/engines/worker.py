@@ -109,6 +109,7 @@ class _Worker:
                     cells.append(self._cells[cell_id])
             if cells:
                 self._log(cells)
+                self._tell_start(cells)
                 self._lives = self._open_lives(cells)
                 in_lanes = self._takes_lanes(cells[0])
                 run_job(cells, self._train, self._answer, self._send, in_lanes=in_lanes)
@@ -194,6 +195,13 @@ class _Worker:
                 self._log_path(cell).open("a") as log,
             ):  # a full disk is told of later
                 print(line, file=log)
+
+    def _tell_start(self, cells: Sequence[Cell]) -> None:
+        """So that a cell whose first steps are long in coming does not look hung."""
+        for cell in cells:
+            known = self._store.progress(cell.id)
+            step = known.step if known is not None else 0
+            self._store.write_progress(cell.id, step, cell.executed_steps, starting=True)
 
     def _log_path(self, cell: Cell) -> Path:
         return self._store.cell_folder(cell.id) / "log.txt"

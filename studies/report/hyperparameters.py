@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from studies.counts import counted
 from studies.tuned import Citation
 
 from .palette import looks_of
@@ -35,7 +36,7 @@ def tuned_table(frame: pd.DataFrame, tuning: Citation, executed_flops: int) -> T
         columns=("Arm", *(f"N = {size:,}" for size in sizes)),
         rows=tuple(rows),
         note=f"From the tuning {tuning.name} (sha256 {tuning.sha256[:12]}), between its tuned sizes interpolated in ln "
-        f"N. It took {tuning.trials:,} trials, {tuning.cells:,} cells and {tuning.train_flops:.3g} training FLOPs, "
-        f"{tuning.train_flops / executed_flops:.0%} of those of this study, which are not part of any run's budget. "
-        "Trials were judged on validation images of replicates that are never reported.",
+        f"N. It took {counted(tuning.trials, 'trial')}, {counted(tuning.cells, 'cell')} and {tuning.train_flops:.3g} "
+        f"training FLOPs, {tuning.train_flops / executed_flops:.0%} of those of this study, which are not part of any "
+        "run's budget. Trials were judged on validation images of replicates that are never reported.",
     )

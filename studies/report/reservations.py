@@ -7,6 +7,7 @@ import pandas as pd
 from studies.analysis.of_records import curve_points
 from studies.analysis.study import StudyAnswers
 from studies.analysis.summary import data_curves
+from studies.counts import counted
 
 from .card import StudyCard
 from .tables import EXACT_FLOPS_TOLERANCE
@@ -63,6 +64,7 @@ def reservation_statements(frame: pd.DataFrame, card: StudyCard, answers: StudyA
     unseen = points[~points["sees_every_image"].astype(bool)]
     if len(unseen):
         statements.append(
-            f"In {len(unseen)} cells the chosen branch saw fewer images than N once: it could not use all of them."
+            f"In {counted(len(unseen), 'cell')} the chosen branch saw fewer images than N once: it could not use all "
+            "of them."
         )
     return statements

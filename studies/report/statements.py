@@ -18,6 +18,7 @@ from studies.analysis.of_records import RULES, Rule
 from studies.analysis.paired import PairedTests
 from studies.analysis.quantity import quantity
 from studies.analysis.study import CostView, StudyAnswers
+from studies.counts import counted
 
 from .card import StudyCard
 from .fit_tables import floor_verdict, hull
@@ -36,7 +37,8 @@ def progress_statement(frame: pd.DataFrame, card: StudyCard) -> str:
     waiting = max(card.num_cells - len(status), 0)
     if usable >= card.num_cells:
         return ""
-    parts = [f"{usable} of {card.num_cells} planned cells are finished"]
+    verb = "is" if card.num_cells == 1 else "are"
+    parts = [f"{usable:,} of {counted(card.num_cells, 'planned cell')} {verb} finished"]
     for name in ("failed", "invalid"):
         count = int((status == name).sum())
         if count:

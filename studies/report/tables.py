@@ -14,6 +14,7 @@ import pandas as pd
 
 from studies.analysis.of_records import Rule, curve_points, left_out_cells
 from studies.analysis.summary import data_curves
+from studies.counts import counted
 
 from .card import StudyCard
 from .palette import looks_of
@@ -194,7 +195,8 @@ def missing_table(frame: pd.DataFrame, card: StudyCard) -> Table:
         rows.append((arm, f"{num_train:,}", str(replicate), "not trained yet", ""))
     absent = card.num_cells - len(cells) - len(absent_of_grid)
     if absent > 0:
-        rows.append(("other", "", "", f"{absent} more planned cells have no record yet", ""))
+        told = f"{counted(absent, 'more planned cell')} {'has' if absent == 1 else 'have'} no record yet"
+        rows.append(("other", "", "", told, ""))
     return Table(
         name="left_out",
         title="Cells left out, diverged or not trained",

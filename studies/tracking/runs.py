@@ -27,7 +27,7 @@ def run_id(study_id: str, key: str) -> str:
 
 
 def run_name(cell: dict[str, Any], tier: str | None = None) -> str:
-    """A name for people: `resnet-circular N=512 r0`; a start adds its images, a trial of a tuning its rate and decay."""
+    """A name for people: `resnet-circular N=512 r0`; a start adds its images, a trial its rate and decay."""
     start = cell.get("start") or {}
     begun = f" from {start['num_pretrain']}" if start.get("num_pretrain") else ""
     name = f"{arm_of(cell, tier)}{begun} N={cell['num_train']} r{cell['replicate']}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from studies.analysis.of_records import RULES
 from studies.analysis.summary import data_curves
+from studies.counts import counted
 from studies.records import Record, records_frame
 from studies.report.card import StudyCard
 
@@ -39,7 +40,7 @@ def summary_run(
             summary |= {f"{rule}/{name}": value for name, value in answer_values(answers["by_rule"][rule]).items()}
     run = described(
         {
-            "name": f"{card.name}: summary of {len(records)} cells",
+            "name": f"{card.name}: summary of {counted(len(records), 'cell')}",
             "group": card.study_id,
             "job_type": "summary",
             "tags": [card.name, "summary"],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import FAMILIES, ImageClassifier, build_network, classifier_name, features, forward_flops
+from models import FAMILIES, ImageClassifier, build_lanes, build_network, classifier_name, features, forward_flops
 from models.counter import count_forward_flops, on_meta_device
 from models.head import HiddenHead, clear_classifier, give_hidden_head
 
@@ -84,7 +84,7 @@ class Odd(nn.Module):
 def test_what_is_no_classifier_is_refused() -> None:
     with pytest.raises(ValueError, match="'head' of Odd is not its classifier"):
         features(Odd(), torch.ones(1, 1, 2, 2))
-    with pytest.raises(ValueError, match="classifier of Flatten cannot be found.*named head, classifier or fc"):
+    with pytest.raises(ValueError, match=r"classifier of Flatten cannot be found.*named head, classifier or fc"):
         classifier_name(nn.Flatten())
     with pytest.raises(ValueError, match="is a Conv2d without a linear layer"):
         classifier_name(nn.Sequential(nn.Conv2d(1, 1, 1)))
@@ -116,7 +116,7 @@ def test_a_hidden_head_changes_nothing_before_it() -> None:
                                          ("weight", "bias")}  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["vit", "resnet", "mlp"])
 def test_flops_of_a_hidden_head_are_counted(family: str) -> None:
     images = SMALLEST | {"num_classes": 7}
     linear, hidden = (forward_flops(family, "nano", head=head, **images) for head in ("linear", "hidden"))
@@ -146,3 +146,14 @@ def test_the_head_is_a_hyperparameter_of_the_classifier() -> None:
     classifier = ImageClassifier("mlp", "nano", head="hidden", **SMALLEST)
     assert isinstance(classifier.network.head, HiddenHead)
     assert classifier.hparams["head"] == "hidden"
+
+
+def test_networks_with_hidden_heads_train_in_stacked_lanes() -> None:
+    networks = [with_random_classifier(network_of("vit", head="hidden")) for _ in range(2)]
+    nn.init.normal_(networks[1].head.hidden.weight)  # type: ignore[union-attr, arg-type]
+    lanes = build_lanes(networks)
+    images = torch.randn(2, 3, 1, 16, 16)
+    assert lanes.kind == "stacked"
+    expected = torch.stack([network(batch) for network, batch in zip(networks, images, strict=True)])
+    assert torch.allclose(lanes(images), expected, atol=1e-5)
+    assert not torch.allclose(expected[0], expected[1])

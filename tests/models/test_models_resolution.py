@@ -53,7 +53,7 @@ def test_an_image_laid_out_four_times_has_the_features_of_the_image(name: str) -
     assert torch.allclose(features(small, images), features(large, images.tile(2, 2)), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", RESIZABLE)
+@pytest.mark.parametrize("name", ["vit", "resnet", "hybrid", "lstm"])
 def test_arithmetic_equals_the_counter_at_the_other_size(name: str) -> None:
     family, variant = split(name)
     with on_meta_device():
@@ -125,7 +125,7 @@ def test_a_timm_model_is_resized_where_its_weights_allow() -> None:
     with on_meta_device():
         for name in ("timm:test_vit", "timm:test_resnet"):
             assert build_network(name, "", image_size=96, **images)(torch.empty(2, 3, 96, 96)).shape == (2, 3)
-        with pytest.raises(ValueError, match="mlp_tokens.*resize the images instead"):
+        with pytest.raises(ValueError, match=r"mlp_tokens.*resize the images instead"):
             build_network("timm:mixer_s32_224", "", image_size=64, **(images | {"designed_for": 224}))
 
 

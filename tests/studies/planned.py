@@ -148,6 +148,7 @@ def record_of(
             numpy="2.0",
             code_version="0.1.0",
             threads=1,
+            lanes=0,
         ),
     )
 

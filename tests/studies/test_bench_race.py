@@ -210,12 +210,17 @@ def test_the_minutes_of_the_full_study_follow_from_the_speeds() -> None:
              for arm in ("vit", "resnet", "hybrid", "mixer", "lstm", "mlp")}  # fmt: skip
     images = FullStudy().images_per_family(max(flops.values()))
     assert sum(3 * f * images for f in flops.values()) == pytest.approx(141e15, rel=0.02)  # six families, 240 cells
-    rows = [{"tier": "tiny", "arm": arm, "images_per_second": images / 60} for arm in flops]
+    rows = [{"tier": "tiny", "arm": arm, "images_per_second": images / 60, "lanes": 10, "compiled": False}
+            for arm in flops]  # fmt: skip
     slower = [row | {"images_per_second": 1.0} for row in rows]
-    planned = study_minutes({"lanes": [*slower, *rows]})
-    assert planned["total"] == pytest.approx(6.0)
-    assert planned["complete"]
-    assert study_minutes({"lanes": rows[:1]})["complete"] is False
+    compiled = [row | {"images_per_second": images / 30, "compiled": True} for row in rows[:2]]
+    without_lanes = [row | {"images_per_second": 1e9, "lanes": 0} for row in rows]  # which no study does on a GPU
+    planned = study_minutes({"lanes": [*slower, *rows, *compiled, *without_lanes]})
+    assert planned["eager"]["total"] == pytest.approx(6.0), "what is compiled is no speed of the default"
+    assert planned["eager"]["complete"]
+    assert planned["compiled"]["total"] == pytest.approx(1.0)
+    assert list(planned["compiled"]["families"]) == [row["arm"] for row in compiled]
+    assert planned["compiled"]["complete"] is False
     assert fastest(rows, "nano", "vit") is None
 
 
@@ -232,7 +237,7 @@ def test_a_run_on_a_gpu_keeps_its_time_and_what_it_has(monkeypatch: pytest.Monke
         given.append(until - clock[0])
         clock[0] += 50
         result["lanes"].append({"tier": "tiny", "arm": "vit", "lanes": 4, "images_per_second": 1e6, "flops": 1e12,
-                                "mfu": 0.1})  # fmt: skip
+                                "mfu": 0.1, "compiled": False})  # fmt: skip
 
     def fail(result: dict[str, Any], until: float) -> None:
         raise StudyError("out of memory")
@@ -244,8 +249,11 @@ def test_a_run_on_a_gpu_keeps_its_time_and_what_it_has(monkeypatch: pytest.Monke
     why = [(row["what"], row["why"]) for row in result["left_out"]]
     assert why == [("task 1", "out of memory"), ("task 3", "the time was up")]
     assert [len(part["lanes"]) for part in saved] == [1, 1, 2, 2]
-    assert saved[0]["study_minutes"]["families"]["vit"] > 0
-    assert list(gpu_tables(result))
+    assert saved[0]["study_minutes"]["eager"]["families"]["vit"] > 0
+    assert saved[0]["study_minutes"]["compiled"] == {"families": {}, "total": 0, "complete": False}
+    told = [str(part) for part in gpu_tables(result)]
+    assert any(line.startswith("planned with engine.compile=false, the default: ") for line in told)
+    assert not any("engine.compile=true" in line for line in told), "nobody measured it"
 
 
 def test_a_family_is_measured_until_wider_is_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:

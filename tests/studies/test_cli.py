@@ -8,14 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from planned import finish, make_arms, own_configs, planned, record_of
 
-from studies import cli, compose, workflow
+from studies import cli, compose, precision, workflow
+from studies import estimate as estimate_module
 from studies.engines import Outcome
 from studies.errors import ExitCode, StoreError
+from studies.estimate import describe_bytes, disk_needed
 from studies.planning import Plan
 from studies.report import ReportPaths
 from studies.store import Store
@@ -58,7 +61,8 @@ def study(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     configs = str(own_configs(tmp_path))
 
     def call(*args: str) -> tuple[int, str, str]:
-        own = ["--config-dir", configs] if args[0] in ("run", "plan", "list") and "--config-dir" not in args else []
+        composing = args[0] in ("run", "plan", "tune", "list")
+        own = ["--config-dir", configs] if composing and "--config-dir" not in args else []
         monkeypatch.setattr(sys, "argv", ["study", *args, *own])
         with pytest.raises(SystemExit) as caught:
             cli.main()
@@ -108,6 +112,41 @@ def test_a_mistake_is_one_message_and_exit_code_2(study: Call, here: Path, name:
     assert err.count("error:") == 1
     assert "Traceback" not in err
     assert list(here.iterdir()) == []  # nothing was trained, nothing was written
+
+
+IMPOSSIBLE_HERE = {
+    "compiled on a CPU": (["engine.compile=true"], r"engine.compile: true .* set engine.compile=false"),
+    "an uneven team": (["engine.devices_per_cell=3"], r"engine.devices_per_cell: 3 devices cannot share a batch of 64"),
+    "bf16 that kills": (["recipe.precision=bf16"], r"recipe.precision: bf16 .*no bf16 here.* use fp32"),
+}
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("verb", ["plan", "plan --tuning", "run", "tune"])
+@pytest.mark.parametrize("name", sorted(IMPOSSIBLE_HERE))
+def test_what_this_machine_cannot_do_is_refused_by_plan_as_by_run(
+    study: Call, here: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str
+) -> None:
+    monkeypatch.setattr(precision, "_TRIAL", "raise SystemExit('no bf16 here')")
+    asked, says = IMPOSSIBLE_HERE[name]
+    command, *options = verb.split()
+    code, out, err = study(command, "mine", *asked, "engine.device=cpu", "budget.batch_size=64", *options)
+    assert (code, out) == (2, "")
+    assert re.match(f"error: {says}", err), err
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_plan_and_run_count_the_same_checkpoints(study: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate_module, "_measured_rate", lambda plan, arm: 1e-9)
+    monkeypatch.setattr(workflow.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    sizes = ["families=[vit,resnet]", "num_train=[64]", "replicates=5", "engine.device=cpu", "engine.workers=2"]
+    _, out, _ = study("plan", "mine", *sizes, "--json", "--store", str(tmp_path / "r"))
+    content = json.loads(out)
+    told = content["estimate"]["bytes_while_running"]
+    assert told == disk_needed(Plan.from_json(content), 2 * 3)[1], "two workers with three lanes each"
+    code, _, err = study("run", "mine", *sizes, "--store", str(tmp_path / "r"))
+    assert (code, f"{describe_bytes(told)} of it while it runs" in err) == (3, True)
 
 
 def test_an_unknown_family_names_the_closest(study: Call, here: Path) -> None:
@@ -187,6 +226,7 @@ def test_an_ended_run_says_how_it_ended(
     def end(*args: object, **options: object) -> None:
         raise outcome
 
+    monkeypatch.setattr("studies.interruption.signal.signal", lambda number, handler: None)
     monkeypatch.setattr(workflow, "run", end)
     found, _, err = study("run", "mine", *FAST)
     assert (found, says in err) == (code, True)

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import finish, members, start_run, wait_until
 
 from studies.records import DETERMINISTIC_COLUMNS, records_frame
 from studies.store import Store
@@ -35,23 +35,7 @@ STUDY = (
 
 
 def start(store: Path) -> subprocess.Popen[bytes]:
-    """`study run` in a process group of its own, as a shell starts it."""
-    command = [sys.executable, "-c", "from studies.cli import main; main()", "run", *STUDY, "--store", str(store)]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def finish(process: subprocess.Popen[bytes]) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output.decode()
-    return output.decode()
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        assert process.poll() is None, f"the study ended first: {process.communicate()[0].decode()}"
-        time.sleep(0.005)
+    return start_run(*STUDY, "--store", str(store))
 
 
 def records(store: Path) -> list[Path]:
@@ -61,19 +45,6 @@ def records(store: Path) -> list[Path]:
 def has_begun_another(store: Path) -> bool:
     """One cell is finished and another has a checkpoint."""
     return bool(records(store)) and bool(list(store.glob("cells/*/checkpoint.pt.sha256")))
-
-
-def members(group: int) -> list[int]:
-    """Processes of a group that still run."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
 
 
 def deterministic(store: Path) -> list[dict[str, object]]:
@@ -91,17 +62,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads process groups from /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads sessions from /proc")
 def test_killed_launcher_and_killed_tree_leave_no_trace(tmp_path: Path, undisturbed: Path) -> None:
     # Only the launcher dies: its workers end by themselves and their locks are free.
     first = start(tmp_path)
     wait_until(lambda: has_begun_another(tmp_path), first)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
-    deadline = time.monotonic() + 10
-    while members(first.pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not members(first.pid), "a worker outlived its launcher"
+    wait_until(lambda: not members(first.pid), seconds=10)  # no worker outlives its launcher
     store = Store(tmp_path)
     assert not any(store.is_locked(cell_id) for cell_id in store.cell_ids())
     kept = {path: path.stat().st_mtime_ns for path in records(tmp_path)}

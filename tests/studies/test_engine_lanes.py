@@ -6,9 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 from planned import planned, record_of
+from processes import finish, start_run, wait_until
 from training import train
 
 from studies.engines import local
@@ -175,24 +174,13 @@ STUDY = (
 
 
 def start(store: Path) -> subprocess.Popen[bytes]:
-    """`study run` in a process group of its own, as a shell starts it."""
-    run = [sys.executable, "-c", "from studies.cli import main; main()", "run", *STUDY, "engine.lanes=3"]
-    command = [*run, "--store", str(store)]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def finish(process: subprocess.Popen[bytes]) -> None:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output.decode()
+    return start_run(*STUDY, "engine.lanes=3", "--store", str(store))
 
 
 def test_a_killed_group_and_two_launchers_leave_the_records_of_solo_runs(tmp_path: Path) -> None:
     grouped = start(tmp_path / "lanes")
-    deadline = time.monotonic() + 200
-    while len(list((tmp_path / "lanes").glob("cells/*/checkpoint.pt.sha256"))) < 2:  # cells of one job, under way
-        assert time.monotonic() < deadline
-        assert grouped.poll() is None, "the study ended first"
-        time.sleep(0.005)
+    saved = "cells/*/checkpoint.pt.sha256"  # of the cells of one job, under way
+    wait_until(lambda: len(list((tmp_path / "lanes").glob(saved))) >= 2, grouped, seconds=200)
     os.killpg(grouped.pid, signal.SIGKILL)
     grouped.communicate()
     store = Store(tmp_path / "lanes")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from planned import planned
 
-from studies.jobs import Waiting, next_job, program_key
+from studies.jobs import Waiting, cells_at_once, next_job, program_key
 from studies.planning import Cell
+from studies.spec import EngineSpec
 
 
 def drained(waiting: list[Waiting], width: int, num_workers: int) -> list[tuple[str, ...]]:
@@ -100,3 +101,20 @@ def test_a_program_is_one_architecture_and_one_schedule() -> None:
     }
     assert program_key(cell.model_copy(update=shared)) == key
     assert shared.keys() | others.keys() <= Cell.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "devices", "expected"),
+    [
+        ({}, ["cpu", "cpu"], 6),
+        ({"lanes": 1}, ["cpu", "cpu"], 2),
+        ({"lanes": 4}, ["cpu"], 4),
+        ({"lanes": 9}, ["cpu"], 5),  # no more than there are of one kind
+        ({}, ["cuda:0"], 5),
+        ({}, ["cuda:0", "cuda:1", "cuda:2"], 10),  # no more than there are
+        ({"devices_per_cell": 2}, ["cuda:0", "cuda:2"], 2),
+    ],
+)
+def test_cells_that_train_at_one_time(settings: dict[str, int], devices: list[str], expected: int) -> None:
+    cells = planned(families=("vit", "mlp"), num_train=(64,), replicates=5, primary_pair=None).cells
+    assert cells_at_once(cells, EngineSpec.model_validate(settings), devices) == expected

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lane_training import KEPT, SOLO, lane_plan
 from planned import planned
 
+from datamodules import parse_data
 from studies import lane_width
 from studies.job_data import JobData
-from studies.lane_width import Timing, best_width, width_of
+from studies.lane_width import Timing, best_width, cpu_width, takes_lanes, width_of
 from studies.spec import EngineSpec
 
 DEFAULT = EngineSpec()
@@ -96,3 +98,18 @@ def test_a_machine_is_measured_once_for_each_architecture(tmp_path: Path, monkey
     assert width() == 8
     width()
     assert len(asked) == 5, "another device, and a damaged file, are measured"
+
+
+@pytest.mark.parametrize(
+    ("arm", "size", "lanes"),
+    [("vit", 16, 3), ("mixer", 16, 3), ("lstm", 16, 3), ("vit", 32, 1), ("mlp", 16, 1), ("resnet", 16, 1)],
+)
+def test_small_networks_that_share_weights_train_in_lanes_on_a_cpu(arm: str, size: int, lanes: int) -> None:
+    data = parse_data({"kind": "dial", "num_train": 400, "num_test": 300, "image_size": size})
+    (cell, *_) = lane_plan(arm, data=data).cells
+    assert cpu_width(cell) == width_of(cell, JobData(data), KEPT, "cpu") == lanes
+    assert takes_lanes(cell, KEPT, "cpu") == (lanes > 1)
+    assert takes_lanes(cell, KEPT.model_copy(update={"lanes": 2}), "cpu")
+    assert not takes_lanes(cell, SOLO, "cpu")
+    assert takes_lanes(cell, SOLO, "cuda:0")
+    assert not takes_lanes(cell, KEPT.model_copy(update={"devices_per_cell": 2}), "cuda:0")

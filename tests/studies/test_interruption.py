@@ -1,0 +1,137 @@
+"""Ctrl-C, at whatever moment, is one message and exit code 130."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import is_deaf, members
+
+from studies.interruption import MESSAGE
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")
+
+STUDY = (
+    "data_scaling",
+    "name=interrupted",
+    "data.num_train=1200",
+    "data.num_test=500",
+    "families=[mlp]",
+    "num_train=[64]",
+    "num_validation=100",
+    "replicates=2",
+    "primary_pair=null",
+    "budget.steps=400000",
+    "budget.batch_size=64",
+    "recipe.tuning=null",
+    "tracking=off",
+    "engine.workers=1",
+)
+# A process begun in the background, as by a shell's &, would ignore Ctrl-C.
+BEGIN = """
+import signal
+from studies.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("begun", flush=True)
+main()
+"""
+
+
+def interrupted(folder: Path, verb: str, moment: float) -> tuple[int, str]:
+    """Exit code and standard error of a verb whose terminal sends Ctrl-C so many seconds after its beginning."""
+    command = [sys.executable, "-c", BEGIN, verb, *STUDY, "--store", str(folder)]
+    with (folder / "stderr.txt").open("w+") as stderr:
+        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=stderr)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+            time.sleep(moment)
+            assert process.poll() is None
+            os.killpg(process.pid, signal.SIGINT)
+            code = process.wait(timeout=60)
+            assert all(is_deaf(one, signal.SIGINT) for one in members(process.pid)), "it prints a traceback of its own"
+        finally:
+            if members(process.pid):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.stdout.close()
+            process.wait()
+        stderr.seek(0)
+        return code, stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("verb", "moment"),
+    [("run", 0.1), ("run", 0.4), ("run", 0.8), ("tune", 1.2), ("run", 2.0), ("plan", 0.6)],
+)
+def test_at_any_moment_it_is_one_message(verb: str, moment: float, tmp_path: Path) -> None:
+    assert interrupted(tmp_path, verb, moment) == (130, MESSAGE + "\n")
+
+
+WARMING_UP = f"""
+import signal, sys
+from multiprocessing import forkserver
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from processes import is_deaf
+from studies.engines import local
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    local.PRELOADED = "json"
+    local.warm_up()
+    assert is_deaf(forkserver._forkserver._forkserver_pid, signal.SIGINT)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []), "the launcher hears it as before"
+    signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_the_process_that_imports_for_the_workers_never_hears_it(tmp_path: Path) -> None:
+    """From its first moment on, while it imports too: what it prints would be a second message."""
+    (tmp_path / "program.py").write_text(WARMING_UP)
+    command = [sys.executable, tmp_path / "program.py"]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert outcome.stderr.endswith("KeyboardInterrupt\n"), outcome.stderr
+
+
+SWALLOWED = """
+from studies.interruption import told_once
+
+class Leaving:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+with told_once():
+    Leaving()
+    print("went on")
+"""
+
+
+def test_where_no_exception_comes_out_it_is_told_all_the_same() -> None:
+    outcome = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (130, "", MESSAGE + "\n")
+
+
+def test_other_faults_that_cannot_come_out_are_printed_as_ever() -> None:
+    program = SWALLOWED.replace("raise KeyboardInterrupt", "raise ArithmeticError")
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout) == (0, "went on\n")
+    assert "ArithmeticError" in outcome.stderr
+
+
+def test_a_second_one_ends_it_at_once() -> None:
+    program = """
+import os, signal, time
+from studies.interruption import told_once
+try:
+    with told_once():
+        raise KeyboardInterrupt
+finally:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+"""
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    assert (outcome.returncode, outcome.stderr) == (-signal.SIGINT, MESSAGE + "\n")
