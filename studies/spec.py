@@ -28,9 +28,6 @@ Permutation = Literal["none", "within_patch", "patches", "pixels"]
 ObjectiveName = Literal["classification", "masked_patches"]
 """What a network learns: the classes of images, or the colours of patches hidden from it (`models.masked_patches`)."""
 
-ObjectiveName = Literal["classification", "masked_patches"]
-"""What a network learns: the classes of images, or the colours of patches hidden from it (`models.masked_patches`)."""
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
