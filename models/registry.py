@@ -166,16 +166,6 @@ def _counted_flops(
     return count_flops(network, (2, in_channels, image_size, image_size))
 
 
-def layout_of(family: str, variant: str, *, image_size: int, in_channels: int) -> Any | None:  # noqa: ANN401  # any Layout
-    """All sizes of a network except its number of classes; None for a family from outside, which has no layout.
-
-    Raises:
-        ValueError: family, variant, image size or channels are not possible.
-    """
-    found = None if family.startswith(TIMM_PREFIX) else _find(family)
-    return _layout(found, variant, image_size, in_channels) if isinstance(found, Family) else None
-
-
 def _find(name: str) -> Family | NetworkBuilder:
     if name in FAMILIES:
         return FAMILIES[name]

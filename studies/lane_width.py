@@ -177,9 +177,9 @@ def _measured(cell: Cell, data: JobData, settings: EngineSpec, device: str) -> t
 def _key(cell: Cell, settings: EngineSpec, device_name: str) -> str:
     """What decides how fast a program is, and how wide it should be."""
     architecture = (cell.family, cell.variant, cell.in_channels, cell.image_size, cell.num_classes, cell.batch_size)
-    architecture += (cell.designed_for, cell.head, cell.objective)
+    design = (cell.designed_for, cell.head, cell.objective)
     treatment = (cell.augmentation, cell.permutation, cell.precision, settings.compile)
-    return json.dumps([device_name, str(torch.__version__), code_version(), *architecture, *treatment])
+    return json.dumps([device_name, str(torch.__version__), code_version(), *architecture, *design, *treatment])
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from datamodules import DataInfo
 
@@ -13,6 +14,7 @@ from .planning import Arm, Cell, Plan
 from .starts import FileStart, StartSource
 from .store import CellState, Store
 
+FINISHED: frozenset[CellState] = frozenset({"finished"})
 SETTLED: frozenset[CellState] = frozenset({"finished", "diverged"})
 
 
@@ -62,7 +64,7 @@ def _check_resizable(arm: Arm, data: DataInfo) -> None:
     from models.resolution import resize_state
 
     assert arm.designed_for is not None
-    images = {"in_channels": data.in_channels, "num_classes": data.num_classes}
+    images: dict[str, Any] = {"in_channels": data.in_channels, "num_classes": data.num_classes}
     with torch.random.fork_rng(devices=[]):
         network = build_network(arm.family, arm.variant, image_size=arm.designed_for, **images)
     resize_state(
@@ -104,7 +106,7 @@ def repair_kept(planned: Plan, store: Store, on_message: Callable[[str], None]) 
     for origin in sorted({cell.start.origin for cell in _unsettled(planned, store)}):  # type: ignore[union-attr]
         if store.state(origin) != "finished" or (reason := why_not_kept(origin, store)) is None:
             continue
-        if store.set_aside_record(origin, ("finished",), "without-weights"):
+        if store.set_aside_record(origin, FINISHED, "without-weights"):
             on_message(f"{reason}: the cell is trained again")
 
 

@@ -33,6 +33,7 @@ from .planning import Plan
 from .records import Record
 
 CellState = Literal["finished", "diverged", "invalid", "failed", "running", "interrupted", "waiting", "damaged"]
+DAMAGED: frozenset[CellState] = frozenset({"damaged"})
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Store:
         return record
 
     def set_aside_record(
-        self, cell_id: str, states: Collection[CellState] = ("damaged",), why: str = "damaged"
+        self, cell_id: str, states: Collection[CellState] = DAMAGED, why: str = "damaged"
     ) -> Path | None:
         """Renames a record that cannot be used, so that the cell is trained again; nothing is deleted.
 

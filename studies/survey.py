@@ -36,7 +36,7 @@ def _survey(name: str, index: int, spec: StudySpec, data: DataInfo, designs: Map
     designed_for = spec.designed_for if arm.start is None else designs[arm.start]
     if designed_for == data.image_size:
         designed_for = None
-    images = {"image_size": data.image_size, "in_channels": data.in_channels}
+    images: dict[str, Any] = {"image_size": data.image_size, "in_channels": data.in_channels}
     rest: dict[str, Any] = {"num_classes": data.num_classes, "designed_for": designed_for, "head": spec.head}
     try:
         with on_meta_device():

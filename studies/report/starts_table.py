@@ -24,14 +24,15 @@ def starts_table(frame: pd.DataFrame) -> Table:
     rows = []
     for arm, look in looks_of(frame).items():
         cells = frame[(frame["arm"] == arm) & (frame["start"] != "")].drop_duplicates("cell_id")
-        for size, own in cells.groupby("num_pretrain", sort=True, dropna=False):
+        for _, own in cells.groupby("num_pretrain", sort=True, dropna=False):
+            size = float(own["num_pretrain"].iloc[0])
             pretraining, budget = (float(own[name].astype(float).mean()) for name in ("pretrain_flops", "budget_flops"))
             known = not math.isnan(pretraining)
             rows.append(
                 (
                     look.label,
                     ", ".join(sorted(set(own["start"]))),
-                    "not known" if pd.isna(size) else f"{size:,.0f}",
+                    "not known" if math.isnan(size) else f"{size:,.0f}",
                     f"{', '.join(f'{px} px' for px in sorted(set(own['designed_for'])))}",
                     f"{', '.join(f'{px} px' for px in sorted(set(own['image_size'])))}",
                     f"{pretraining:.3g}" if known else "not known",
@@ -97,7 +98,7 @@ def gain_statements(tests: Sequence[PairedTests], names: Mapping[str, str]) -> l
         if rows.empty:
             continue
         over_starts = one.column == "num_pretrain"
-        row = rows.loc[rows["x"].idxmax() if over_starts else rows["x"].idxmin()]
+        row = rows.sort_values("x").iloc[-1 if over_starts else 0]
         ratio = _ratio(row["difference"], row["low"], row["high"])
         at = quantity(one.column).value(float(row["x"]))
         told.append(
