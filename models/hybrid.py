@@ -126,8 +126,8 @@ def _with_stages(tier_name: str, convolution: str, image_size: int, in_channels:
         frame,
         reference_flops(tier, image_size, in_channels),
         multiple=_STAGE_MULTIPLES[tier.name],
-        # Two widths of a few channels alone are too coarse.
-        stem_reach=3 if num_blocks > 1 and tier.width_multiple == 1 else 0,
+        # One channel of a stage is a lot where it is deep and narrow; one of the stem is little.
+        stem_reach=2 if tier_name == "nano" and depth_form else 0,
         count=lambda stages: replace(layout, stages=stages).feature_flops().total,
     )
     return replace(layout, stages=stages)
