@@ -75,7 +75,7 @@ def study(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.fixture
 def arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans without torch: parameters are not counted."""
-    monkeypatch.setattr(workflow, "survey_arms", lambda spec, data: make_arms(spec))
+    monkeypatch.setattr(workflow, "survey_arms", lambda spec, data, designs: make_arms(spec))
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------

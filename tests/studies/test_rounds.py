@@ -77,7 +77,7 @@ class Trainer:
 @pytest.fixture(autouse=True)
 def _arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans without torch: parameters are not counted."""
-    monkeypatch.setattr(workflow, "survey_arms", lambda spec, data: make_arms(spec))
+    monkeypatch.setattr(workflow, "survey_arms", lambda spec, data, designs: make_arms(spec))
 
 
 @pytest.fixture
