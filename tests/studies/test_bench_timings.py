@@ -91,7 +91,7 @@ def test_a_workload_survives_json() -> None:
 def test_what_is_asked_for_must_exist() -> None:
     assert [one.arm for one in workloads("nano", None)] == ["vit", "resnet", "hybrid", "mixer", "lstm", "mlp"]
     assert "mlp" not in [one.arm for one in workloads("base", None, image_size=224)]
-    with pytest.raises(ConfigError, match="--tier is 'huge'; expected one of nano, tiny"):
+    with pytest.raises(ConfigError, match="--tier is 'huge'; expected one of nano, micro, tiny"):
         workloads("huge", None)
     with pytest.raises(ConfigError, match="--image-size is 33; the tier nano is for images of 16, 28, 32 px"):
         workloads("nano", None, image_size=33)
