@@ -28,6 +28,11 @@ BlockKey = tuple[str, float]
 """A cell and one of its branches."""
 
 
+def rules_that_differ(frame: pd.DataFrame) -> tuple[Rule, ...]:
+    """The rules by which cells are worth reading: with a single branch each, both would read the same one."""
+    return RULES if (frame.groupby("cell_id")["branch"].nunique() > 1).any() else RULES[:1]
+
+
 def curve_points(frame: pd.DataFrame, rule: Rule = "selected") -> pd.DataFrame:
     """One row per cell that enters the curves, with its `log_error`: finished or diverged (at chance), error known."""
     rows = selected_rows(frame, rule)

@@ -22,7 +22,7 @@ from .curve import Curve
 from .finding import Finding, plain
 from .from_scratch import against_scratch
 from .multiplier import Multiplier, multiplier
-from .of_records import RULES, Rule, block_counts, records_table
+from .of_records import Rule, block_counts, records_table, rules_that_differ
 from .paired import SAME_X, PairedTests
 from .table import CurveTable
 from .variance import VarianceSplit, variance_split
@@ -66,7 +66,7 @@ class StudyAnswers:
     """What the records of a study say.
 
     Attributes:
-        by_rule: over training images, where any cell entered.
+        by_rule: over training images, where any cell entered; only `selected` where no cell has several branches.
         compute: against training FLOPs, for the largest and a middle number of training images, where cells have
             branches.
         seconds: against seconds of training, of packed runs.
@@ -117,7 +117,7 @@ def analyse_study(
         x: what the curves run over, `num_train` or `num_pretrain`; costs are compared at sizes of the former alone.
     """
     by_rule = {}
-    for rule in RULES:
+    for rule in rules_that_differ(frame):
         table = records_table(frame, rule=rule, x=x, blocks=blocks)
         if table.curves:
             by_rule[rule] = analyse(table, pair=measured_pair(table, pair), chance=chance)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from studies.analysis.finding import Finding
-from studies.analysis.of_records import RULES
+from studies.analysis.of_records import RULES, curve_points
 
 from . import answer_tables, fit_tables, hyperparameters, starts_table, statements, tables
 from .card import StudyCard
@@ -49,7 +49,7 @@ def report_tables(of: Material) -> dict[str, Table]:
         made += [tables.cells_table(frame)]
         if rows := _left_out_of(primary.findings, names):
             made.append(tables.partial_table(rows))
-    if "full_budget" in answers.by_rule:
+    if not curve_points(frame, "full_budget").empty:
         made.append(tables.cost_table(frame))
     return {table.name: table for table in made}
 

@@ -113,7 +113,7 @@ def drawings(of: Material) -> dict[str, Drawing]:
             lambda: course_figures.plot_training_loss(of.records, card.tier, card.x),
             "Training loss of the trunk, before any cooldown; mean over replicates.",
         )
-    if "full_budget" in answers.by_rule:
+    if not curve_points(frame, "full_budget").empty:
         found["cost"] = Drawing(
             lambda: course_figures.plot_cost(frame),
             "What equal nominal FLOPs leave unequal. Seconds are of packed runs, not a measurement of speed.",

@@ -38,6 +38,16 @@ def test_both_rules_are_answered(records: list[Record]) -> None:
     json.dumps(answers.as_dict(), allow_nan=False)
 
 
+def test_with_a_single_branch_both_rules_are_one() -> None:
+    only = [
+        record.model_copy(update={"branches": (record.branches[-1].model_copy(update={"selected": True}),)})
+        for record in study_records(replicates=2)
+    ]
+    answers = analyse_study(records_frame(only), pair=PAIR, chance=0.5)
+    assert set(answers.by_rule) == {"selected"}
+    assert answers.compute == ()
+
+
 def test_a_pair_that_was_not_measured_is_not_used(records: list[Record]) -> None:
     answers = analyse_study(records_frame(records), pair=("lstm", "vit"), chance=0.5)
     assert answers.primary is not None

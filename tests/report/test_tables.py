@@ -23,6 +23,8 @@ from studies.report.answer_tables import (
     paired_table,
     variance_table,
 )
+from studies.report.contents import report_tables
+from studies.report.drawings import drawings, material
 from studies.report.fit_tables import fits_table, floor_verdict, floors_table, hull
 from studies.report.tables import Table, cost_table, error_table, percent, settings_table
 
@@ -44,6 +46,19 @@ def test_error_table_rows() -> None:
     assert table.columns == ("Arm", "N = 512", "Replicates")
     assert table.rows == (("ViT", "21.0 ± 12.7", "2"),)
     assert "| ViT | 21.0 ± 12.7 | 2 |" in table.markdown()
+
+
+def test_a_single_branch_is_shown_once_with_its_cost() -> None:
+    only = [
+        record.model_copy(update={"branches": (record.branches[-1].model_copy(update={"selected": True}),)})
+        for record in study_records(replicates=3)
+    ]
+    frame = records_frame(only)
+    of = material(only, frame, CARD, analyse_study(frame, pair=("resnet", "vit"), chance=0.5))
+    tables, figures = report_tables(of), drawings(of)
+    assert not [name for name in (*tables, *figures) if name.endswith("full_budget")]
+    assert {"test_error_selected", "cost"} <= set(tables)
+    assert {"data_curves", "cost"} <= set(figures)
 
 
 def test_cost_table_flags_exact_flops_beyond_five_percent(records: list[Record]) -> None:
