@@ -12,29 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from typer.core import TyperGroup
 
 from .bench.command import bench
 from .console import JsonOption, StoreOption, err, out, print_json
 from .counts import counted
 from .errors import ExitCode, StudyError
 from .fit_command import fit
-from .interruption import Interrupted, told_once
-
-
-class _Commands(TyperGroup):
-    """The verbs; Ctrl-C within any of them reaches `main`."""
-
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # as typer's own
-        """Calls the verb."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted from None
-
+from .interruption import told_once
 
 app = typer.Typer(
-    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

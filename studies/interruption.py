@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 
 from .errors import ExitCode
 
@@ -14,7 +15,7 @@ MESSAGE = "interrupted: finished cells are kept; continue with the same command"
 
 
 class Interrupted(BaseException):
-    """Ctrl-C on its way through typer, which would end at a `KeyboardInterrupt` without a word."""
+    """Ctrl-C within `told_once`; no `KeyboardInterrupt`, at which typer would end without a word."""
 
 
 @contextlib.contextmanager
@@ -30,7 +31,7 @@ def told_once() -> Iterator[None]:
     usual = sys.unraisablehook
 
     def swallowed(caught: sys.UnraisableHookArgs) -> None:
-        if not issubclass(caught.exc_type, KeyboardInterrupt):
+        if not issubclass(caught.exc_type, (KeyboardInterrupt, Interrupted)):
             usual(caught)
             return
         print(MESSAGE, file=sys.stderr, flush=True)
@@ -38,6 +39,8 @@ def told_once() -> Iterator[None]:
 
     sys.unraisablehook = swallowed
     try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody wants it otherwise
+            signal.signal(signal.SIGINT, _interrupt)
         yield
     except (KeyboardInterrupt, Interrupted):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -45,3 +48,9 @@ def told_once() -> Iterator[None]:
         raise SystemExit(ExitCode.INTERRUPTED) from None
     finally:
         sys.unraisablehook = usual
+        if signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted

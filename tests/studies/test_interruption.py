@@ -72,6 +72,27 @@ def test_at_any_moment_it_is_one_message(verb: str, moment: float, tmp_path: Pat
     assert interrupted(tmp_path, verb, moment) == (130, MESSAGE + "\n")
 
 
+WITHIN_TYPER = """
+import signal, sys
+from typer.core import TyperGroup
+from studies.__main__ import main
+
+def interrupted(*args, **kwargs):
+    signal.raise_signal(signal.SIGINT)
+
+setattr(TyperGroup, sys.argv.pop(1), interrupted)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
+@pytest.mark.parametrize("method", ["make_context", "invoke"])
+def test_typer_does_not_swallow_it(method: str) -> None:
+    command = [sys.executable, "-c", WITHIN_TYPER, method, "list"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (130, MESSAGE + "\n")
+
+
 WARMING_UP = f"""
 import signal, sys
 from multiprocessing import forkserver
