@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from studies.analysis.summary import data_curves
     from studies.analysis.table import Columns, curve_table
     from studies.analysis.variance import variance_split
+    from studies.budget import Budget
     from studies.checkpoint import AtomicCheckpointIO
     from studies.compose import Composed, compose_study
+    from studies.engine_spec import EngineSpec
     from studies.errors import ConfigError, PlanError, StoreError, StudyError
     from studies.few_shot import FewShot, evaluate_few_shot
     from studies.planning import Cell, Plan
+    from studies.recipe import Recipe
     from studies.records import COLUMNS, Record, read_predictions, records_frame, selected_rows
     from studies.rounds import TuneResult, plan_tuning, tune
-    from studies.spec import Budget, EngineSpec, Recipe, StudySpec
+    from studies.spec import StudySpec
     from studies.store import Store
     from studies.tuned import Tuning
     from studies.tuning import TuningSpec
@@ -46,19 +49,22 @@ _MODULES = {
     "studies.analysis.summary": ("data_curves",),
     "studies.analysis.table": ("Columns", "curve_table"),
     "studies.analysis.variance": ("variance_split",),
+    "studies.budget": ("Budget",),
     "studies.checkpoint": ("AtomicCheckpointIO",),
     "studies.compose": ("Composed", "compose_study"),
+    "studies.engine_spec": ("EngineSpec",),
     "studies.errors": ("ConfigError", "PlanError", "StoreError", "StudyError"),
     "studies.few_shot": ("FewShot", "evaluate_few_shot"),
     "studies.planning": ("Cell", "Plan"),
+    "studies.recipe": ("Recipe",),
     "studies.records": ("COLUMNS", "Record", "read_predictions", "records_frame", "selected_rows"),
     "studies.rounds": ("TuneResult", "plan_tuning", "tune"),
+    "studies.spec": ("StudySpec",),
+    "studies.store": ("Store",),
     "studies.tuned": ("Tuning",),
     "studies.tuning": ("TuningSpec",),
     "studies.tuning_file": ("read_tuning",),
     "studies.workflow": ("RunResult", "load_answers", "load_records", "load_study", "plan", "report_study", "run"),
-    "studies.spec": ("Budget", "EngineSpec", "Recipe", "StudySpec"),
-    "studies.store": ("Store",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -19,6 +19,7 @@ from datamodules import PixelPermutation, StepBatches
 
 from .budget import BranchPlan, train_flops
 from .checkpoint import load_latest, save_checkpoint
+from .engine_spec import EngineSpec
 from .environment import now
 from .errors import StudyError
 from .evaluation import chance, predict
@@ -28,7 +29,6 @@ from .objective import objective_of
 from .outcome import TrainedBranch, TrainedCell
 from .planning import Cell
 from .program import Program, Snapshot, cloned
-from .spec import EngineSpec
 from .store import Store
 from .tracking.live import LiveMirror
 from .tracking.runs import train_row, validation_row

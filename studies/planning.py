@@ -24,7 +24,9 @@ from .budget import (
     train_flops,
 )
 from .errors import PlanError
-from .spec import LABEL_PRESERVING, PROTOCOL_VERSION, ObjectiveName, Permutation, StudySpec
+from .protocol import PROTOCOL_VERSION, ObjectiveName, Permutation
+from .recipe import LABEL_PRESERVING
+from .spec import StudySpec
 from .starts import START_LABELS, StageStart, Start, StartSource, start_notes
 from .tuned import Citation, Conditions, Network, Tuning
 from .tuning import TUNING_SEED

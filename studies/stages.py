@@ -16,7 +16,8 @@ from .arms import arm_name, parse_arm
 from .errors import ConfigError, PlanError
 from .files import sha256_of
 from .planning import Plan
-from .spec import Pretraining, StudySpec
+from .pretraining import Pretraining
+from .spec import StudySpec
 from .starts import FileStart, StageStart, StartSource
 
 SUFFIX = "-pretraining"

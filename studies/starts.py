@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from .budget import train_flops
-from .spec import ObjectiveName
+from .protocol import ObjectiveName
 
 if TYPE_CHECKING:
     from datamodules import DataInfo

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from datamodules import DataInfo
 
 from .errors import ConfigError
-from .spec import PROTOCOL_VERSION, StudySpec
+from .protocol import PROTOCOL_VERSION
+from .spec import StudySpec
 from .tuning import Trial, TuningSpec, interpolate
 
 

@@ -19,6 +19,7 @@ from .analysis.study import measured_pair, read_blocks
 from .analysis.table import CurveTable
 from .arms import parse_arm
 from .compose import Composed, compose_study
+from .engine_spec import EngineSpec
 from .engines import LocalEngine, Outcome
 from .engines.local import devices
 from .errors import ConfigError, ExitCode, StoreError
@@ -29,7 +30,7 @@ from .precision import check_precision
 from .records import Record, records_frame
 from .report import ReportPaths, write_report
 from .report.card import StudyCard
-from .spec import EngineSpec, StudySpec
+from .spec import StudySpec
 from .stages import stage_specs, start_sources, with_own_images
 from .start_checks import check_starts_fit, note_files, repair_kept, without_start
 from .store import CellState, Store

@@ -15,7 +15,7 @@ from models import FAMILIES, TIERS, ForwardFlops, forward_flops
 from studies.arms import parse_arm
 from studies.errors import ConfigError
 from studies.planning import Cell, Seeds
-from studies.spec import PROTOCOL_VERSION
+from studies.protocol import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
     from datamodules import DataConfig, ImageSplit, StepBatches

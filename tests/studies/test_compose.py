@@ -15,10 +15,12 @@ from models import forward_flops
 from models.tiers import TIERS
 from studies import workflow
 from studies.arms import parse_arm
+from studies.budget import Budget
 from studies.compose import GROUPS, compose_study, list_studies
+from studies.engine_spec import EngineSpec
 from studies.errors import ConfigError
 from studies.planning import Arm, make_plan
-from studies.spec import Budget, EngineSpec, Recipe
+from studies.recipe import Recipe
 from studies.starts import FileStart
 from studies.tracking import TrackingSpec
 from studies.tuning import TuningSpec

@@ -11,10 +11,10 @@ from lane_training import assert_same, deterministic, lane_plan, together
 from training import train
 
 from studies import train as train_module
+from studies.engine_spec import EngineSpec
 from studies.planning import Cell, Plan
 from studies.program import Chunk
 from studies.records import Record
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.train import Lockstep
 

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from studies import store as store_module
 from studies.counts import counted
+from studies.engine_spec import EngineSpec
 from studies.planning import Plan
 from studies.progress import StudyProgress
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.terminal import status_tables
 from studies.tracking import TrackingSpec

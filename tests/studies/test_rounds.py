@@ -16,13 +16,13 @@ from training import tiny_spec, train
 from datamodules import DialData
 from studies import cli, rounds, workflow
 from studies.compose import Composed, compose_study
+from studies.engine_spec import EngineSpec
 from studies.engines import Outcome
 from studies.errors import ConfigError, ExitCode, PlanError
 from studies.estimate import disk_needed, evaluation_flops
 from studies.planning import Cell, Plan, make_plan
 from studies.records import Status, records_frame
 from studies.rounds import plan_tuning, tune
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
 from studies.tuning import TUNING_SEED, TuningSpec

@@ -8,7 +8,10 @@ import pytest
 from planned import make_spec
 from pydantic import ValidationError
 
-from studies.spec import Budget, EngineSpec, Recipe, StudySpec
+from studies.budget import Budget
+from studies.engine_spec import EngineSpec
+from studies.recipe import Recipe
+from studies.spec import StudySpec
 
 
 def refusal(**changes: Any) -> str:  # any field of a study

@@ -24,13 +24,13 @@ from models import build_network
 from models.checkpoints import read_weights
 from studies.chunked import ChunkedClassifier
 from studies.course import CellCourse
+from studies.engine_spec import EngineSpec
 from studies.errors import StudyError
 from studies.job_data import JobData
 from studies.outcome import TrainedBranch, _status, select, weights_sha256
 from studies.planning import Cell, Plan
 from studies.program import Chunk, initial_network
 from studies.records import DETERMINISTIC_COLUMNS, Record, read_predictions, records_frame
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.train import Lockstep
 

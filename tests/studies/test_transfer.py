@@ -14,13 +14,14 @@ from models import build_network
 from models.checkpoints import read_weights
 from studies import workflow
 from studies.compose import Composed
+from studies.engine_spec import EngineSpec
 from studies.errors import StudyError
 from studies.kept_weights import give_start, why_not_kept
 from studies.outcome import weights_sha256
 from studies.planning import Cell, Plan
 from studies.program import Chunk, initial_network
 from studies.records import DETERMINISTIC_COLUMNS, Record, records_frame
-from studies.spec import EngineSpec, StudySpec
+from studies.spec import StudySpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
 from studies.train import Lockstep, train_cell
