@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from studies.analysis.summary import data_curves
     from studies.analysis.table import Columns, curve_table
     from studies.analysis.variance import variance_split
+    from studies.answering import load_answers, load_records, report_study
+    from studies.asking import load_study, plan
     from studies.budget import Budget
     from studies.checkpoint import AtomicCheckpointIO
     from studies.compose import Composed, compose_study
@@ -30,12 +32,12 @@ if TYPE_CHECKING:
     from studies.recipe import Recipe
     from studies.records import COLUMNS, Record, read_predictions, records_frame, selected_rows
     from studies.rounds import TuneResult, plan_tuning, tune
+    from studies.running import RunResult, run
     from studies.spec import StudySpec
     from studies.store import Store
     from studies.tuned import Tuning
     from studies.tuning import TuningSpec
     from studies.tuning_file import read_tuning
-    from studies.workflow import RunResult, load_answers, load_records, load_study, plan, report_study, run
 
 _MODULES = {
     "studies.analysis.answers": ("Answers", "analyse"),
@@ -49,6 +51,8 @@ _MODULES = {
     "studies.analysis.summary": ("data_curves",),
     "studies.analysis.table": ("Columns", "curve_table"),
     "studies.analysis.variance": ("variance_split",),
+    "studies.answering": ("load_answers", "load_records", "report_study"),
+    "studies.asking": ("load_study", "plan"),
     "studies.budget": ("Budget",),
     "studies.checkpoint": ("AtomicCheckpointIO",),
     "studies.compose": ("Composed", "compose_study"),
@@ -59,12 +63,12 @@ _MODULES = {
     "studies.recipe": ("Recipe",),
     "studies.records": ("COLUMNS", "Record", "read_predictions", "records_frame", "selected_rows"),
     "studies.rounds": ("TuneResult", "plan_tuning", "tune"),
+    "studies.running": ("RunResult", "run"),
     "studies.spec": ("StudySpec",),
     "studies.store": ("Store",),
     "studies.tuned": ("Tuning",),
     "studies.tuning": ("TuningSpec",),
     "studies.tuning_file": ("read_tuning",),
-    "studies.workflow": ("RunResult", "load_answers", "load_records", "load_study", "plan", "report_study", "run"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -97,7 +97,7 @@ def plan(
     tuning: Annotated[bool, typer.Option("--tuning", help="Plan what `study tune` would do instead.")] = False,
 ) -> None:
     """Validate a study and print its cells, steps, FLOPs, time and disk, without training."""
-    from . import rounds, workflow
+    from . import asking, readiness, rounds
     from .compose import compose_study
     from .estimate import estimate
     from .jobs import cells_at_once
@@ -106,8 +106,8 @@ def plan(
     from .terminal import plan_tables, stages_in_all, trial_tables
 
     composed = compose_study(study, overrides or [], config_dir)
-    planned: Plan = rounds.plan_tuning(composed) if tuning else workflow.plan(composed.spec)
-    available = workflow.check_machine(planned, composed.engine)
+    planned: Plan = rounds.plan_tuning(composed) if tuning else asking.plan(composed.spec)
+    available = readiness.check_machine(planned, composed.engine)
     found = Store(store)
     records = found.all_records()
     stages = []
@@ -147,7 +147,7 @@ def run(
     """Train every cell that has no record yet, then write the report. The same command continues a killed run."""
     import contextlib
 
-    from . import workflow
+    from . import asking, running
     from .compose import compose_study
     from .engines.local import warm_up
     from .planning import Plan
@@ -157,7 +157,7 @@ def run(
 
     composed = compose_study(study, overrides or [], config_dir)
     warm_up()
-    planned: Plan = workflow.plan(composed.spec)
+    planned: Plan = asking.plan(composed.spec)
     found = Store(store)
     seen: list[StudyProgress] = []
 
@@ -171,7 +171,7 @@ def run(
                 out.print(f"note: {note}", markup=False)
             seen.append(stack.enter_context(StudyProgress(stage, found, out)))
 
-        result = workflow.run(
+        result = running.run(
             composed,
             found,
             planned=planned,
@@ -298,11 +298,11 @@ def logs(
 @app.command()
 def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
     """Write figures, tables and the page anew, from the records alone."""
-    from . import workflow
+    from . import answering
     from .store import Store
 
     found = Store(store)
-    paths = workflow.report_study(found.plan(study), found)
+    paths = answering.report_study(found.plan(study), found)
     out.print(str(paths.page))
 
 
@@ -364,7 +364,7 @@ def sync(
     timeout: Annotated[float, typer.Option(help="Seconds after which to give up.")] = 600.0,
 ) -> None:
     """Hand the offline W&B runs of a study to a server."""
-    from . import workflow
+    from . import answering
     from .store import Store
     from .tracking import TrackingSpec, mirror_study, sync_study
 
@@ -372,7 +372,7 @@ def sync(
     planned = found.plan(study)
     folder = found.study_folder(planned.study_id)
     settings = TrackingSpec(kind="wandb", mode="offline", project=project, entity=entity)
-    mirror_study(found.records(planned), workflow.study_card(planned), folder, settings)
+    mirror_study(found.records(planned), answering.study_card(planned), folder, settings)
     result = sync_study(folder, settings, timeout=timeout)
     out.print(result.message, markup=False)
     if not result.ok:

@@ -23,7 +23,7 @@ from .tuning_file import read_tuning
 
 if TYPE_CHECKING:  # printing a status needs nothing that runs a study
     from .rounds import TuneResult
-    from .workflow import RunResult
+    from .running import RunResult
 
 STATE_STYLES: Mapping[CellState, str] = {
     "finished": "green",

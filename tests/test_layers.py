@@ -26,7 +26,8 @@ HEAVY = (
     "datasets",
 )
 LIGHT_MODULES = ("planning", "spec", "recipe", "pretraining", "engine_spec", "protocol", "strict", "arms",
-                 "starts", "stages", "budget", "records", "store", "files", "errors",
+                 "asking", "answering", "readiness", "starts", "stages", "budget", "records", "store", "files",
+                 "errors",
                  "analysis", "report", "terminal", "export", "bundle", "housekeeping", "progress", "precision",
                  "tuning", "tuned", "tuning_file", "published", "listing",
                  "jobs", "console", "counts", "interruption", "fit_command", "printed_answers", "bench/command",

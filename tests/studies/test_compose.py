@@ -13,7 +13,7 @@ from planned import own_configs
 
 from models import forward_flops
 from models.tiers import TIERS
-from studies import workflow
+from studies import asking
 from studies.arms import parse_arm
 from studies.budget import Budget
 from studies.compose import GROUPS, compose_study, list_studies
@@ -258,7 +258,7 @@ def test_what_does_not_exist_is_told_when_planning(own: Path, overrides: list[st
 def planning_refusal(config_dir: Path, *overrides: str) -> str:
     spec = compose_study("mine", overrides, config_dir).spec
     with pytest.raises(ConfigError) as caught:
-        workflow.plan(spec)
+        asking.plan(spec)
     return str(caught.value)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from planned import FORWARD_FLOPS, make_arms, make_spec, planned
 
 from datamodules import DialData, parse_data
-from studies import workflow
+from studies import asking
 from studies.errors import PlanError
 from studies.planning import Cell, Plan, Seeds, make_plan
 from studies.starts import Start
@@ -353,9 +353,9 @@ def test_planning_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DialData, "load", refuse)
     monkeypatch.setattr(type(parse_data(COLOURED)), "load", refuse)
     spec = make_spec()
-    monkeypatch.setattr(workflow, "survey_arms", lambda spec, data, designs: make_arms(spec))
-    assert len(workflow.plan(spec).cells) == 12
-    assert len(workflow.plan(make_spec(data=parse_data(COLOURED))).cells) == 12
+    monkeypatch.setattr(asking, "survey_arms", lambda spec, data, designs: make_arms(spec))
+    assert len(asking.plan(spec).cells) == 12
+    assert len(asking.plan(make_spec(data=parse_data(COLOURED))).cells) == 12
 
 
 def test_what_others_published_is_no_part_of_a_study() -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from datamodules import parse_data
 from models.checkpoints import classifier_checkpoint
-from studies import workflow
+from studies import asking
 from studies.checkpoint import save_checkpoint
 from studies.errors import ConfigError, PlanError
 from studies.files import sha256_of
@@ -45,7 +45,7 @@ def spec(**changes: Any) -> StudySpec:
 
 
 def plan(**changes: Any) -> Plan:
-    return workflow.plan(spec(**changes))
+    return asking.plan(spec(**changes))
 
 
 @pytest.fixture(scope="module")
