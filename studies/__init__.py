@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from studies.answering import load_answers, load_records, report_study
     from studies.asking import load_study, plan
     from studies.budget import Budget
+    from studies.cell import Cell
     from studies.checkpoint import AtomicCheckpointIO
     from studies.compose import Composed, compose_study
     from studies.engine_spec import EngineSpec
     from studies.errors import ConfigError, PlanError, StoreError, StudyError
     from studies.few_shot import FewShot, evaluate_few_shot
-    from studies.planning import Cell, Plan
+    from studies.grid import Plan
     from studies.recipe import Recipe
     from studies.records import COLUMNS, Record, read_predictions, records_frame, selected_rows
     from studies.rounds import TuneResult, plan_tuning, tune
@@ -54,12 +55,13 @@ _MODULES = {
     "studies.answering": ("load_answers", "load_records", "report_study"),
     "studies.asking": ("load_study", "plan"),
     "studies.budget": ("Budget",),
+    "studies.cell": ("Cell",),
     "studies.checkpoint": ("AtomicCheckpointIO",),
     "studies.compose": ("Composed", "compose_study"),
     "studies.engine_spec": ("EngineSpec",),
     "studies.errors": ("ConfigError", "PlanError", "StoreError", "StudyError"),
     "studies.few_shot": ("FewShot", "evaluate_few_shot"),
-    "studies.planning": ("Cell", "Plan"),
+    "studies.grid": ("Plan",),
     "studies.recipe": ("Recipe",),
     "studies.records": ("COLUMNS", "Record", "read_predictions", "records_frame", "selected_rows"),
     "studies.rounds": ("TuneResult", "plan_tuning", "tune"),

@@ -10,7 +10,7 @@ from .analysis.of_records import Rule, records_table
 from .analysis.study import measured_pair, read_blocks
 from .analysis.table import CurveTable
 from .errors import ConfigError
-from .planning import Plan
+from .grid import Plan
 from .records import Record, records_frame
 from .report import ReportPaths, write_report
 from .report.card import StudyCard

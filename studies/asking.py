@@ -10,7 +10,8 @@ from datamodules import DataError, DataInfo
 from .arms import parse_arm
 from .compose import Composed, compose_study
 from .errors import ConfigError
-from .planning import Arm, Plan, make_plan
+from .grid import Arm, Plan
+from .planning import make_plan
 from .spec import StudySpec
 from .stages import stage_specs, start_sources, with_own_images
 from .start_checks import check_starts_fit

@@ -100,8 +100,8 @@ def plan(
     from . import asking, readiness, rounds
     from .compose import compose_study
     from .estimate import estimate
+    from .grid import Plan
     from .jobs import cells_at_once
-    from .planning import Plan
     from .store import Store
     from .terminal import plan_tables, stages_in_all, trial_tables
 
@@ -150,7 +150,7 @@ def run(
     from . import asking, running
     from .compose import compose_study
     from .engines.local import warm_up
-    from .planning import Plan
+    from .grid import Plan
     from .progress import StudyProgress
     from .store import Store
     from .terminal import result_tables
@@ -206,7 +206,7 @@ def tune(
     from . import rounds
     from .compose import compose_study
     from .engines.local import warm_up
-    from .planning import Plan
+    from .grid import Plan
     from .progress import StudyProgress
     from .store import Store
     from .terminal import trial_tables, tuned_tables

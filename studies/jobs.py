@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .cell import Cell
 from .engine_spec import EngineSpec
-from .planning import Cell
 
 MAX_LANES = 64
 """Most lanes of a program whose width is chosen by measurement."""

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cell import Cell
 from .errors import StoreError, StudyError
 from .files import sha256_of
-from .planning import Cell
 from .starts import Start
 from .store import Store
 

@@ -19,6 +19,7 @@ import torch
 from datamodules.cache import cache_folder
 from models.lanes import why_no_lanes, why_not_stacked
 
+from .cell import Cell
 from .course import batches_of
 from .engine_spec import EngineSpec
 from .environment import code_version
@@ -27,7 +28,6 @@ from .files import write_text
 from .job_data import JobData
 from .jobs import CPU_LANES, MAX_LANES
 from .lane_program import LaneProgram
-from .planning import Cell
 from .program import initial_network
 
 LEAST_GAIN = 1.1  # twice the lanes must be at least this much faster

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from models import ImageClassifier
 
+from .cell import Cell
 from .objective import objective_of
-from .planning import Cell
 
 CLIP_NORM = 1.0  # PROTOCOL 4
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from .estimate import describe_seconds
-from .planning import Plan
+from .grid import Plan
 from .store import CellState, Store
 
 PLAIN_SECONDS = 15.0  # between two plain lines

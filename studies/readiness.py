@@ -12,7 +12,7 @@ from .engine_spec import EngineSpec
 from .engines.local import devices
 from .errors import ConfigError, StoreError
 from .estimate import describe_bytes, disk_needed
-from .planning import Plan
+from .grid import Plan
 from .precision import check_precision
 from .store import Store
 

@@ -17,10 +17,13 @@ from pathlib import Path
 
 from .answering import study_card
 from .asking import plan
+from .cell import Cell
 from .compose import Composed
 from .engines import Outcome
 from .errors import ConfigError, ExitCode, PlanError
-from .planning import FIXED_RECIPE, Cell, Plan, networks_of
+from .grid import Plan
+from .plan_notes import FIXED_RECIPE
+from .planning import networks_of
 from .records import Record
 from .running import train_cells
 from .spec import StudySpec

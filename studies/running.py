@@ -11,8 +11,8 @@ from .compose import Composed
 from .engine_spec import EngineSpec
 from .engines import LocalEngine, Outcome
 from .errors import ExitCode
+from .grid import Plan
 from .jobs import cells_at_once
-from .planning import Plan
 from .readiness import check_disk, check_machine, prepare_data
 from .report import ReportPaths
 from .start_checks import note_files, repair_kept, without_start

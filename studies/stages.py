@@ -15,7 +15,7 @@ from datamodules import DataInfo
 from .arms import arm_name, parse_arm
 from .errors import ConfigError, PlanError
 from .files import sha256_of
-from .planning import Plan
+from .grid import Plan
 from .pretraining import Pretraining
 from .spec import StudySpec
 from .starts import FileStart, StageStart, StartSource

@@ -1,4 +1,4 @@
-"""What every part of a study file has in common: a word it does not know is refused, and nothing changes afterwards."""
+"""What all that is read from files has in common: an unknown field is refused, and nothing changes afterwards."""
 
 from __future__ import annotations
 

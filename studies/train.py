@@ -22,6 +22,7 @@ from datamodules.lane_batches import pool_bytes
 from datamodules.residency import fits
 from models.lanes import why_no_lanes
 
+from .cell import Cell
 from .chunked import ChunkedClassifier
 from .course import CellCourse, Segment
 from .engine_spec import EngineSpec
@@ -31,7 +32,6 @@ from .kept_weights import START_BRANCH, keep_weights
 from .lane_program import LaneProgram
 from .lane_width import takes_lanes
 from .outcome import assess
-from .planning import Cell
 from .program import Chunk, Program, initial_network
 from .records import Record
 from .store import Store

@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 
 from datamodules import DialData, PixelPermutation, StepBatches, carve_validation, index_hash, nested_subset
-from studies.planning import Cell, Seeds
+from studies.cell import Cell, Seeds
 from studies.protocol import PROTOCOL_VERSION
 
 LABELS = np.arange(1000) % 10

@@ -22,8 +22,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from studies.engine_spec import EngineSpec
+from studies.grid import Plan
 from studies.jobs import Waiting, most_lanes, next_job, program_key
-from studies.planning import Plan
 from studies.store import Store
 from studies.tracking import TrackingSpec
 

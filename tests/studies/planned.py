@@ -12,7 +12,9 @@ import numpy.typing as npt
 from datamodules import parse_data
 from studies.arms import parse_arm
 from studies.budget import train_flops, train_flops_exact
-from studies.planning import Arm, Cell, Plan, make_plan
+from studies.cell import Cell
+from studies.grid import Arm, Plan
+from studies.planning import make_plan
 from studies.records import Branch, Environment, Record, Status, TrainLoss, Validation
 from studies.spec import StudySpec
 from studies.store import Store

@@ -19,7 +19,7 @@ from studies import estimate as estimate_module
 from studies.engines import Outcome
 from studies.errors import ExitCode, StoreError
 from studies.estimate import describe_bytes, disk_needed
-from studies.planning import Plan
+from studies.grid import Plan
 from studies.report import ReportPaths
 from studies.store import Store
 from studies.tracking import MirrorResult

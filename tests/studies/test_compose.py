@@ -19,7 +19,8 @@ from studies.budget import Budget
 from studies.compose import GROUPS, compose_study, list_studies
 from studies.engine_spec import EngineSpec
 from studies.errors import ConfigError
-from studies.planning import Arm, make_plan
+from studies.grid import Arm
+from studies.planning import make_plan
 from studies.recipe import Recipe
 from studies.starts import FileStart
 from studies.tracking import TrackingSpec

@@ -11,7 +11,7 @@ from training import train
 
 from studies import train as train_module
 from studies.engine_spec import EngineSpec
-from studies.planning import Plan
+from studies.grid import Plan
 from studies.program import Chunk
 from studies.records import Record
 from studies.store import Store

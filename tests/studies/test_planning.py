@@ -16,8 +16,10 @@ from planned import FORWARD_FLOPS, make_arms, make_spec, planned
 
 from datamodules import DialData, parse_data
 from studies import asking
+from studies.cell import Cell, Seeds
 from studies.errors import PlanError
-from studies.planning import Cell, Plan, Seeds, make_plan
+from studies.grid import Plan
+from studies.planning import make_plan
 from studies.starts import Start
 
 

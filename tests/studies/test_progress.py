@@ -12,7 +12,7 @@ from rich.console import Console
 from studies import store as store_module
 from studies.counts import counted
 from studies.engine_spec import EngineSpec
-from studies.planning import Plan
+from studies.grid import Plan
 from studies.progress import StudyProgress
 from studies.store import Store
 from studies.terminal import status_tables

@@ -15,12 +15,14 @@ from training import tiny_spec, train
 
 from datamodules import DialData
 from studies import answering, asking, cli, readiness, rounds
+from studies.cell import Cell
 from studies.compose import Composed, compose_study
 from studies.engine_spec import EngineSpec
 from studies.engines import Outcome
 from studies.errors import ConfigError, ExitCode, PlanError
 from studies.estimate import disk_needed, evaluation_flops
-from studies.planning import Cell, Plan, make_plan
+from studies.grid import Plan
+from studies.planning import make_plan
 from studies.records import Status, records_frame
 from studies.rounds import plan_tuning, tune
 from studies.store import Store

@@ -21,7 +21,7 @@ from studies.engine_spec import EngineSpec
 from studies.engines import local
 from studies.engines.local import devices
 from studies.errors import ConfigError
-from studies.planning import Plan
+from studies.grid import Plan
 from studies.records import Record
 from studies.store import Store
 from studies.team import Rank, check_team

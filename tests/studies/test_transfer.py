@@ -13,12 +13,13 @@ import torch
 from models import build_network
 from models.checkpoints import read_weights
 from studies import asking, running
+from studies.cell import Cell
 from studies.compose import Composed
 from studies.engine_spec import EngineSpec
 from studies.errors import StudyError
+from studies.grid import Plan
 from studies.kept_weights import give_start, why_not_kept
 from studies.outcome import weights_sha256
-from studies.planning import Cell, Plan
 from studies.program import Chunk, initial_network
 from studies.records import DETERMINISTIC_COLUMNS, Record, records_frame
 from studies.spec import StudySpec
