@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..strict import Strict
+from studies.strict import Strict
 
 PROBE_SECONDS = 30.0  # to ask an installed wandb for its server address and whether it has a key; import included
 CONNECT_SECONDS = 2.0
