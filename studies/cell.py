@@ -97,6 +97,12 @@ class Cell(Strict):
         return title if self.reads_test else f"{title} lr={self.learning_rate:g} decay={self.weight_decay:g}"
 
     @property
+    def network_arguments(self) -> dict[str, Any]:
+        """What `models.build_network` is called with for its network."""
+        names = ("family", "variant", "image_size", "in_channels", "num_classes", "designed_for", "head")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def warmup_steps(self) -> int:
         """Steps of linear warm-up."""
         return int(self.warmup_fraction * self.steps)
