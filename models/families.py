@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from models.flops import ForwardFlops
 from models.tiers import TIERS, Tier
 
 if TYPE_CHECKING:
@@ -14,30 +13,6 @@ if TYPE_CHECKING:
 
 Head = Literal["linear", "hidden"]  # what a network ends in: `models.head`
 HEADS: tuple[Head, ...] = get_args(Head)
-
-
-class Layout(Protocol):
-    """All sizes of one network except its number of classes. Holds no weights and needs no torch.
-
-    One that is no `ResizableLayout` belongs to a family that cannot change the size of its images.
-    """
-
-    def forward_flops(self, num_classes: int) -> ForwardFlops:
-        """Forward FLOPs per example with a linear classifier of ``num_classes`` outputs."""
-        ...
-
-
-@runtime_checkable
-class ResizableLayout(Layout, Protocol):
-    """A layout that says what becomes of its network at another image size."""
-
-    def at(self, image_size: int) -> Any:  # noqa: ANN401  # a layout of its own kind
-        """The same network, weight for weight but for its positions, applied to images of ``image_size`` pixels.
-
-        Raises:
-            ValueError: the network cannot be applied to such images; says why.
-        """
-        ...
 
 
 @dataclass(frozen=True)

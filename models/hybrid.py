@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from models.convolution import LARGEST_UNREDUCED_IMAGE, ConvStages, build_stages, solve_stages
 from models.families import Family
-from models.flops import ForwardFlops, convolution_flops, linear_flops
+from models.flops import ForwardFlops, convolution_flops
+from models.layout import FeatureLayout
 from models.tiers import TIERS, Tier
 from models.transformer import build_encoder, encoder_flops, with_matched_mlp
 from models.transformer_form import PLAIN, TransformerForm, form_names, parse_form
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HybridLayout:
+class HybridLayout(FeatureLayout):
     """Sizes of a hybrid: convolutional stages, then a transformer with one token per position of their map.
 
     A map of 1x1 is allowed and gives a transformer on a single token.
@@ -78,11 +79,6 @@ class HybridLayout:
         stages = self.stages.flops()
         projection = convolution_flops(self.stages.out_channels, self.width, 1, self.grid_size)
         return ForwardFlops(stages.total + projection + encoder_flops(self), stages.first_layer)
-
-    def forward_flops(self, num_classes: int) -> ForwardFlops:
-        """Forward FLOPs per example."""
-        features = self.feature_flops()
-        return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
 
 # form -> tier -> transformer blocks kept, residual blocks per convolutional stage

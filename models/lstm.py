@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from models.families import Family
 from models.flops import ForwardFlops, convolution_flops, linear_flops, lstm_flops
+from models.layout import FeatureLayout
 from models.solver import nearest_layout
 from models.tiers import Tier
 from models.vit import reference_flops
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LSTMLayout:
+class LSTMLayout(FeatureLayout):
     """Sizes of an LSTM network; ``hidden_size`` is that of one direction of one LSTM.
 
     Attributes:
@@ -49,11 +50,6 @@ class LSTMLayout:
         merge = linear_flops(num_scans * self.hidden_size, self.width, rows=num_patches)
         mlp = 2 * linear_flops(self.width, self.mlp_width, rows=num_patches)
         return ForwardFlops(first_layer + self.depth * (scans + merge + mlp), first_layer)
-
-    def forward_flops(self, num_classes: int) -> ForwardFlops:
-        """Forward FLOPs per example."""
-        features = self.feature_flops()
-        return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
     def at(self, image_size: int) -> LSTMLayout:
         """The same network on larger or smaller images: the same cells scan longer or shorter sequences.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from models.families import Family
 from models.flops import ForwardFlops, convolution_flops, linear_flops
+from models.layout import OneSizeLayout
 from models.solver import nearest_layout
 from models.tiers import Tier
 from models.vit import reference_flops
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MixerLayout:
+class MixerLayout(OneSizeLayout):
     """Sizes of an MLP-Mixer; ``token_width`` and ``channel_width`` are the hidden sizes of its two MLPs."""
 
     image_size: int
@@ -42,23 +43,12 @@ class MixerLayout:
         channel_mlp = 2 * linear_flops(self.width, self.channel_width, rows=num_patches)
         return ForwardFlops(first_layer + self.depth * (token_mlp + channel_mlp), first_layer)
 
-    def forward_flops(self, num_classes: int) -> ForwardFlops:
-        """Forward FLOPs per example."""
-        features = self.feature_flops()
-        return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
-
-    def at(self, image_size: int) -> MixerLayout:
-        """The network itself, which is for one image size.
-
-        Raises:
-            ValueError: another size is asked for.
-        """
-        if image_size != self.image_size:
-            raise ValueError(
-                "a Mixer cannot change the size of its images: its token-mixing weights belong to the "
-                f"{(self.image_size // self.patch_size) ** 2} patches of {self.image_size} px; resize the images"
-            )
-        return self
+    def why_one_size(self) -> str:
+        """Which weights belong to the size, and what to do instead."""
+        return (
+            "a Mixer cannot change the size of its images: its token-mixing weights belong to the "
+            f"{(self.image_size // self.patch_size) ** 2} patches of {self.image_size} px; resize the images"
+        )
 
 
 def mixer_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> MixerLayout:

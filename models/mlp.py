@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from models.families import Family
 from models.flops import ForwardFlops, linear_flops
+from models.layout import OneSizeLayout
 from models.solver import nearest_layout
 from models.tiers import Tier
 from models.vit import reference_flops
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MLPLayout:
+class MLPLayout(OneSizeLayout):
     """Sizes of a fully connected network: ``depth`` hidden layers of ``hidden_width`` and one of ``width``."""
 
     image_size: int
@@ -41,23 +42,12 @@ class MLPLayout:
         layers = [linear_flops(before, after) for before, after in pairwise(widths)]
         return ForwardFlops(sum(layers), layers[0])
 
-    def forward_flops(self, num_classes: int) -> ForwardFlops:
-        """Forward FLOPs per example."""
-        features = self.feature_flops()
-        return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
-
-    def at(self, image_size: int) -> MLPLayout:
-        """The network itself, which is for one image size.
-
-        Raises:
-            ValueError: another size is asked for.
-        """
-        if image_size != self.image_size:
-            raise ValueError(
-                "a fully connected network cannot change the size of its images: its first layer has a weight for "
-                f"every pixel of {self.image_size} x {self.image_size}; resize the images"
-            )
-        return self
+    def why_one_size(self) -> str:
+        """Which weights belong to the size, and what to do instead."""
+        return (
+            "a fully connected network cannot change the size of its images: its first layer has a weight for "
+            f"every pixel of {self.image_size} x {self.image_size}; resize the images"
+        )
 
 
 def mlp_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> MLPLayout:

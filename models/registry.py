@@ -23,8 +23,9 @@ from models.external import (
     load_builder,
     load_installed_family,
 )
-from models.families import HEADS, Family, Head, Layout, ResizableLayout
+from models.families import HEADS, Family, Head
 from models.flops import ForwardFlops, linear_flops
+from models.layout import Layout, ResizableLayout
 from models.tiers import TIERS, split_variant
 
 if TYPE_CHECKING:

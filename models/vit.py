@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from models.families import Family
-from models.flops import ForwardFlops, convolution_flops, linear_flops
+from models.flops import ForwardFlops, convolution_flops
+from models.layout import FeatureLayout
 from models.tiers import Tier
 from models.transformer import build_encoder, encoder_flops, with_matched_mlp
 from models.transformer_form import PLAIN, TransformerForm, form_names, parse_form, why_not_form
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ViTLayout:
+class ViTLayout(FeatureLayout):
     """Sizes of a vision transformer.
 
     Attributes:
@@ -68,11 +69,6 @@ class ViTLayout:
         """Forward FLOPs per example without the classifier."""
         first_layer = convolution_flops(self.in_channels, self.width, self.patch_size, self.grid_size)
         return ForwardFlops(first_layer + encoder_flops(self), first_layer)
-
-    def forward_flops(self, num_classes: int) -> ForwardFlops:
-        """Forward FLOPs per example."""
-        features = self.feature_flops()
-        return ForwardFlops(features.total + linear_flops(self.width, num_classes), features.first_layer)
 
 
 def vit_layout(tier: Tier, form: str, image_size: int, in_channels: int) -> ViTLayout:

@@ -20,19 +20,25 @@ if TYPE_CHECKING:
     from studies.analysis.summary import data_curves
     from studies.analysis.table import Columns, curve_table
     from studies.analysis.variance import variance_split
+    from studies.answering import load_answers, load_records, report_study
+    from studies.asking import load_study, plan
+    from studies.budget import Budget
+    from studies.cell import Cell
     from studies.checkpoint import AtomicCheckpointIO
     from studies.compose import Composed, compose_study
+    from studies.engine_spec import EngineSpec
     from studies.errors import ConfigError, PlanError, StoreError, StudyError
     from studies.few_shot import FewShot, evaluate_few_shot
-    from studies.planning import Cell, Plan
+    from studies.grid import Plan
+    from studies.recipe import Recipe
     from studies.records import COLUMNS, Record, read_predictions, records_frame, selected_rows
     from studies.rounds import TuneResult, plan_tuning, tune
-    from studies.spec import Budget, EngineSpec, Recipe, StudySpec
+    from studies.running import RunResult, run
+    from studies.spec import StudySpec
     from studies.store import Store
     from studies.tuned import Tuning
     from studies.tuning import TuningSpec
     from studies.tuning_file import read_tuning
-    from studies.workflow import RunResult, load_answers, load_records, load_study, plan, report_study, run
 
 _MODULES = {
     "studies.analysis.answers": ("Answers", "analyse"),
@@ -46,19 +52,25 @@ _MODULES = {
     "studies.analysis.summary": ("data_curves",),
     "studies.analysis.table": ("Columns", "curve_table"),
     "studies.analysis.variance": ("variance_split",),
+    "studies.answering": ("load_answers", "load_records", "report_study"),
+    "studies.asking": ("load_study", "plan"),
+    "studies.budget": ("Budget",),
+    "studies.cell": ("Cell",),
     "studies.checkpoint": ("AtomicCheckpointIO",),
     "studies.compose": ("Composed", "compose_study"),
+    "studies.engine_spec": ("EngineSpec",),
     "studies.errors": ("ConfigError", "PlanError", "StoreError", "StudyError"),
     "studies.few_shot": ("FewShot", "evaluate_few_shot"),
-    "studies.planning": ("Cell", "Plan"),
+    "studies.grid": ("Plan",),
+    "studies.recipe": ("Recipe",),
     "studies.records": ("COLUMNS", "Record", "read_predictions", "records_frame", "selected_rows"),
     "studies.rounds": ("TuneResult", "plan_tuning", "tune"),
+    "studies.running": ("RunResult", "run"),
+    "studies.spec": ("StudySpec",),
+    "studies.store": ("Store",),
     "studies.tuned": ("Tuning",),
     "studies.tuning": ("TuningSpec",),
     "studies.tuning_file": ("read_tuning",),
-    "studies.workflow": ("RunResult", "load_answers", "load_records", "load_study", "plan", "report_study", "run"),
-    "studies.spec": ("Budget", "EngineSpec", "Recipe", "StudySpec"),
-    "studies.store": ("Store",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""Training FLOPs and optimiser steps: the one place for budget arithmetic (PROTOCOL 2 and 3).
+"""How long runs train: the budget that a study declares, and the one place for its arithmetic (PROTOCOL 2 and 3).
 
 The cost of a run of S steps at batch B of a network with f forward FLOPs per image is 3 f B S. One trunk serves every
 budget fraction c: it is warmed up and held at a constant learning rate, and at 0.8 c a cooldown of 0.2 c branches off
@@ -9,12 +9,64 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from .strict import Strict
 
 TRAIN_COST = 3
 """Training FLOPs in units of forward FLOPs: one forward, one backward to inputs, one to weights."""
 
 STEP_MULTIPLE = 40
 """Steps are a multiple of this, so that the cooldown of the branch at C/8 (S/40 steps) is whole."""
+
+
+class Budget(Strict):
+    """How long every run trains. Exactly one of `train_flops`, `steps` and `epochs` is given.
+
+    Attributes:
+        train_flops: training FLOPs C of one run; the steps follow from the costliest arm, so that nobody exceeds C.
+        steps: optimiser steps at C, a multiple of 40.
+        epochs: a declared alternative to matched compute: passes over each training set, so that C grows with it.
+        batch_size: images per optimiser step, equal for all arms.
+        branches: fractions of C at which a cooldown ends; 1 is always among them.
+        warmup_fraction: part of C during which the learning rate rises, at most 3% (PROTOCOL 3).
+        cooldown_fraction: part of each branch that is its cooldown.
+    """
+
+    train_flops: Annotated[float, Field(gt=0)] | None = None
+    steps: PositiveInt | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Annotated[int, Field(ge=2)] = 96
+    branches: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.125, 0.25, 0.5, 1.0)
+    warmup_fraction: Annotated[float, Field(ge=0, le=0.03)] = 0.03
+    cooldown_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    @field_validator("steps")
+    @classmethod
+    def _whole_branches(cls, steps: int | None) -> int | None:
+        if steps is not None and steps % STEP_MULTIPLE:
+            below = steps - steps % STEP_MULTIPLE
+            nearest = f"{below} or {below + STEP_MULTIPLE}" if below else f"at least {STEP_MULTIPLE}"
+            raise ValueError(f"must be a multiple of {STEP_MULTIPLE} so that every branch is whole: {nearest}")
+        return steps
+
+    @field_validator("branches")
+    @classmethod
+    def _ends_at_full_budget(cls, branches: tuple[float, ...]) -> tuple[float, ...]:
+        if 1.0 not in branches:
+            raise ValueError("must contain 1.0, the full budget")
+        if len(set(branches)) < len(branches):
+            raise ValueError("names a fraction twice")
+        return tuple(sorted(branches))
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Budget:
+        given = [name for name in ("train_flops", "steps", "epochs") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of train_flops, steps and epochs; given: {', '.join(given) or 'none'}")
+        return self
 
 
 @dataclass(frozen=True)

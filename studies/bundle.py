@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from .cell import Cell
 from .errors import StoreError, StudyError
 from .files import write_atomically
-from .planning import Cell, Plan
+from .grid import Plan
 from .store import Store
 
 FORMAT = "study-bundle-1"

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from datamodules import StepBatches
 from models import ImageClassifier, build_optimizer, learning_rate_factor
 
+from .cell import Cell
 from .objective import objective_of
-from .planning import Cell
 from .program import CLIP_NORM, Chunk, OnChunk, Snapshot, autocast, classifier_arguments, cloned
 from .seeding import seed_of
 from .team import SOLO, Rank

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -19,6 +19,14 @@ from .counts import counted
 from .errors import ExitCode, StudyError
 from .fit_command import fit
 from .interruption import told_once
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from .compose import Composed
+    from .grid import Plan
+    from .store import Store
+
 
 app = typer.Typer(
     add_completion=False,
@@ -83,17 +91,16 @@ def plan(
     tuning: Annotated[bool, typer.Option("--tuning", help="Plan what `study tune` would do instead.")] = False,
 ) -> None:
     """Validate a study and print its cells, steps, FLOPs, time and disk, without training."""
-    from . import rounds, workflow
+    from . import asking, readiness, rounds
     from .compose import compose_study
     from .estimate import estimate
     from .jobs import cells_at_once
-    from .planning import Plan
     from .store import Store
     from .terminal import plan_tables, stages_in_all, trial_tables
 
     composed = compose_study(study, overrides or [], config_dir)
-    planned: Plan = rounds.plan_tuning(composed) if tuning else workflow.plan(composed.spec)
-    available = workflow.check_machine(planned, composed.engine)
+    planned = rounds.plan_tuning(composed) if tuning else asking.plan(composed.spec)
+    available = readiness.check_machine(planned, composed.engine)
     found = Store(store)
     records = found.all_records()
     stages = []
@@ -131,40 +138,27 @@ def run(
     retry_failed: Annotated[bool, typer.Option(help="Train cells again whose record says failed or invalid.")] = False,
 ) -> None:
     """Train every cell that has no record yet, then write the report. The same command continues a killed run."""
-    import contextlib
-
-    from . import workflow
-    from .compose import compose_study
-    from .engines.local import warm_up
-    from .planning import Plan
-    from .progress import StudyProgress
-    from .store import Store
+    from . import asking, running
+    from .progress import StagesProgress
     from .terminal import result_tables
 
-    composed = compose_study(study, overrides or [], config_dir)
-    warm_up()
-    planned: Plan = workflow.plan(composed.spec)
-    found = Store(store)
-    seen: list[StudyProgress] = []
+    composed, found = _for_training(study, overrides, config_dir, store)
+    planned = asking.plan(composed.spec)
 
-    with contextlib.ExitStack() as stack:
+    with StagesProgress(found, out) as progress:
 
         def on_start(stage: Plan) -> None:
-            stack.close()
-            folder = found.study_folder(stage.study_id)
-            out.print(f"{stage.study_id}: {counted(len(stage.cells), 'cell')}, plan locked in {folder}")
-            for note in stage.notes:
-                out.print(f"note: {note}", markup=False)
-            seen.append(stack.enter_context(StudyProgress(stage, found, out)))
+            notes = (f"note: {note}" for note in stage.notes)
+            progress.begin(stage, [_locked(stage, stage.study_id, found), *notes])
 
-        result = workflow.run(
+        result = running.run(
             composed,
             found,
             planned=planned,
             retry_failed=retry_failed,
             on_start=on_start,
-            on_poll=lambda running: seen[-1].update(running),
-            on_message=lambda message: err.print(message, markup=False),
+            on_poll=progress.update,
+            on_message=_tell,
         )
     for part in result_tables(result, found):
         out.print(part)
@@ -187,37 +181,25 @@ def tune(
 
     The same command continues a killed tuning. The test split is never read.
     """
-    import contextlib
-
     from . import rounds
-    from .compose import compose_study
-    from .engines.local import warm_up
-    from .planning import Plan
-    from .progress import StudyProgress
-    from .store import Store
+    from .progress import StagesProgress
     from .terminal import trial_tables, tuned_tables
 
-    composed = compose_study(study, overrides or [], config_dir)
-    warm_up()
-    found = Store(store)
-    seen: list[StudyProgress] = []
+    composed, found = _for_training(study, overrides, config_dir, store)
     rounds_begun: list[Plan] = []
 
-    with contextlib.ExitStack() as stack:
+    with StagesProgress(found, out) as progress:
 
         def on_start(locked: Plan) -> None:
-            stack.close()
-            tells = f"stage {locked.spec.name}"
-            if locked.is_tuning:
-                rounds_begun.append(locked)
-                tells = f"round {len(rounds_begun)}"
-            if locked.is_tuning and len(rounds_begun) == 1:
+            if not locked.is_tuning:
+                progress.begin(locked, [_locked(locked, f"stage {locked.spec.name}", found)])
+                return
+            rounds_begun.append(locked)
+            said: list[RenderableType] = [_locked(locked, f"round {len(rounds_begun)}", found)]
+            if len(rounds_begun) == 1:
                 done = sum(state in ("finished", "diverged") for state in found.states(locked).values())
-                for part in trial_tables(locked, composed.tuning, None, done):
-                    out.print(part)
-            folder = found.study_folder(locked.study_id)
-            out.print(f"{tells}: {counted(len(locked.cells), 'cell')}, plan locked in {folder}")
-            seen.append(stack.enter_context(StudyProgress(locked, found, out)))
+                said = [*trial_tables(locked, composed.tuning, None, done), *said]
+            progress.begin(locked, said)
 
         result = rounds.tune(
             composed,
@@ -225,8 +207,8 @@ def tune(
             out=output,
             retry_failed=retry_failed,
             on_start=on_start,
-            on_poll=lambda running: seen[-1].update(running),
-            on_message=lambda message: err.print(message, markup=False),
+            on_poll=progress.update,
+            on_message=_tell,
         )
     for part in tuned_tables(result, found):
         out.print(part)
@@ -284,11 +266,11 @@ def logs(
 @app.command()
 def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
     """Write figures, tables and the page anew, from the records alone."""
-    from . import workflow
+    from . import answering
     from .store import Store
 
     found = Store(store)
-    paths = workflow.report_study(found.plan(study), found)
+    paths = answering.report_study(found.plan(study), found)
     out.print(str(paths.page))
 
 
@@ -350,7 +332,7 @@ def sync(
     timeout: Annotated[float, typer.Option(help="Seconds after which to give up.")] = 600.0,
 ) -> None:
     """Hand the offline W&B runs of a study to a server."""
-    from . import workflow
+    from . import answering
     from .store import Store
     from .tracking import TrackingSpec, mirror_study, sync_study
 
@@ -358,7 +340,7 @@ def sync(
     planned = found.plan(study)
     folder = found.study_folder(planned.study_id)
     settings = TrackingSpec(kind="wandb", mode="offline", project=project, entity=entity)
-    mirror_study(found.records(planned), workflow.study_card(planned), folder, settings)
+    mirror_study(found.records(planned), answering.study_card(planned), folder, settings)
     result = sync_study(folder, settings, timeout=timeout)
     out.print(result.message, markup=False)
     if not result.ok:
@@ -386,6 +368,27 @@ def clean(
         out.print("nothing was removed; add --yes to do it")
 
 
-def _status_json(planned: Any, states: Mapping[str, str]) -> dict[str, Any]:  # noqa: ANN401  # Plan
+def _for_training(
+    study: str, overrides: list[str] | None, config_dir: Path | None, store: Path
+) -> tuple[Composed, Store]:
+    """The study and its store, with the engine's first worker on its way while the study is planned."""
+    from .compose import compose_study
+    from .engines.local import warm_up
+    from .store import Store
+
+    composed = compose_study(study, overrides or [], config_dir)
+    warm_up()
+    return composed, Store(store)
+
+
+def _locked(plan: Plan, called: str, store: Store) -> str:
+    return f"{called}: {counted(len(plan.cells), 'cell')}, plan locked in {store.study_folder(plan.study_id)}"
+
+
+def _tell(message: str) -> None:
+    err.print(message, markup=False)
+
+
+def _status_json(planned: Plan, states: Mapping[str, str]) -> dict[str, Any]:
     cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
     return {"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells}

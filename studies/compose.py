@@ -14,8 +14,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from .engine_spec import EngineSpec
 from .errors import ConfigError
-from .spec import EngineSpec, Recipe, StudySpec
+from .recipe import Recipe
+from .spec import StudySpec
 from .tracking import TrackingSpec
 from .tuning import TuningSpec
 from .tuning_file import is_name, shipped_tunings

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from datamodules import PixelPermutation, StepBatches
 
 from .budget import BranchPlan, train_flops
+from .cell import Cell
 from .checkpoint import load_latest, save_checkpoint
+from .engine_spec import EngineSpec
 from .environment import now
 from .errors import StudyError
 from .evaluation import chance, predict
@@ -26,9 +28,7 @@ from .job_data import JobData
 from .kept_weights import give_start
 from .objective import objective_of
 from .outcome import TrainedBranch, TrainedCell
-from .planning import Cell
 from .program import Program, Snapshot, cloned
-from .spec import EngineSpec
 from .store import Store
 from .tracking.live import LiveMirror
 from .tracking.runs import train_row, validation_row

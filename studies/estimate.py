@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .planning import Arm, Cell, Plan
+from .cell import Cell
+from .grid import Arm, Plan
 from .records import Record
 
 BYTES_PER_PREDICTION = 4  # uint16 class and float16 log-probability, before compression

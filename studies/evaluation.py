@@ -15,8 +15,8 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from datamodules import ImageSplit, StepBatches
 
+from .cell import Cell
 from .objective import Objective, Question, objective_of
-from .planning import Cell
 from .program import autocast
 
 CALIBRATION_BINS = 15

@@ -117,7 +117,7 @@ def _measured(source: str, columns: dict[str, str | None], num_train: int | None
 
 
 def _measured_study(name: str, columns: dict[str, str | None], num_train: int | None, store: Path) -> Measured:
-    from . import workflow
+    from . import answering
     from .analysis.measured import measured_export
     from .analysis.study import read_blocks
     from .records import records_frame
@@ -133,7 +133,7 @@ def _measured_study(name: str, columns: dict[str, str | None], num_train: int | 
         raise ConfigError(f"{name} is neither a file nor a study of the store: {error}") from None
     records = found.records(planned)
     frame = records_frame(records, planned.spec.tier)
-    card = workflow.study_card(planned)
+    card = answering.study_card(planned)
     paths = {record.cell_id: found.predictions_path(record.cell_id) for record in records}
     names = {arm: look.label for arm, look in looks_of(frame).items()}
     return measured_export(

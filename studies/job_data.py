@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from datamodules import DataConfig, DataInfo, ImageSplit, Normalization, carve_validation, nested_subset
 
-from .planning import Cell
+from .cell import Cell
 
 Rows = npt.NDArray[np.int64]
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .planning import Cell
-from .spec import EngineSpec
+from .cell import Cell
+from .engine_spec import EngineSpec
 
 MAX_LANES = 64
 """Most lanes of a program whose width is chosen by measurement."""

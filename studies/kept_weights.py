@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cell import Cell
 from .errors import StoreError, StudyError
 from .files import sha256_of
-from .planning import Cell
 from .starts import Start
 from .store import Store
 
@@ -38,16 +38,7 @@ def keep_weights(cell: Cell, branch: float, weights: Mapping[str, Tensor], store
         from models import backbone_state
 
         state = backbone_state(weights)
-    content = classifier_checkpoint(
-        state,
-        family=cell.family,
-        variant=cell.variant,
-        image_size=cell.image_size,
-        in_channels=cell.in_channels,
-        num_classes=cell.num_classes,
-        designed_for=cell.designed_for,
-        head=cell.head,
-    )
+    content = classifier_checkpoint(state, **cell.network_arguments)
     path = store.weights_path(cell.id, branch)
     path.unlink(missing_ok=True)  # else it would be kept as the previous one
     save_checkpoint(content, path)

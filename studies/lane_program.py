@@ -20,7 +20,7 @@ from models import learning_rate_factor
 from models.lanes import LaneAdamW, build_lanes
 
 from .captured import CapturedStep
-from .planning import Cell
+from .cell import Cell
 from .program import CLIP_NORM, Chunk, OnChunk, Snapshot, autocast, cloned, initial_network
 
 COMPILED_VERSIONS = 128

@@ -23,7 +23,7 @@ from models.masked_patches import (
     num_draws,
 )
 
-from .planning import Cell
+from .cell import Cell
 from .seeding import seed_of
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from datamodules import ImageSplit, StepBatches, index_hash
 
 from .budget import train_flops, train_flops_exact
+from .cell import Cell
 from .evaluation import TestOutcome, test_branch
-from .planning import Cell
 from .records import Branch, Environment, Record, Status, TrainLoss, Validation
 
 FLOPS_TOLERANCE = 0.005  # PROTOCOL 2: achieved and planned FLOPs agree within 0.5% or the cell is invalid

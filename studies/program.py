@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from models import ImageClassifier
 
+from .cell import Cell
 from .objective import objective_of
-from .planning import Cell
 
 CLIP_NORM = 1.0  # PROTOCOL 4
 
@@ -72,20 +72,13 @@ class Program(Protocol):
 
 def classifier_arguments(cell: Cell) -> dict[str, Any]:
     """The keyword arguments of `ImageClassifier` for a cell."""
-    return {
-        "family": cell.family,
-        "variant": cell.variant,
-        "image_size": cell.image_size,
-        "num_classes": cell.num_classes,
-        "in_channels": cell.in_channels,
+    return cell.network_arguments | {
         "learning_rate": cell.learning_rate,
         "weight_decay": cell.weight_decay,
         "warmup_fraction": cell.warmup_fraction,
         "cooldown_fraction": cell.cooldown_fraction,
         "label_smoothing": cell.label_smoothing,
         "initialization_seed": cell.seeds.initialization,
-        "designed_for": cell.designed_for,
-        "head": cell.head,
     }
 
 

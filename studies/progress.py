@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from .estimate import describe_seconds
-from .planning import Plan
+from .grid import Plan
 from .store import CellState, Store
 
 PLAIN_SECONDS = 15.0  # between two plain lines
@@ -106,3 +107,32 @@ class StudyProgress:
             return False
         self._last_told, self._last_line = told, now
         return True
+
+
+class StagesProgress:
+    """The stages or rounds of one command in turn: each is announced, then followed until the next begins."""
+
+    def __init__(self, store: Store, console: Console) -> None:
+        self._store, self._console = store, console
+        self._open = ExitStack()
+        self._followed: StudyProgress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def begin(self, stage: Plan, announcement: Iterable[RenderableType]) -> None:
+        """Ends the bar of the stage before, prints what is to be said of this one, and follows it."""
+        self._open.close()
+        for part in announcement:
+            self._console.print(part, markup=False)
+        self._followed = self._open.enter_context(StudyProgress(stage, self._store, self._console))
+
+    def update(self, running: Sequence[str]) -> None:
+        """Looks at the store; `running` are the cells of this launcher."""
+        if self._followed is not None:
+            self._followed.update(running)

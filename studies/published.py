@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .arms import parse_arm
+from .strict import Strict
 
 PlacedArm = Annotated[str, Field(min_length=1)] | None
 """An arm in a table, or a place that is empty there."""
 
 
-class Published(BaseModel):
+class Published(Strict):
     """The section `published` of a study file. It changes nothing that is run.
 
     Attributes:
@@ -22,8 +23,6 @@ class Published(BaseModel):
         columns: heads of the paper's table, after the one of its rows.
         rows: head of a row -> its arms, a column each; null, or nothing at the end, where the paper has no entry.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str
     quantity: str

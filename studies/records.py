@@ -13,22 +13,18 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
 from models.tiers import split_variant
 
 from .arms import arm_name
+from .strict import Strict
 
 SCHEMA_VERSION = 1
 
 Status = Literal["finished", "diverged", "invalid", "failed"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Validation(_Frozen):
+class Validation(Strict):
     """One look at the validation split."""
 
     branch: float
@@ -38,7 +34,7 @@ class Validation(_Frozen):
     loss: float
 
 
-class TrainLoss(_Frozen):
+class TrainLoss(Strict):
     """Mean training loss over the steps since the previous entry of the same branch."""
 
     branch: float  # the branch whose cooldown this is; 0 on the trunk
@@ -47,7 +43,7 @@ class TrainLoss(_Frozen):
     loss: float
 
 
-class Branch(_Frozen):
+class Branch(Strict):
     """A cooldown of the trunk at a fraction of the budget (PROTOCOL 3): what it cost and what came out.
 
     The test fields are None in a trial of a tuning, which never reads the test split.
@@ -71,7 +67,7 @@ class Branch(_Frozen):
     weights_sha256: str
 
 
-class Environment(_Frozen):
+class Environment(Strict):
     """Where and with what the cell was trained.
 
     Attributes:
@@ -91,7 +87,7 @@ class Environment(_Frozen):
     lanes: int | None = None
 
 
-class Record(_Frozen):
+class Record(Strict):
     """Everything known of one finished cell. `COLUMNS` documents the fields in the names of the table."""
 
     schema_version: int = SCHEMA_VERSION

@@ -15,18 +15,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .answering import study_card
+from .asking import plan
+from .cell import Cell
 from .compose import Composed
 from .engines import Outcome
 from .errors import ConfigError, ExitCode, PlanError
-from .planning import FIXED_RECIPE, Cell, Plan, networks_of
+from .grid import Plan
+from .plan_notes import FIXED_RECIPE
+from .planning import networks_of
 from .records import Record
+from .running import train_cells
 from .spec import StudySpec
 from .store import CellState, Store
 from .tracking import MirrorResult, mirror_study
 from .tuned import Conditions, Origin, TunedPoint, Tuning, TuningCost
 from .tuning import TUNING_SEED, Pair, Trial, TuningSpec, at_edge, extension, geometric_mean, winner
 from .tuning_file import write_tuning
-from .workflow import plan, study_card, train_cells
 
 SUFFIX = "-tuning"
 """A study's tuning goes by the study's name with this: `study status data_scaling-tuning`."""

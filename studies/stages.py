@@ -15,8 +15,9 @@ from datamodules import DataInfo
 from .arms import arm_name, parse_arm
 from .errors import ConfigError, PlanError
 from .files import sha256_of
-from .planning import Plan
-from .spec import Pretraining, StudySpec
+from .grid import Plan
+from .pretraining import Pretraining
+from .spec import StudySpec
 from .starts import FileStart, StageStart, StartSource
 
 SUFFIX = "-pretraining"

@@ -7,10 +7,11 @@ from typing import Any
 
 from datamodules import DataInfo
 
+from .cell import Cell
 from .errors import ConfigError, StoreError
 from .files import sha256_of
+from .grid import Arm, Plan
 from .kept_weights import why_not_kept
-from .planning import Arm, Cell, Plan
 from .starts import FileStart, StartSource
 from .store import CellState, Store
 

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from .budget import train_flops
-from .spec import ObjectiveName
+from .protocol import ObjectiveName
+from .strict import Strict
 
 if TYPE_CHECKING:
     from datamodules import DataInfo
 
-    from .planning import Cell, Plan
+    from .cell import Cell
+    from .grid import Plan
 
 START_LABELS = frozenset({"name", "objective", "num_pretrain", "train_flops"})
 """What is told of a start besides its origin, which determines the weights."""
 
 
-class Start(BaseModel):
+class Start(Strict):
     """What the weights of a cell begin from.
 
     Attributes:
@@ -36,8 +36,6 @@ class Start(BaseModel):
         train_flops: training FLOPs of these weights, no part of the budget of the cell that begins from them; None
             where a file does not say.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     origin: str

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from .errors import ConfigError, NotInStoreError, PlanError, StoreError
 from .files import leftovers, sha256_of, write_atomically, write_text
-from .planning import Plan
+from .grid import Plan
 from .records import Record
 
 CellState = Literal["finished", "diverged", "invalid", "failed", "running", "interrupted", "waiting", "damaged"]

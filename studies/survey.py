@@ -9,7 +9,7 @@ from datamodules import DataInfo
 
 from .arms import parse_arm
 from .errors import ConfigError
-from .planning import Arm
+from .grid import Arm
 from .spec import StudySpec
 
 

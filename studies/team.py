@@ -24,11 +24,11 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
 from torch import Tensor, distributed, nn
 
+from .cell import Cell
+from .engine_spec import EngineSpec
 from .errors import ConfigError, StudyError
 from .lifetime import end_with_parent
-from .planning import Cell
 from .program import initial_network
-from .spec import EngineSpec
 
 FAREWELL_SECONDS = 60.0  # for a process to end by itself once its work is done or a companion of its is gone
 

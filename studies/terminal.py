@@ -13,9 +13,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .cell import Cell
 from .counts import counted
 from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds, shares
-from .planning import Arm, Cell, Plan
+from .grid import Arm, Plan
 from .records import records_frame, selected_rows
 from .store import CellState, Progress, Store
 from .tuning import TuningSpec
@@ -23,7 +24,7 @@ from .tuning_file import read_tuning
 
 if TYPE_CHECKING:  # printing a status needs nothing that runs a study
     from .rounds import TuneResult
-    from .workflow import RunResult
+    from .running import RunResult
 
 STATE_STYLES: Mapping[CellState, str] = {
     "finished": "green",

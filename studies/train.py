@@ -22,18 +22,18 @@ from datamodules.lane_batches import pool_bytes
 from datamodules.residency import fits
 from models.lanes import why_no_lanes
 
+from .cell import Cell
 from .chunked import ChunkedClassifier
 from .course import CellCourse, Segment
+from .engine_spec import EngineSpec
 from .environment import environment, now
 from .job_data import JobData
 from .kept_weights import START_BRANCH, keep_weights
 from .lane_program import LaneProgram
 from .lane_width import takes_lanes
 from .outcome import assess
-from .planning import Cell
 from .program import Chunk, Program, initial_network
 from .records import Record
-from .spec import EngineSpec
 from .store import Store
 from .team import SOLO, Rank, TeamEnvironment, check_team, team
 from .tracking.live import LiveMirror

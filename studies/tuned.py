@@ -13,20 +13,18 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from datamodules import DataInfo
 
 from .errors import ConfigError
-from .spec import PROTOCOL_VERSION, StudySpec
+from .protocol import PROTOCOL_VERSION
+from .spec import StudySpec
+from .strict import Strict
 from .tuning import Trial, TuningSpec, interpolate
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Origin(_Strict):
+class Origin(Strict):
     """Who made a tuning.
 
     Attributes:
@@ -41,7 +39,7 @@ class Origin(_Strict):
     package_versions: tuple[str, ...]
 
 
-class Conditions(_Strict):
+class Conditions(Strict):
     """What a tuning was made for; a study that differs in any of it says so."""
 
     data: str
@@ -76,7 +74,7 @@ class Conditions(_Strict):
         )
 
 
-class TuningCost(_Strict):
+class TuningCost(Strict):
     """What a tuning took: trials of all arms and sizes, trained cells, and their training FLOPs."""
 
     trials: int
@@ -84,7 +82,7 @@ class TuningCost(_Strict):
     train_flops: int
 
 
-class TunedPoint(_Strict):
+class TunedPoint(Strict):
     """The outcome for one arm at one train size.
 
     Attributes:
@@ -105,14 +103,14 @@ class TunedPoint(_Strict):
     trials: tuple[Trial, ...]
 
 
-class Network(_Strict):
+class Network(Strict):
     """What an arm was when it was tuned: a name alone does not say that its network is still the same."""
 
     forward_flops: int
     num_parameters: int
 
 
-class Citation(_Strict):
+class Citation(Strict):
     """What a plan and a report say of the tuning they used."""
 
     name: str
@@ -122,7 +120,7 @@ class Citation(_Strict):
     train_flops: int
 
 
-class Tuning(_Strict):
+class Tuning(Strict):
     """A finished tuning.
 
     Attributes:

@@ -16,10 +16,12 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from .strict import Strict
 
 TUNING_SEED = 2**32
-"""Added to every seed of a tuning. Seeds of reported replicates stay below it (`studies.planning` refuses others): no
+"""Added to every seed of a tuning. Seeds of reported replicates stay below it (`studies.fairness` refuses others): no
 tuning of any study shares a seed of images, subsets, orders or initial weights with a replicate that is reported."""
 
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0, 3.4  # PROTOCOL 4: a factor of 2 to 3; 1, 3, 10 has steps of 3 and 3.33
@@ -29,11 +31,7 @@ Pair = tuple[float, float]
 """A learning rate and a weight decay."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TuningReplicates(_Strict):
+class TuningReplicates(Strict):
     """Replicates of every trial: more of them where validation errors differ most between seeds.
 
     Attributes:
@@ -45,7 +43,7 @@ class TuningReplicates(_Strict):
     others: PositiveInt = 1
 
 
-class TuningSpec(_Strict):
+class TuningSpec(Strict):
     """How a study is tuned; the same for every arm.
 
     Attributes:
@@ -129,7 +127,7 @@ class TuningSpec(_Strict):
         return float(f"{rate * factor if upwards else rate / factor:.2g}")
 
 
-class Trial(_Strict):
+class Trial(Strict):
     """What came out of a learning rate and a weight decay, for one arm at one size.
 
     Attributes:

@@ -1,8 +1,8 @@
 """Numbers that define the protocol. If one moves, results before and after are not comparable.
 
 They depend on no kernel and no machine: images of the dial, subsets, orders, crops, permutations, identities. A change
-that moves one of them is a new protocol version: raise `studies.spec.PROTOCOL_VERSION`, say so in the CHANGELOG, write
-the new numbers here.
+that moves one of them is a new protocol version: raise `studies.protocol.PROTOCOL_VERSION`, say so in the CHANGELOG,
+write the new numbers here.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import hashlib
 import numpy as np
 
 from datamodules import DialData, PixelPermutation, StepBatches, carve_validation, index_hash, nested_subset
-from studies.planning import Cell, Seeds
-from studies.spec import PROTOCOL_VERSION
+from studies.cell import Cell, Seeds
+from studies.protocol import PROTOCOL_VERSION
 
 LABELS = np.arange(1000) % 10
 

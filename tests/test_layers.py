@@ -25,12 +25,13 @@ HEAVY = (
     "omegaconf",
     "datasets",
 )
-LIGHT_MODULES = ("planning", "spec", "arms", "starts", "stages", "budget", "records", "store", "files", "errors",
-                 "analysis", "report", "terminal", "export", "bundle", "housekeeping", "progress", "precision",
-                 "tuning", "tuned", "tuning_file", "published", "listing",
-                 "jobs", "console", "counts", "interruption", "fit_command", "printed_answers", "bench/command",
-                 "bench/calibration_tables", "bench/tables", "bench/timings", "bench/workload", "bench/children",
-                 "bench/train_race", "bench/roofline", "bench/gpu")  # fmt: skip
+LIGHT_MODULES = ("planning", "cell", "grid", "fairness", "plan_notes", "digest", "spec", "recipe", "pretraining",
+                 "engine_spec", "protocol", "strict", "arms", "asking", "answering", "readiness", "starts", "stages",
+                 "budget", "records", "store", "files", "errors", "analysis", "report", "terminal", "export",
+                 "bundle", "housekeeping", "progress", "precision", "tuning", "tuned", "tuning_file", "published",
+                 "listing", "jobs", "console", "counts", "interruption", "fit_command", "printed_answers",
+                 "bench/command", "bench/calibration_tables", "bench/tables", "bench/timings", "bench/workload",
+                 "bench/children", "bench/train_race", "bench/roofline", "bench/gpu")  # fmt: skip
 LOADS_WHEN_CALLED = {"estimate": {"torch"}, "compose": {"hydra", "omegaconf"}}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

@@ -172,8 +172,8 @@ def choose_device(device: str) -> str:
     Raises:
         ConfigError: a device that does not exist here.
     """
+    from studies.engine_spec import EngineSpec
     from studies.engines.local import devices
-    from studies.spec import EngineSpec
 
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device is {device!r}; expected auto, cpu or cuda")

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from models.lanes import why_no_lanes
 from studies.chunked import ChunkedClassifier
+from studies.engine_spec import EngineSpec
 from studies.errors import StudyError
 from studies.lane_program import LaneProgram
 from studies.program import Chunk, Program, Snapshot, initial_network
-from studies.spec import EngineSpec
 from studies.train import Chunks, study_trainer
 
 from .loops import Span, Stopwatch

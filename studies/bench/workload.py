@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from models import FAMILIES, TIERS, ForwardFlops, forward_flops
 from studies.arms import parse_arm
+from studies.cell import Cell, Seeds
 from studies.errors import ConfigError
-from studies.planning import Cell, Seeds
-from studies.spec import PROTOCOL_VERSION
+from studies.protocol import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
     from datamodules import DataConfig, ImageSplit, StepBatches

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from studies.planning import Cell
+from studies.cell import Cell
 from studies.records import Record
 
 Answer = Callable[[Cell, Record | Exception], None]

@@ -21,9 +21,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from studies.engine_spec import EngineSpec
+from studies.grid import Plan
 from studies.jobs import Waiting, most_lanes, next_job, program_key
-from studies.planning import Plan
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules import DataConfig, DataError
+from studies.cell import Cell
+from studies.engine_spec import EngineSpec
 from studies.errors import StoreError, StudyError
+from studies.grid import Plan
 from studies.lifetime import end_with_parent
-from studies.planning import Cell, Plan
 from studies.records import Record
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.tracking import LiveMirror, TrackingSpec
 

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from studies.strict import Strict
 
 PROBE_SECONDS = 30.0  # to ask an installed wandb for its server address and whether it has a key; import included
 CONNECT_SECONDS = 2.0
@@ -34,7 +36,7 @@ _OVERRIDING = (
 )
 
 
-class TrackingSpec(BaseModel):
+class TrackingSpec(Strict):
     """The mirror of a study in W&B.
 
     Attributes:
@@ -45,8 +47,6 @@ class TrackingSpec(BaseModel):
         entity: W&B user or team; the account's default if None.
         timeout_seconds: most seconds the mirror may take beyond one (offline) or five (online) per run.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["wandb", "off"] = "off"
     mode: Literal["offline", "online"] = "offline"

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from studies.arms import parse_arm
-from studies.planning import Arm, Plan, make_plan
+from studies.grid import Arm, Plan
+from studies.planning import make_plan
 from studies.records import Branch, Environment, Record, TrainLoss, Validation
 from studies.spec import StudySpec
 from studies.store import Store

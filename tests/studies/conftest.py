@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from studies.planning import Plan
+    from studies.grid import Plan
     from studies.records import Record
 
 

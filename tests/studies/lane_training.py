@@ -12,10 +12,11 @@ import torch
 from training import tiny_plan
 
 from models.checkpoints import read_weights
+from studies.cell import Cell
+from studies.engine_spec import EngineSpec
+from studies.grid import Plan
 from studies.jobs import program_key
-from studies.planning import Cell, Plan
 from studies.records import DETERMINISTIC_COLUMNS, Record, records_frame
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.train import train_cells
 

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from datamodules import parse_data
 from studies.arms import parse_arm
 from studies.budget import train_flops, train_flops_exact
-from studies.planning import Arm, Cell, Plan, make_plan
+from studies.cell import Cell
+from studies.grid import Arm, Plan
+from studies.planning import make_plan
 from studies.records import Branch, Environment, Record, Status, TrainLoss, Validation
 from studies.spec import StudySpec
 from studies.store import Store
@@ -33,6 +35,8 @@ replicates: {default: 3, vit: 5, resnet: 5}
 primary_pair: [resnet, vit]
 """
 DIAL = {"kind": "dial", "num_train": 2_000, "num_test": 500}
+COLOURED = {"kind": "hub", "name": "owner/set", "num_train": 2_000, "num_test": 500, "num_classes": 2, "image_size": 16,
+            "in_channels": 3, "label_preserving": ["crop", "flip"]}  # fmt: skip
 
 
 def make_spec(**changes: Any) -> StudySpec:  # any field of a study
@@ -69,6 +73,13 @@ def make_arms(spec: StudySpec, forward: Mapping[str, int] = FORWARD_FLOPS) -> di
 def planned(forward: Mapping[str, int] = FORWARD_FLOPS, **changes: Any) -> Plan:
     spec = make_spec(**changes)
     return make_plan(spec, spec.data.describe(), make_arms(spec, forward))
+
+
+def only_cell(**changes: Any) -> Cell:  # any field of a study
+    """The first cell of the smallest study."""
+    return planned(
+        **({"families": ("vit",), "num_train": (64,), "replicates": 1, "primary_pair": None} | changes)
+    ).cells[0]
 
 
 def record_of(

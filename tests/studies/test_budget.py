@@ -8,9 +8,11 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from studies.budget import (
     STEP_MULTIPLE,
+    Budget,
     branch_plans,
     executed_steps,
     steps_for_epochs,
@@ -113,3 +115,47 @@ def test_known_budget() -> None:
     # 480 steps of 128 images at 1.288 MFLOP forward cost 237.4 GFLOP.
     assert train_flops(1_288_000, 480 * 128) == 237_404_160_000
     assert steps_for_flops(2.375e11, 1_288_000, 128) == 480
+
+
+# --- what a study file may say -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [{}, {"steps": 80, "epochs": 3.0}, {"train_flops": 1e9, "steps": 80}])
+def test_a_budget_has_exactly_one_length(given: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="exactly one of train_flops, steps and epochs; given: "):
+        Budget.model_validate(given)
+
+
+@pytest.mark.parametrize(("steps", "advice"), [(470, "440 or 480"), (20, "at least 40"), (41, "40 or 80")])
+def test_steps_that_split_a_branch_are_refused_with_the_nearest_that_do_not(steps: int, advice: str) -> None:
+    with pytest.raises(ValidationError, match=f"multiple of 40 .*: {advice}"):
+        Budget(steps=steps)
+    assert Budget(steps=480).steps == 480
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("branches", (0.125, 0.5), "must contain 1.0"),
+        ("branches", (0.5, 1.0, 0.5), "names a fraction twice"),
+        ("branches", (0.0, 1.0), "greater than 0"),
+        ("branches", (1.0, 2.0), "less than or equal to 1"),
+        ("warmup_fraction", 0.031, "less than or equal to 0.03"),
+        ("cooldown_fraction", 0.0, "greater than 0"),
+        ("cooldown_fraction", 1.0, "less than 1"),
+        ("batch_size", 1, "greater than or equal to 2"),
+        ("train_flops", 0.0, "greater than 0"),
+        ("epochs", -1.0, "greater than 0"),
+        ("steps", 0, "greater than 0"),
+        ("stepz", 80, "Extra inputs"),
+    ],
+)
+def test_a_budget_outside_the_protocol_is_refused(field: str, value: object, says: str) -> None:
+    length = {} if field in ("train_flops", "epochs", "steps") else {"steps": 80}
+    with pytest.raises(ValidationError, match=says) as caught:
+        Budget.model_validate(length | {field: value})
+    assert caught.value.errors()[0]["loc"][0] == field
+
+
+def test_branches_are_kept_cheapest_first() -> None:
+    assert Budget(steps=80, branches=(1.0, 0.25, 0.5)).branches == (0.25, 0.5, 1.0)

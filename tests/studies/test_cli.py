@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from planned import finish, make_arms, own_configs, planned, record_of
 
-from studies import cli, compose, precision, workflow
+from studies import asking, cli, compose, precision, readiness, running
 from studies import estimate as estimate_module
 from studies.engines import Outcome
 from studies.errors import ExitCode, StoreError
 from studies.estimate import describe_bytes, disk_needed
-from studies.planning import Plan
+from studies.grid import Plan
 from studies.report import ReportPaths
 from studies.store import Store
 from studies.tracking import MirrorResult
@@ -75,7 +75,7 @@ def study(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.fixture
 def arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans without torch: parameters are not counted."""
-    monkeypatch.setattr(workflow, "survey_arms", lambda spec, data, designs: make_arms(spec))
+    monkeypatch.setattr(asking, "survey_arms", lambda spec, data, designs: make_arms(spec))
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_what_this_machine_cannot_do_is_refused_by_plan_as_by_run(
 @pytest.mark.usefixtures("arithmetic")
 def test_plan_and_run_count_the_same_checkpoints(study: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate_module, "_measured_rate", lambda plan, arm: 1e-9)
-    monkeypatch.setattr(workflow.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     sizes = ["families=[vit,resnet]", "num_train=[64]", "replicates=5", "engine.device=cpu", "engine.workers=2"]
     _, out, _ = study("plan", "mine", *sizes, "--json", "--store", str(tmp_path / "r"))
     content = json.loads(out)
@@ -176,7 +176,7 @@ def test_a_bug_shows_its_traceback(study: Call, monkeypatch: pytest.MonkeyPatch)
     def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(workflow, "plan", broken)
+    monkeypatch.setattr(asking, "plan", broken)
     with pytest.raises(ZeroDivisionError):  # the interpreter prints it and exits with 1
         study("run", "mine")
 
@@ -192,11 +192,11 @@ def test_an_incomplete_study_is_exit_code_3_and_says_what_is_missing_and_why(
     mirror = MirrorResult("off", "off", 0, 0, (), "tracking is off")
     outcome = Outcome(incomplete={plan.cells[1].id: "its worker was killed"})
 
-    def end(*args: object, **options: object) -> workflow.RunResult:
-        return workflow.RunResult(plan, outcome, store.states(plan), report, mirror)
+    def end(*args: object, **options: object) -> running.RunResult:
+        return running.RunResult(plan, outcome, store.states(plan), report, mirror)
 
-    monkeypatch.setattr(workflow, "plan", lambda spec: plan)
-    monkeypatch.setattr(workflow, "run", end)
+    monkeypatch.setattr(asking, "plan", lambda spec: plan)
+    monkeypatch.setattr(running, "run", end)
     code, out, _ = study("run", "mine", *FAST, "--store", str(store.root))
     assert code == ExitCode.INCOMPLETE
     assert "12 cells: 10 finished, 1 failed, 1 waiting" in out
@@ -227,7 +227,7 @@ def test_an_ended_run_says_how_it_ended(
         raise outcome
 
     monkeypatch.setattr("studies.interruption.signal.signal", lambda number, handler: None)
-    monkeypatch.setattr(workflow, "run", end)
+    monkeypatch.setattr(running, "run", end)
     found, _, err = study("run", "mine", *FAST)
     assert (found, says in err) == (code, True)
 

@@ -13,12 +13,15 @@ from planned import own_configs
 
 from models import forward_flops
 from models.tiers import TIERS
-from studies import workflow
+from studies import asking
 from studies.arms import parse_arm
+from studies.budget import Budget
 from studies.compose import GROUPS, compose_study, list_studies
+from studies.engine_spec import EngineSpec
 from studies.errors import ConfigError
-from studies.planning import Arm, make_plan
-from studies.spec import Budget, EngineSpec, Recipe
+from studies.grid import Arm
+from studies.planning import make_plan
+from studies.recipe import Recipe
 from studies.starts import FileStart
 from studies.tracking import TrackingSpec
 from studies.tuning import TuningSpec
@@ -256,7 +259,7 @@ def test_what_does_not_exist_is_told_when_planning(own: Path, overrides: list[st
 def planning_refusal(config_dir: Path, *overrides: str) -> str:
     spec = compose_study("mine", overrides, config_dir).spec
     with pytest.raises(ConfigError) as caught:
-        workflow.plan(spec)
+        asking.plan(spec)
     return str(caught.value)
 
 

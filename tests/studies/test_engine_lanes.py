@@ -18,11 +18,11 @@ from planned import planned, record_of
 from processes import finish, start_run, wait_until
 from training import train
 
+from studies.engine_spec import EngineSpec
 from studies.engines import local
 from studies.engines.local import LocalEngine, _Worker
 from studies.engines.worker import JobResult
 from studies.records import records_frame
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
 

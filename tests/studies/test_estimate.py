@@ -20,7 +20,8 @@ from studies.estimate import (
     evaluation_flops,
     shares,
 )
-from studies.planning import Plan, make_plan
+from studies.grid import Plan
+from studies.planning import make_plan
 from studies.store import Store, bytes_held
 from studies.survey import survey_arms
 

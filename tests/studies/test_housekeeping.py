@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from planned import finish, planned, record_of
 
+from studies.grid import Plan
 from studies.housekeeping import clean_store
-from studies.planning import Plan
 from studies.store import Store
 
 

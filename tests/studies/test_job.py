@@ -9,9 +9,9 @@ import pytest
 import torch
 from planned import planned, record_of
 
+from studies.cell import Cell
 from studies.engines import job
 from studies.engines.job import is_out_of_memory, run_job
-from studies.planning import Cell
 from studies.records import Record
 
 PLAN = planned(num_train=(64,), replicates=5)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from planned import planned
 
+from studies.cell import Cell
+from studies.engine_spec import EngineSpec
 from studies.jobs import Waiting, cells_at_once, next_job, program_key
-from studies.planning import Cell
-from studies.spec import EngineSpec
 
 
 def drained(waiting: list[Waiting], width: int, num_workers: int) -> list[tuple[str, ...]]:

@@ -10,10 +10,10 @@ from lane_training import KEPT, RTOL, SOLO, assert_same, deterministic, lane_pla
 from training import train
 
 from studies import train as train_module
-from studies.planning import Plan
+from studies.engine_spec import EngineSpec
+from studies.grid import Plan
 from studies.program import Chunk
 from studies.records import Record
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.train import Lockstep, train_cells
 

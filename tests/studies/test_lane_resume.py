@@ -11,10 +11,11 @@ from lane_training import assert_same, deterministic, lane_plan, together
 from training import train
 
 from studies import train as train_module
-from studies.planning import Cell, Plan
+from studies.cell import Cell
+from studies.engine_spec import EngineSpec
+from studies.grid import Plan
 from studies.program import Chunk
 from studies.records import Record
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.train import Lockstep
 

@@ -13,9 +13,9 @@ from planned import planned
 
 from datamodules import parse_data
 from studies import lane_width
+from studies.engine_spec import EngineSpec
 from studies.job_data import JobData
 from studies.lane_width import Timing, best_width, cpu_width, takes_lanes, width_of
-from studies.spec import EngineSpec
 
 DEFAULT = EngineSpec()
 

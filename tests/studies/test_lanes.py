@@ -14,11 +14,11 @@ from training import train
 from datamodules import Normalization, parse_data
 from studies import train as train_module
 from studies.course import batches_of
+from studies.engine_spec import EngineSpec
+from studies.grid import Plan
 from studies.job_data import JobData
 from studies.lane_width import takes_lanes
-from studies.planning import Plan
 from studies.records import Record, read_predictions
-from studies.spec import EngineSpec
 from studies.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")

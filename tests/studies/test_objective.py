@@ -15,13 +15,14 @@ from training import tiny_plan, train
 
 from datamodules import DialData, ImageSplit, Normalization, StepBatches
 from models import MaskedPatchNetwork, build_network, masked_patch_flops, read_weights
+from studies.cell import Cell
+from studies.engine_spec import EngineSpec
 from studies.evaluation import predict
+from studies.grid import Plan
 from studies.objective import Classification, MaskedPatches, objective_of
 from studies.outcome import weights_sha256
-from studies.planning import Cell, Plan
 from studies.program import Chunk, initial_network
 from studies.records import DETERMINISTIC_COLUMNS, Record, read_predictions, records_frame
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.train import Lockstep, _can_share
 

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from studies import store as store_module
 from studies.counts import counted
-from studies.planning import Plan
-from studies.progress import StudyProgress
-from studies.spec import EngineSpec
+from studies.engine_spec import EngineSpec
+from studies.grid import Plan
+from studies.progress import StagesProgress, StudyProgress
 from studies.store import Store
 from studies.terminal import status_tables
 from studies.tracking import TrackingSpec
@@ -46,6 +46,24 @@ def test_diverged_cells_are_done_and_counted_apart_from_failed_ones(plan: Plan, 
     for cell, kind in zip(plan.cells, kinds, strict=False):
         store.write_record(record_of(plan, cell, status=kind))
     assert told(plan, store, []) == "small: 3/12 done (1 diverged), 0 running, 2 failed, 42%\n"
+
+
+def test_stages_are_announced_in_turn_and_only_the_last_is_followed(plan: Plan, tmp_path: Path) -> None:
+    store, file = Store(tmp_path), io.StringIO()
+    later = planned(name="later")
+    with StagesProgress(store, Console(file=file, width=200)) as progress:
+        progress.update([])  # nothing has begun
+        progress.begin(plan, ["first, locked in [here]"])
+        progress.update([])
+        progress.begin(later, ["then", "note: more"])
+        progress.update([])
+    assert file.getvalue().splitlines() == [
+        "first, locked in [here]",
+        "small: 0/12 done, 0 running, 0 failed, 0%",
+        "then",
+        "note: more",
+        "later: 0/12 done, 0 running, 0 failed, 0%",
+    ]
 
 
 def test_cells_without_a_step_are_starting(plan: Plan, tmp_path: Path) -> None:

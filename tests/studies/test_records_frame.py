@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from planned import finish, planned, predictions_of, record_of
 
-from studies.planning import Plan
+from studies.grid import Plan
 from studies.records import (
     COLUMNS,
     DETERMINISTIC_COLUMNS,

@@ -14,15 +14,17 @@ from planned import make_arms, make_spec, own_configs, record_of
 from training import tiny_spec, train
 
 from datamodules import DialData
-from studies import cli, rounds, workflow
+from studies import answering, asking, cli, readiness, rounds
+from studies.cell import Cell
 from studies.compose import Composed, compose_study
+from studies.engine_spec import EngineSpec
 from studies.engines import Outcome
 from studies.errors import ConfigError, ExitCode, PlanError
 from studies.estimate import disk_needed, evaluation_flops
-from studies.planning import Cell, Plan, make_plan
+from studies.grid import Plan
+from studies.planning import make_plan
 from studies.records import Status, records_frame
 from studies.rounds import plan_tuning, tune
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
 from studies.tuning import TUNING_SEED, TuningSpec
@@ -77,7 +79,7 @@ class Trainer:
 @pytest.fixture(autouse=True)
 def _arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans without torch: parameters are not counted."""
-    monkeypatch.setattr(workflow, "survey_arms", lambda spec, data, designs: make_arms(spec))
+    monkeypatch.setattr(asking, "survey_arms", lambda spec, data, designs: make_arms(spec))
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_trials_have_the_studys_own_budget_and_recipe_and_one_branch() -> None:
     changes: dict[str, Any] = {"budget": {"steps": 120, "batch_size": 16}, "permutation": "pixels",
                                "recipe": {"label_smoothing": 0.1, "precision": "bf16"}}  # fmt: skip
     one = study(**changes)
-    reported = workflow.plan(one.spec).cells[0]
+    reported = asking.plan(one.spec).cells[0]
     for cell in plan_tuning(one).cells:
         assert cell.branches == (1.0,)
         assert cell.executed_steps == cell.steps == 120, "all trials cost C, no more"
@@ -124,7 +126,7 @@ def test_no_seed_of_a_trial_can_be_one_of_a_reported_replicate(
     seed: int, replicates: int, vary: tuple[str, ...]
 ) -> None:
     one = study(seed=seed, replicates=replicates, vary=vary, families=("vit",), primary_pair=None, num_train=(64,))
-    reported = {value for cell in workflow.plan(one.spec).cells for _, value in cell.seeds}
+    reported = {value for cell in asking.plan(one.spec).cells for _, value in cell.seeds}
     tried = {value for cell in plan_tuning(one).cells for _, value in cell.seeds}
     assert max(reported) < TUNING_SEED <= min(tried), "of any study, not only of this one"
     assert len(tried) == 3, "and the replicates of a trial differ"
@@ -155,7 +157,7 @@ def test_trials_cost_no_test_and_keep_no_predictions() -> None:
     plan = plan_tuning(study())
     cell = plan.cells[0]
     assert evaluation_flops(cell) == cell.forward_flops * cell.num_validation
-    assert disk_needed(plan, 1)[0] < disk_needed(workflow.plan(study().spec), 1)[0] / 6 * len(plan.cells)
+    assert disk_needed(plan, 1)[0] < disk_needed(asking.plan(study().spec), 1)[0] / 6 * len(plan.cells)
 
 
 def test_a_name_that_leaves_no_room_is_refused() -> None:
@@ -219,7 +221,7 @@ def test_the_file_says_who_made_it_for_what_and_at_what_cost(trainer: Trainer, t
 
 def test_a_study_can_cite_what_it_was_tuned_for(trainer: Trainer, tmp_path: Path) -> None:
     path = tune(study(), Store(tmp_path / "results"), out=tmp_path / "mine.yaml").path
-    cited = workflow.plan(study(recipe={"tuning": str(path)}).spec)
+    cited = asking.plan(study(recipe={"tuning": str(path)}).spec)
     assert {(cell.learning_rate, cell.weight_decay) for cell in cited.cells} == {(0.003, 0.02)}
     assert not any("differ" in note or "Outside" in note for note in cited.notes)
     again = plan_tuning(study(recipe={"tuning": str(path)}))
@@ -289,7 +291,7 @@ def real_tuning(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[Compos
 def test_the_test_split_is_never_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: Any) -> None:
     _, plan = real_tuning(monkeypatch)
     loaded: list[str] = request.getfixturevalue("no_test")
-    workflow.prepare_data(plan)
+    readiness.prepare_data(plan)
     record = train(plan.cells[0], plan, tmp_path)
     assert set(loaded) == {"train"}
     assert record.status == "finished"
@@ -315,7 +317,7 @@ def test_the_guard_would_notice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 def test_a_tuning_has_no_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _, plan = real_tuning(monkeypatch)
     with pytest.raises(ConfigError, match="is a tuning: it has no report"):
-        workflow.report_study(plan, Store(tmp_path))
+        answering.report_study(plan, Store(tmp_path))
 
 
 class PlugPulledError(Exception):

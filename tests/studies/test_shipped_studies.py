@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from studies import workflow
+from studies import asking, running
 from studies.compose import Composed, compose_study, list_studies
 from studies.store import Store
 
@@ -36,7 +36,7 @@ def smallest(name: str) -> Composed:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_plans_as_it_is(name: str) -> None:
-    planned = workflow.plan(compose_study(name).spec)
+    planned = asking.plan(compose_study(name).spec)
     assert planned.spec.primary_pair is not None
     ids = [cell.id for stage in planned.stages for cell in stage.cells]
     assert len(set(ids)) == len(ids)
@@ -47,7 +47,7 @@ def test_every_study_plans_as_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_and_answers(name: str, tmp_path: Path) -> None:
     composed = smallest(name)
-    result = workflow.run(composed, Store(tmp_path))
+    result = running.run(composed, Store(tmp_path))
     assert set(result.states.values()) == {"finished"}, result.outcome
     assert len(result.states) == len(composed.spec.families)
     assert result.report.statements, "the report does not begin with an answer"

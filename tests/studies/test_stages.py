@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from datamodules import parse_data
 from models.checkpoints import classifier_checkpoint
-from studies import workflow
+from studies import asking
+from studies.cell import Cell
 from studies.checkpoint import save_checkpoint
 from studies.errors import ConfigError, PlanError
 from studies.files import sha256_of
-from studies.planning import Cell, Plan
+from studies.grid import Plan
 from studies.spec import StudySpec
 from studies.stages import PRETRAINING_SEED
 from studies.starts import Start
@@ -45,7 +46,7 @@ def spec(**changes: Any) -> StudySpec:
 
 
 def plan(**changes: Any) -> Plan:
-    return workflow.plan(spec(**changes))
+    return asking.plan(spec(**changes))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from planned import finish, planned, predictions_of, record_of
 from studies import store as store_module
 from studies.errors import ExitCode, NotInStoreError, StoreError
 from studies.files import sha256_of
-from studies.planning import Plan
+from studies.grid import Plan
 from studies.records import read_predictions
 from studies.store import Store, bytes_held
 

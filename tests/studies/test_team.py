@@ -17,12 +17,12 @@ from training import tiny_plan, train
 
 from models.checkpoints import read_weights
 from studies.checkpoint import load_latest
+from studies.engine_spec import EngineSpec
 from studies.engines import local
 from studies.engines.local import devices
 from studies.errors import ConfigError
-from studies.planning import Plan
+from studies.grid import Plan
 from studies.records import Record
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.team import Rank, check_team
 

@@ -22,15 +22,16 @@ from datamodules import (
 )
 from models import build_network
 from models.checkpoints import read_weights
+from studies.cell import Cell
 from studies.chunked import ChunkedClassifier
 from studies.course import CellCourse
+from studies.engine_spec import EngineSpec
 from studies.errors import StudyError
+from studies.grid import Plan
 from studies.job_data import JobData
 from studies.outcome import TrainedBranch, _status, select, weights_sha256
-from studies.planning import Cell, Plan
 from studies.program import Chunk, initial_network
 from studies.records import DETERMINISTIC_COLUMNS, Record, read_predictions, records_frame
-from studies.spec import EngineSpec
 from studies.store import Store
 from studies.train import Lockstep
 

@@ -12,15 +12,17 @@ import torch
 
 from models import build_network
 from models.checkpoints import read_weights
-from studies import workflow
+from studies import asking, running
+from studies.cell import Cell
 from studies.compose import Composed
+from studies.engine_spec import EngineSpec
 from studies.errors import StudyError
+from studies.grid import Plan
 from studies.kept_weights import give_start, why_not_kept
 from studies.outcome import weights_sha256
-from studies.planning import Cell, Plan
 from studies.program import Chunk, initial_network
 from studies.records import DETERMINISTIC_COLUMNS, Record, records_frame
-from studies.spec import EngineSpec, StudySpec
+from studies.spec import StudySpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
 from studies.train import Lockstep, train_cell
@@ -85,7 +87,7 @@ def begun(plan: Plan) -> tuple[Cell, Cell]:
 
 
 def test_a_cell_begins_from_the_weights_of_its_start_and_from_a_head_of_zeros(tmp_path: Path) -> None:
-    plan, store = workflow.plan(study().spec), Store(tmp_path)
+    plan, store = asking.plan(study().spec), Store(tmp_path)
     cell, origin = begun(plan)
     record = train(origin, plan.pretraining[0], store, KEEPING)
     kept = read_weights(store.weights_path(origin.id, 1.0)).state
@@ -103,7 +105,7 @@ def test_a_cell_begins_from_the_weights_of_its_start_and_from_a_head_of_zeros(tm
 @pytest.mark.parametrize("family", ["vit", "resnet"])
 def test_fine_tuning_at_twice_the_size_begins_from_the_resized_weights(family: str, tmp_path: Path) -> None:
     composed = study(families=[f"{family}+labels"], data=DIAL | {"image_size": 32, "patch_size": 8}, replicates=1)
-    plan, store = workflow.plan(composed.spec), Store(tmp_path)
+    plan, store = asking.plan(composed.spec), Store(tmp_path)
     cell, origin = begun(plan)
     train(origin, plan.pretraining[0], store, KEEPING)
     record = train(cell, plan, store)
@@ -131,7 +133,7 @@ def killing_after(count: int) -> Callable[[Lockstep, int, Chunk], None]:
 def test_a_killed_fine_tuning_resumes_bit_for_bit_without_beginning_anew(
     killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = workflow.plan(study().spec)
+    plan = asking.plan(study().spec)
     cell, origin = begun(plan)
     records = []
     for name in ("whole", "killed"):
@@ -152,7 +154,7 @@ def test_cells_that_begin_from_different_weights_train_as_lanes_of_one_program(t
     from studies.train import train_cells
 
     composed = study(families=["vit+labels", "vit"])
-    plan, store = workflow.plan(composed.spec), Store(tmp_path)
+    plan, store = asking.plan(composed.spec), Store(tmp_path)
     for cell in plan.pretraining[0].cells:
         train(cell, plan.pretraining[0], store, KEEPING)
     arguments = (plan.spec.data, store, plan.study_id, plan.hash, ENGINE)
@@ -167,7 +169,7 @@ def test_cells_that_begin_from_different_weights_train_as_lanes_of_one_program(t
 
 
 def test_weights_that_were_altered_are_not_begun_from(tmp_path: Path) -> None:
-    plan, store = workflow.plan(study().spec), Store(tmp_path)
+    plan, store = asking.plan(study().spec), Store(tmp_path)
     cell, origin = begun(plan)
     train(origin, plan.pretraining[0], store)
     assert "without keeping its weights" in str(why_not_kept(origin.id, store))
@@ -189,14 +191,14 @@ def test_weights_that_were_altered_are_not_begun_from(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, workflow.RunResult, list[str]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, running.RunResult, list[str]]:
     store, begun_stages = Store(tmp_path_factory.mktemp("finished")), list[str]()
-    result = workflow.run(study(), store, on_start=lambda plan: begun_stages.append(plan.spec.name))
+    result = running.run(study(), store, on_start=lambda plan: begun_stages.append(plan.spec.name))
     return store, result, begun_stages
 
 
 def test_a_study_runs_its_stages_in_order_and_reports_over_pretraining_images(
-    finished: tuple[Store, workflow.RunResult, list[str]],
+    finished: tuple[Store, running.RunResult, list[str]],
 ) -> None:
     store, result, stages = finished
     assert stages == ["tiny-pretraining", "tiny"]
@@ -219,18 +221,18 @@ def test_a_study_runs_its_stages_in_order_and_reports_over_pretraining_images(
     assert "pretraining images" in result.report.page.read_text()
 
 
-def test_a_finished_study_begins_nothing_again(finished: tuple[Store, workflow.RunResult, list[str]]) -> None:
+def test_a_finished_study_begins_nothing_again(finished: tuple[Store, running.RunResult, list[str]]) -> None:
     store, result, _ = finished
     before = deterministic(store.records(result.plan))
     again: list[str] = []
-    workflow.run(study(), store, on_start=lambda plan: again.append(plan.spec.name))
+    running.run(study(), store, on_start=lambda plan: again.append(plan.spec.name))
     assert again == ["tiny"], "a stage with nothing to do is not announced"
     assert deterministic(store.records(result.plan)) == before
 
 
 @pytest.mark.parametrize("harm", ["missing", "altered"])
 def test_weights_that_are_gone_are_made_again_before_anything_begins_from_them(
-    harm: str, finished: tuple[Store, workflow.RunResult, list[str]]
+    harm: str, finished: tuple[Store, running.RunResult, list[str]]
 ) -> None:
     store, result, _ = finished
     cell, origin = begun(result.plan)
@@ -242,7 +244,7 @@ def test_weights_that_are_gone_are_made_again_before_anything_begins_from_them(
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert store.discard_cell(cell.id)
     told: list[str] = []
-    again = workflow.run(study(), store, on_message=told.append)
+    again = running.run(study(), store, on_message=told.append)
     assert again.exit_code == 0
     assert len(told) == 1
     assert "is trained again" in told[0]
@@ -258,11 +260,11 @@ def test_what_begins_from_a_stage_that_failed_is_left_to_do_and_says_why(
     from studies.train import failed_record
 
     composed, store = study(replicates=1), Store(tmp_path)
-    plan = workflow.plan(composed.spec)
+    plan = asking.plan(composed.spec)
     cell, origin = begun(plan)
     stage = plan.pretraining[0]
     store.write_record(failed_record(origin, stage.study_id, stage.hash, "a fault of its own"))
-    result = workflow.run(composed, store)
+    result = running.run(composed, store)
     assert result.exit_code == 3
     assert result.states[cell.id] == "waiting"
     assert f"cell {origin.id} is failed" in result.outcome.incomplete[cell.id]

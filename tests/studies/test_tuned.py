@@ -15,7 +15,9 @@ from studies import compose
 from studies.budget import train_flops
 from studies.compose import compose_study, list_tunings
 from studies.errors import ConfigError
-from studies.planning import FIXED_RECIPE, Plan, make_plan, networks_of
+from studies.grid import Plan
+from studies.plan_notes import FIXED_RECIPE
+from studies.planning import make_plan, networks_of
 from studies.spec import StudySpec
 from studies.tuned import Conditions, Network, Origin, TunedPoint, Tuning, TuningCost
 from studies.tuning import Trial, TuningSpec

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import parse_data
-from studies.planning import Cell, Plan, make_plan
+from studies.cell import Cell
+from studies.engine_spec import EngineSpec
+from studies.grid import Plan
+from studies.planning import make_plan
 from studies.records import Record
-from studies.spec import EngineSpec, StudySpec
+from studies.spec import StudySpec
 from studies.store import Store
 from studies.survey import survey_arms
 from studies.train import train_cell

@@ -1,0 +1,122 @@
+"""Answering: records are read back, as tables, answers and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .analysis.answers import Answers, analyse
+from .analysis.of_records import Rule, records_table
+from .analysis.study import measured_pair, read_blocks
+from .analysis.table import CurveTable
+from .errors import ConfigError
+from .grid import Plan
+from .records import Record, records_frame
+from .report import ReportPaths, write_report
+from .report.card import StudyCard
+from .store import Store
+
+
+def load_records(study: str = "data_scaling", store: Path | str = "results") -> list[Record]:
+    """The records of a study, by its name or id.
+
+    Raises:
+        StoreError: the store has no such study.
+    """
+    found = Store(store)
+    return found.records(found.plan(study))
+
+
+def load_answers(
+    study: str = "data_scaling",
+    store: Path | str = "results",
+    *,
+    rule: Rule = "selected",
+    x: str | None = None,
+    num_train: int | None = None,
+    control: str | None = None,
+) -> Answers:
+    """What the records of a study say, with its declared pair, its chance error and its test images counted in.
+
+    Args:
+        study: name or id.
+        store: where its records are.
+        rule: `selected` reads the branch chosen on validation, `full_budget` the branch at exactly C.
+        x: what error is measured against; see `records_table`. By default what the study declares.
+        num_train: only cells of this size; needed where x is a cost of branches, as `train_flops`.
+        control: name or id of the same study with permuted pixels, for the difference of differences.
+
+    Raises:
+        StoreError: the store has no such study.
+        ConfigError: there is no such column, or it holds no numbers.
+    """
+    found = Store(store)
+    planned = found.plan(study)
+
+    def table_of(one: Plan) -> CurveTable:
+        records = found.records(one)
+        frame = records_frame(records, one.spec.tier)
+        blocks = read_blocks(frame, _predictions(records, found))
+        return records_table(frame, rule=rule, x=x or planned.spec.x, num_train=num_train, blocks=blocks)
+
+    table = table_of(planned)
+    return analyse(
+        table,
+        pair=measured_pair(table, planned.spec.primary_pair),
+        control=None if control is None else table_of(found.plan(control)),
+        chance=chance_error(planned),
+    )
+
+
+def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> ReportPaths:
+    """Writes the report of a study from its records alone.
+
+    Raises:
+        ConfigError: the plan is a tuning's, which has no test errors to report.
+    """
+    if planned.is_tuning:
+        raise ConfigError(
+            f"{planned.study_id} is a tuning: it has no report, its result is the file that `study tune` writes; "
+            "`study status` and `study export` show its cells"
+        )
+    folder = store.study_folder(planned.study_id) / "report"
+    records = store.records(planned)
+    return write_report(records, card or study_card(planned), folder, _predictions(records, store))
+
+
+def study_card(planned: Plan) -> StudyCard:
+    """What the report and the mirror say of the study besides its records."""
+    spec = planned.spec
+    classifies = spec.objective == "classification"
+    bayes = getattr(spec.data, "bayes_error", None) if classifies and not planned.is_tuning else None
+    return StudyCard(
+        name=spec.name,
+        study_id=planned.study_id,
+        question=spec.question,
+        plan_hash=planned.hash,
+        protocol_version=planned.protocol_version,
+        num_cells=len(planned.cells),
+        primary_pair=spec.primary_pair,
+        chance_error=chance_error(planned),
+        data_name=planned.data.name,
+        bayes_error=bayes().error if bayes else None,
+        floor=getattr(spec.data, "position_dependence", None) if classifies else None,
+        x=spec.x,
+        num_validation=spec.num_validation,
+        notes=planned.notes,
+        executed_flops=planned.executed_flops,
+        tier=spec.tier,
+        published=spec.published,
+        tuning=planned.tuning,
+    )
+
+
+def chance_error(planned: Plan) -> float:
+    """Error of guessing: one of the classes, or one of the colours of a patch (8 for every channel)."""
+    masked = planned.spec.objective == "masked_patches"
+    return 1 - 1 / (8**planned.data.in_channels if masked else planned.data.num_classes)
+
+
+def _predictions(records: Sequence[Record], store: Store) -> dict[str, Path]:
+    """Where the predictions of each cell lie."""
+    return {record.cell_id: store.predictions_path(record.cell_id) for record in records if record.branches}

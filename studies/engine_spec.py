@@ -1,0 +1,68 @@
+"""Where cells run: the settings of the engine, none of which changes a result."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from .strict import Strict
+
+
+class EngineSpec(Strict):
+    """Where cells run. Nothing here changes a result, so none of it enters a cell's id or the plan's hash.
+
+    Attributes:
+        workers: processes at once; by default one per CPU core, or one per GPU.
+        device: `auto` takes the GPUs if there are any.
+        lanes: runs of one architecture trained at once as one program. `auto`: on a GPU as many as this machine is
+            measured to gain from; on a CPU three of networks so small that calling kernels costs more than running
+            them, else one. Rounding differs between a run in lanes and the same run without (lanes=1), on a CPU not
+            with their number.
+        compile: compile the network (`torch.compile`) of a program of lanes, on GPUs only; costs a minute or so for
+            every architecture.
+        devices_per_cell: GPUs, or processes on a CPU, that train one cell together: for cells too large for one. Then
+            there are as many workers as there are whole sets of them, and no lanes.
+        strategy: Lightning's strategy for them; `auto` is `ddp`, distributed data-parallel training.
+        chunk_steps: optimiser steps per Lightning `training_step`.
+        checkpoint_seconds: least time between two checkpoints of a running cell; more where writing them would take
+            over 5% of it; 0 saves after every chunk.
+        keep_checkpoints: keep each branch's final weights beside the record.
+    """
+
+    kind: Literal["local"] = "local"
+    workers: PositiveInt | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    lanes: Literal["auto"] | PositiveInt = "auto"
+    compile: bool = False
+    devices_per_cell: PositiveInt = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true"] = "auto"
+    chunk_steps: PositiveInt = 50
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
+    keep_checkpoints: bool = False
+
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _whole_number_or_auto(cls, value: object) -> object:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError("expected auto or a whole number of at least 1")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_to_use_devices(self) -> EngineSpec:
+        if self.strategy != "auto" and self.devices_per_cell == 1:
+            raise ValueError(
+                f"strategy {self.strategy} is for several devices per cell: set devices_per_cell to 2 or more, "
+                "or strategy to auto"
+            )
+        if self.devices_per_cell > 1 and self.lanes not in ("auto", 1):
+            raise ValueError(
+                f"lanes {self.lanes} share one device and devices_per_cell {self.devices_per_cell} splits a cell over "
+                "several: set one of them to 1"
+            )
+        if self.devices_per_cell > 1 and self.compile:
+            raise ValueError(
+                f"compile true is for programs on one device and devices_per_cell {self.devices_per_cell} splits a "
+                "cell over several: set compile to false, or devices_per_cell to 1"
+            )
+        return self

@@ -1,0 +1,160 @@
+"""Running: what a plan still lacks is trained, stage by stage; then the report and the mirror are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .answering import report_study, study_card
+from .asking import plan
+from .compose import Composed
+from .engine_spec import EngineSpec
+from .engines import LocalEngine, Outcome
+from .errors import ExitCode
+from .grid import Plan
+from .jobs import cells_at_once
+from .readiness import check_disk, check_machine, prepare_data
+from .report import ReportPaths
+from .start_checks import note_files, repair_kept, without_start
+from .store import CellState, Store
+from .tracking import MirrorResult, TrackingSpec, decide, mirror_study
+
+REPEATED: frozenset[CellState] = frozenset({"waiting", "interrupted", "running", "damaged"})
+"""States whose cells a run takes up; a running one belongs to another launcher until it turns out otherwise."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind.
+
+    Attributes:
+        states: cell id -> state at the end.
+        report: the files of the report, or None where no cell is finished.
+        mirror: what became of the W&B mirror.
+    """
+
+    plan: Plan
+    outcome: Outcome
+    states: Mapping[str, CellState]
+    report: ReportPaths
+    mirror: MirrorResult
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Zero only if every cell is finished or honestly at chance."""
+        complete = all(state in ("finished", "diverged") for state in self.states.values())
+        return ExitCode.OK if complete else ExitCode.INCOMPLETE
+
+
+def run(
+    study: Composed,
+    store: Store,
+    *,
+    planned: Plan | None = None,
+    retry_failed: bool = False,
+    on_start: Callable[[Plan], None] = lambda plan: None,
+    on_poll: Callable[[Sequence[str]], None] = lambda running: None,
+    on_message: Callable[[str], None] = lambda message: None,
+) -> RunResult:
+    """Trains every cell of a study that has no record yet, then writes the report and the mirror.
+
+    Args:
+        planned: the study's plan where the caller already has it.
+        retry_failed: train cells again whose record says failed or invalid.
+        on_start: called once everything is validated and the plan is locked.
+        on_poll: called a few times per second with the ids of the running cells.
+        on_message: called with what a person should know meanwhile.
+
+    Raises:
+        ConfigError: nothing was trained; says which field and why.
+        StoreError: the results folder cannot be written.
+    """
+    locked = planned or plan(study.spec)
+    outcome = train_cells(locked, study, store, retry_failed, on_start, on_poll, on_message)
+    for stage in locked.pretraining:
+        mirror_study(store.records(stage), study_card(stage), store.study_folder(stage.study_id), study.tracking)
+    card = study_card(locked)
+    reports: list[ReportPaths] = []
+    mirror = mirror_study(
+        store.records(locked),
+        card,
+        store.study_folder(locked.study_id),
+        study.tracking,
+        meanwhile=lambda: reports.append(report_study(locked, store, card)),
+    )
+    return RunResult(locked, outcome, store.states(locked), reports[0], mirror)
+
+
+def train_cells(
+    planned: Plan,
+    study: Composed,
+    store: Store,
+    retry_failed: bool,
+    on_start: Callable[[Plan], None],
+    on_poll: Callable[[Sequence[str]], None],
+    on_message: Callable[[str], None],
+) -> Outcome:
+    """Checks the machine, locks a plan and trains its cells that have no record yet; arguments as of `run`.
+
+    Earlier stages are made ready together with the plan, then trained before it.
+    """
+    available = check_machine(planned, study.engine)
+    at_once = max(cells_at_once(stage.cells, study.engine, available) for stage in planned.stages)
+    check_disk(planned, store, at_once)
+    for stage in planned.stages:
+        prepare_data(stage)
+        store.lock_plan(stage)
+    note_files(planned, store)
+    repair_kept(planned, store, on_message)
+    total = Outcome()
+    for stage in planned.pretraining:
+        kept = study.engine.model_copy(update={"keep_checkpoints": True})
+        total += _train_stage(stage, study, store, kept, retry_failed, on_start, on_poll, on_message)
+    blocked = without_start(planned, store)
+    total += _train_stage(planned, study, store, study.engine, retry_failed, on_start, on_poll, on_message, blocked)
+    return total
+
+
+def _train_stage(
+    stage: Plan,
+    study: Composed,
+    store: Store,
+    settings: EngineSpec,
+    retry_failed: bool,
+    on_start: Callable[[Plan], None],
+    on_poll: Callable[[Sequence[str]], None],
+    on_message: Callable[[str], None],
+    blocked: Mapping[str, str] | None = None,
+) -> Outcome:
+    """Trains the cells of one plan that have no record yet.
+
+    Args:
+        blocked: of the last stage, cell id -> why it cannot be trained.
+    """
+    waiting = _missing(stage, store, retry_failed, on_message)
+    if waiting or blocked is not None:  # an earlier stage with nothing to do is not announced
+        on_start(stage)
+    incomplete = {cell_id: why for cell_id, why in (blocked or {}).items() if cell_id in waiting}
+    missing = [cell_id for cell_id in waiting if cell_id not in incomplete]
+    engine = LocalEngine(store, stage, settings, _live_tracking(study.tracking), on_poll)
+    outcome = engine.run(missing) if missing else Outcome()
+    outcome.incomplete |= incomplete
+    return outcome
+
+
+def _missing(planned: Plan, store: Store, retry_failed: bool, on_message: Callable[[str], None]) -> list[str]:
+    states = store.states(planned)
+    for cell_id, state in states.items():
+        if state == "damaged":
+            if aside := store.set_aside_record(cell_id):
+                on_message(f"the record of cell {cell_id} is damaged: kept as {aside.name}, the cell is trained again")
+        elif retry_failed and state in ("failed", "invalid"):
+            store.discard_cell(cell_id, ("failed", "invalid"))
+    wanted = REPEATED | ({"failed", "invalid"} if retry_failed else set())
+    return [cell_id for cell_id, state in states.items() if state in wanted]
+
+
+def _live_tracking(settings: TrackingSpec) -> TrackingSpec:
+    """The settings for running cells: online only if that works, found out once and not by every cell."""
+    online = settings.mode == "online" and decide(settings).mode == "online"
+    return settings if online else settings.model_copy(update={"mode": "offline"})
