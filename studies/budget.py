@@ -27,7 +27,7 @@ class Budget(Strict):
 
     Attributes:
         train_flops: training FLOPs C of one run; the steps follow from the costliest arm, so that nobody exceeds C.
-        steps: optimiser steps at C, a multiple of 40.
+        steps: optimiser steps at C, a multiple of 40; with `allow_unequal_flops` those of the costliest arm.
         epochs: a declared alternative to matched compute: passes over each training set, so that C grows with it.
         batch_size: images per optimiser step, equal for all arms.
         branches: fractions of C at which a cooldown ends; 1 is always among them.

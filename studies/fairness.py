@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from datamodules import DataInfo
 
+from .budget import STEP_MULTIPLE, steps_for_flops, train_flops
 from .cell import Cell
 from .errors import PlanError
 from .grid import Arm
@@ -16,6 +17,7 @@ MATCHED = 0.02
 """Largest relative difference of forward FLOPs between the arms of a study (PROTOCOL 2)."""
 MATCHED_FOR_A_REASON = 0.05
 """The same where the network's own granularity forbids better; the plan then says so."""
+OWN_STEPS = "every arm takes its own number of steps at the same budget"
 LEAST_PER_CLASS = 10
 """Smallest training set, in images per class (PROTOCOL 5)."""
 
@@ -66,9 +68,8 @@ def check_matched(spec: StudySpec, arms: tuple[Arm, ...]) -> tuple[str, ...]:
         f"{low.name} {low.forward_flops:,}, {high.name} {high.forward_flops:,}"
     )
     if spec.allow_unequal_flops:
-        return (
-            f"allow_unequal_flops is on: every arm takes its own number of steps at the same budget; {difference}.",
-        )
+        meaning = "epochs, not FLOPs, are equal" if spec.budget.epochs is not None else OWN_STEPS
+        return (f"allow_unequal_flops is on: {meaning}; {difference}.",)
     if spread > MATCHED_FOR_A_REASON:
         raise PlanError(
             f"families: {difference}. At equal steps that is not a matched comparison (at most "
@@ -84,6 +85,51 @@ def check_matched(spec: StudySpec, arms: tuple[Arm, ...]) -> tuple[str, ...]:
             f"(in units of forward FLOPs: {listed}); budgets are matched at 3."
         )
     return tuple(notes)
+
+
+def check_equal_cost(spec: StudySpec, cells: Sequence[Cell]) -> tuple[str, ...]:
+    """Refuses runs whose training FLOPs differ because steps are whole; returns what must be said of a difference.
+
+    Where every arm takes its own number of steps, these are rounded down to a multiple of 40, which weighs the more the
+    fewer they are. A budget in epochs is a declared alternative and not matched in FLOPs.
+    """
+    if spec.budget.epochs is not None:
+        return ()
+    of_arms = {(cell.family, cell.variant): cell for cell in cells}.values()  # steps do not depend on the train size
+    low, high = (extreme(of_arms, key=_cost) for extreme in (min, max))
+    spread = _cost(high) / _cost(low) - 1
+    told = (
+        f"in whole multiples of {STEP_MULTIPLE} steps, training FLOPs of a run differ by {spread:.1%}: "
+        f"{low.family} {low.variant} {_cost(low):.4g} in {low.steps:,} steps, "
+        f"{high.family} {high.variant} {_cost(high):.4g} in {high.steps:,}"
+    )
+    if spec.allow_unequal_flops and spread > MATCHED_FOR_A_REASON:
+        batch = spec.budget.batch_size
+        fitting = matched_budget([cell.forward_flops for cell in of_arms], batch, at_least=_cost(high))
+        hint = f"give budget.train_flops={fitting:.6g} (and budget.steps=null)" if fitting else "raise the budget"
+        raise PlanError(
+            f"budget: {told} (at most {MATCHED_FOR_A_REASON:.0%}): {hint}, or a smaller batch_size than {batch}"
+        )
+    return (f"{told[0].upper()}{told[1:]}.",) if spec.allow_unequal_flops and spread > MATCHED else ()
+
+
+def matched_budget(forward_flops: Sequence[int], batch_size: int, *, at_least: float) -> int | None:
+    """The smallest training FLOPs from `at_least` on that all networks spend within 2%, in whole multiples of steps.
+
+    None if there are none up to a hundred times as many.
+    """
+    costliest = train_flops(max(forward_flops), STEP_MULTIPLE * batch_size)
+    first = -int(-at_least // costliest)
+    for budget in range(first * costliest, 100 * first * costliest, costliest):
+        steps = [steps_for_flops(budget, forward, batch_size) for forward in forward_flops]
+        costs = [train_flops(forward, batch_size * of) for forward, of in zip(forward_flops, steps, strict=True)]
+        if max(costs) <= (1 + MATCHED) * min(costs):
+            return budget
+    return None
+
+
+def _cost(cell: Cell) -> int:
+    return train_flops(cell.forward_flops, cell.batch_size * cell.steps)
 
 
 def check_distinct(cells: Sequence[Cell]) -> None:

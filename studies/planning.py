@@ -9,7 +9,7 @@ from datamodules import DataInfo
 from .budget import STEP_MULTIPLE, branch_plans, steps_for_epochs, steps_for_flops, train_flops
 from .cell import Cell, Seeds
 from .errors import PlanError
-from .fairness import check_data, check_distinct, check_matched, check_seeds
+from .fairness import check_data, check_distinct, check_equal_cost, check_matched, check_seeds
 from .grid import Arm, Plan
 from .plan_notes import FIXED_RECIPE, augmentation_notes, coverage_notes
 from .protocol import PROTOCOL_VERSION
@@ -44,13 +44,13 @@ def make_plan(
     sources, cells = starts or {}, []
     for num_train in spec.num_train:
         for arm in ordered:
-            reference = arm.forward_flops if spec.allow_unequal_flops else costliest
-            steps = _steps(spec, reference, num_train, arm.name)
+            steps = _steps(spec, arm, costliest, num_train)
             for replicate in range(spec.num_replicates(arm.name)):
                 for start in _starts_of(arm, replicate, sources):
                     cells.append(_cell(spec, data, arm, num_train, replicate, steps, tuning, start))
     cells.sort(key=_complete_replicates_first)
     check_distinct(cells)
+    notes = (*notes, *check_equal_cost(spec, cells))
     names = {arm.key: arm.name for arm in ordered}
     used = [(names[cell.arm_key], cell.num_train, cell.steps) for cell in cells]
     recipe_notes = tuning.remarks(Conditions.of(spec, data), used, networks_of(ordered)) if tuning else (FIXED_RECIPE,)
@@ -129,21 +129,25 @@ def _cell(
     )
 
 
-def _steps(spec: StudySpec, forward_flops: int, num_train: int, arm: str) -> int:
+def _steps(spec: StudySpec, arm: Arm, costliest: int, num_train: int) -> int:
+    """Steps at C: the same for all arms or, with `allow_unequal_flops`, as many as each can pay.
+
+    Args:
+        costliest: forward FLOPs per image of the costliest arm, for which `budget.steps` and `train_flops` are meant.
+    """
     budget = spec.budget
-    if budget.steps is not None:
-        steps = budget.steps
-    elif budget.epochs is not None:
+    reference = arm.forward_flops if spec.allow_unequal_flops else costliest
+    if budget.epochs is not None:
         steps = steps_for_epochs(budget.epochs, num_train, budget.batch_size)
     else:
-        assert budget.train_flops is not None
-        steps = steps_for_flops(budget.train_flops, forward_flops, budget.batch_size)
+        available = budget.train_flops or train_flops(costliest, budget.batch_size * (budget.steps or 0))
+        steps = steps_for_flops(available, reference, budget.batch_size)
         if steps == 0:
-            least = train_flops(forward_flops, STEP_MULTIPLE * budget.batch_size)
+            least = train_flops(reference, STEP_MULTIPLE * budget.batch_size)
             raise PlanError(
-                f"budget.train_flops: {budget.train_flops:.3g} does not pay for the least number of steps, "
-                f"{STEP_MULTIPLE} (every branch must be whole): with batch_size {budget.batch_size} {arm} needs at "
-                f"least {least:,}"
+                f"budget.train_flops: {available:.3g} does not pay for the least number of steps, "
+                f"{STEP_MULTIPLE} (every branch must be whole): with batch_size {budget.batch_size} {arm.name} needs "
+                f"at least {least:,}"
             )
     try:
         plans = branch_plans(steps, budget.branches, budget.cooldown_fraction)

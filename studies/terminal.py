@@ -66,10 +66,12 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
         )
     yield arms
     sizes = Table("train size", "steps x batch", "epochs", "budget C", "spent with all branches")
-    for cell in _one_per_size(plan):
+    for cell in _one_per_length(plan):
+        same = {plan.arm(one).name for one in plan.cells if (one.num_train, one.steps) == (cell.num_train, cell.steps)}
+        whose = "" if len(same) == len(plan.arms) else f" ({', '.join(sorted(same))})"
         sizes.add_row(
             f"{cell.num_train:,}",
-            f"{cell.steps:,} x {cell.batch_size}",
+            f"{cell.steps:,} x {cell.batch_size}{whose}",
             f"{cell.steps * cell.batch_size / cell.num_train:,.1f}",
             describe_flops(3 * cell.forward_flops * cell.batch_size * cell.steps),
             f"{cell.executed_steps / cell.steps:.4g} C",
@@ -280,8 +282,10 @@ def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
     return table
 
 
-def _one_per_size(plan: Plan) -> list[Cell]:
-    return sorted({cell.num_train: cell for cell in plan.cells}.values(), key=lambda cell: cell.num_train)
+def _one_per_length(plan: Plan) -> list[Cell]:
+    """A cell for every number of steps at every size; arms of unequal FLOPs take their own."""
+    lengths = {(cell.num_train, -cell.steps): cell for cell in plan.cells}
+    return [lengths[key] for key in sorted(lengths)]
 
 
 def _counted(states: Mapping[str, CellState]) -> str:

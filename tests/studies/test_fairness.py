@@ -52,3 +52,33 @@ def test_exact_costs_that_differ_by_more_than_five_percent_are_remarked() -> Non
     arms["mlp"] = type(arms["mlp"])(**(vars(arms["mlp"]) | {"first_layer_flops": 800_000}))
     notes = make_plan(spec, spec.data.describe(), arms).notes
     assert any("Exact training cost" in note and "mlp 2.20" in note for note in notes)
+
+
+UNEQUAL = {"vit": 1_000_000, "resnet": 1_700_000, "mlp": 1_300_000}
+
+
+def test_steps_are_those_of_the_costliest_arm_and_the_others_spend_as_much() -> None:
+    plan = planned(UNEQUAL, budget={"steps": 4000, "batch_size": 32}, allow_unequal_flops=True)
+    assert {cell.family: cell.steps for cell in plan.cells} == {"vit": 6800, "resnet": 4000, "mlp": 5200}
+
+
+@pytest.mark.parametrize("budget", [{"steps": 80}, {"train_flops": 3 * 80 * 32 * 1_700_000}])
+def test_few_whole_steps_that_are_not_a_matched_budget_are_refused_with_one_that_is(budget: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match=r"budget: .* differ by 30.8%: mlp nano 9.984e.09 in 80 steps") as refused:
+        planned(UNEQUAL, budget={**budget, "batch_size": 32}, allow_unequal_flops=True)
+    offered = float(str(refused.value).split("budget.train_flops=")[1].split()[0])
+    plan = planned(UNEQUAL, budget={"train_flops": offered, "batch_size": 32}, allow_unequal_flops=True)
+    spent = {3 * cell.forward_flops * cell.batch_size * cell.steps for cell in plan.cells}
+    assert max(spent) <= 1.02 * min(spent)
+
+
+def test_whole_steps_that_cost_over_two_percent_are_remarked() -> None:
+    for steps, remarked in ((440, True), (400, False)):
+        notes = planned(UNEQUAL, budget={"steps": steps, "batch_size": 32}, allow_unequal_flops=True).notes
+        assert any(note.startswith("In whole multiples of 40 steps") for note in notes) == remarked
+
+
+def test_epochs_of_unequal_arms_are_not_called_one_budget() -> None:
+    notes = planned(UNEQUAL, budget={"epochs": 20, "batch_size": 32}, allow_unequal_flops=True).notes
+    assert any("epochs, not FLOPs, are equal" in note for note in notes)
+    assert not any("at the same budget" in note for note in notes)
