@@ -68,14 +68,14 @@ def few_shot_statements(few_shot: FewShotAnswers) -> list[str]:
         same = few_shot.frame[(few_shot.frame[["family", "variant"]] == of).all(axis=1)]["arm"]
         reference = untrained[untrained["arm"].isin(same) & (untrained["designed_for"] == row["designed_for"])]
         text = (
-            f"With {few_shot.shots[-1]:,} labelled images per class, a linear map of the frozen features of "
+            f"With {few_shot.shots[-1]:,} labelled images per class (few-shot), a linear map of the frozen features of "
             f"{look.label}{_pretrained(float(row['num_pretrain']))} makes "
             f"{percent(row['mean'], row['half_width'])}% errors"
         )
         if not reference.empty:
             first = reference.iloc[0]
-            text += f", one of the untrained network's {percent(first['mean'], first['half_width'])}%"
-        told.append(f"{text} (few-shot).")
+            text += f", one of the untrained network {percent(first['mean'], first['half_width'])}%"
+        told.append(f"{text}.")
     return told
 
 
@@ -145,4 +145,4 @@ def _size(size: float) -> str:
 
 
 def _pretrained(size: float) -> str:
-    return "" if math.isnan(size) else f" (pretrained on {size:,.0f} images)"
+    return "" if math.isnan(size) else f", pretrained on {size:,.0f} images,"

@@ -387,8 +387,8 @@ def test_the_report_has_table_figure_statements_and_values(plan: Plan, evaluated
     assert "3 draws of k labelled images per class" in table
     assert (paths.page.parent / "figures" / "few_shot.svg") in paths.figures
     (statement,) = [text for text in paths.statements if "few-shot" in text]
-    assert "from labels) (pretrained on 240 images)" in statement
-    assert "untrained network's" in statement
+    assert "from labels), pretrained on 240 images, makes" in statement
+    assert "one of the untrained network" in statement
     answers = json.loads(paths.answers.read_text())["few_shot"]
     frame = few_shot_frame(plan, evaluated)
     for row in answers["curves"]:
