@@ -91,7 +91,7 @@ def drawings(of: Material) -> dict[str, Drawing]:
             lambda: few_shot_section.plot_few_shot(few_shot, card),
             f"Test error of ridge regression on frozen features, learnt from {few_shot.shots[-1]:,} images per class. "
             "Lines: means over replicates; bands: their 95% t-intervals, from three replicates up; dots: replicates, "
-            "each the mean over its draws; dotted across: the same networks untrained.",
+            "each the mean over its draws; dotted across: the same networks untrained, and chance in grey.",
         )
     if primary is not None:
         if primary.pair is not None and primary.multipliers[0].by_x["multiplier"].notna().any():
