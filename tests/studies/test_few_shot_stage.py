@@ -23,6 +23,7 @@ from studies.answering import few_shot_answers, report_study
 from studies.asking import plan as plan_study
 from studies.bundle import bundle_study, verify_bundle
 from studies.cell import Cell
+from studies.compose import Composed
 from studies.course import batches_of
 from studies.engine_spec import EngineSpec
 from studies.errors import PlanError
@@ -42,9 +43,12 @@ from studies.housekeeping import clean_store
 from studies.job_data import JobData
 from studies.kept_weights import give_start
 from studies.program import initial_network
+from studies.report.few_shot_section import few_shot_statements, few_shot_table, has_figure
+from studies.rounds import plan_tuning
 from studies.spec import StudySpec
-from studies.start_checks import repair_kept
+from studies.start_checks import note_files, repair_kept
 from studies.store import Store
+from studies.tracking import TrackingSpec
 from studies.tracking.summary import few_shot_values
 from studies.train import train_cell
 
@@ -208,6 +212,14 @@ def test_how_many_images_are_fine_tuned_on_is_no_part_of_an_evaluation() -> None
     assert {one.id for one in networks} < {one.id for one in frozen_networks(plan_study(spec()))}
 
 
+def test_a_tuning_which_never_reads_the_test_split_has_none() -> None:
+    with_it, without = (
+        plan_tuning(Composed(one, KEEPING, TrackingSpec(kind="off"))) for one in (spec(), spec(few_shot=None))
+    )
+    assert with_it.hash == without.hash
+    assert frozen_networks(with_it) == ()
+
+
 # --- what is computed -----------------------------------------------------------------------------
 
 
@@ -356,6 +368,28 @@ def test_a_damaged_result_is_set_aside_and_one_that_somebody_computes_is_left(pl
     assert "is damaged: kept as" in told[1]
     assert read_result(store, first.id) is not None
     assert len(list(path.parent.glob("result.damaged-*.json"))) == 1
+
+
+def test_a_file_of_weights_is_worth_what_the_cell_is_that_left_it(plan: Plan, store: Store) -> None:
+    of_cell = next(one for one in frozen_networks(plan) if one.start is not None)
+    assert of_cell.start is not None
+    path = store.weights_path(of_cell.start.origin, 1.0)
+    other = spec(families=["mlp+disk"], x="num_train", replicates=1, pretraining={"disk": {"checkpoint": str(path)}})
+    begun = plan_study(other)
+    note_files(begun, store)
+    assert evaluate_frozen(begun, store) == evaluate_frozen(plan, store) == {}
+    untrained, of_file = frozen_networks(begun)
+    assert untrained.id == frozen_networks(plan)[0].id
+    assert of_file.num_pretrain is None
+    results = [read_result(store, one.id) for one in (of_cell, of_file)]
+    assert results[0] is not None
+    assert results[1] is not None
+    assert results[0].draws == results[1].draws
+    answers = few_shot_answers(begun, store)
+    assert answers is not None
+    assert [row[1] for row in few_shot_table(answers).rows] == ["untrained", "not known"]
+    assert not has_figure(answers)
+    assert "labelled images per class" in few_shot_statements(answers)[0]
 
 
 # --- what comes out -------------------------------------------------------------------------------
