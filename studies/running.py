@@ -108,11 +108,12 @@ def train_cells(
     check_disk(planned, store, at_once)
     for stage in planned.stages:
         prepare_data(stage)
-        store.lock_plan(stage)
     if planned.spec.few_shot is not None:
         from .few_shot_stage import check_shots
 
         check_shots(planned)
+    for stage in planned.stages:
+        store.lock_plan(stage)
     note_files(planned, store)
     repair_kept(planned, store, on_message)
     total = Outcome()
