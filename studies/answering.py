@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .analysis.answers import Answers, analyse
+from .analysis.few_shot_curves import FewShotAnswers
 from .analysis.of_records import Rule, records_table
 from .analysis.study import measured_pair, read_blocks
 from .analysis.table import CurveTable
 from .errors import ConfigError
+from .few_shot_results import few_shot_frame, waiting_networks
 from .grid import Plan
 from .records import Record, records_frame
 from .report import ReportPaths, write_report
@@ -81,7 +83,8 @@ def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> 
         )
     folder = store.study_folder(planned.study_id) / "report"
     records = store.records(planned)
-    return write_report(records, card or study_card(planned), folder, _predictions(records, store))
+    few_shot = few_shot_answers(planned, store)
+    return write_report(records, card or study_card(planned), folder, _predictions(records, store), few_shot)
 
 
 def study_card(planned: Plan) -> StudyCard:
@@ -115,6 +118,15 @@ def chance_error(planned: Plan) -> float:
     """Error of guessing: one of the classes, or one of the colours of a patch (8 for every channel)."""
     masked = planned.spec.objective == "masked_patches"
     return 1 - 1 / (8**planned.data.in_channels if masked else planned.data.num_classes)
+
+
+def few_shot_answers(planned: Plan, store: Store) -> FewShotAnswers | None:
+    """The few-shot evaluations of a study so far; None where it declares none."""
+    asked = planned.spec.few_shot
+    if asked is None or planned.is_tuning:
+        return None
+    missing = tuple(network.title for network in waiting_networks(planned, store))
+    return FewShotAnswers(few_shot_frame(planned, store), missing, asked.shots, asked.draws)
 
 
 def _predictions(records: Sequence[Record], store: Store) -> dict[str, Path]:

@@ -19,6 +19,8 @@ from typing import IO, Any
 
 from .cell import Cell
 from .errors import StoreError, StudyError
+from .few_shot_networks import frozen_networks
+from .few_shot_results import read_result, result_path
 from .files import write_atomically
 from .grid import Plan
 from .store import Store
@@ -31,6 +33,7 @@ MAX_BYTES = 64 * 2**30  # unpacked; beyond this a bundle is refused, not read
 _GZIP_HEADER = bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 2, 255])
 _MEMBER = re.compile(
     r"manifest\.json|cells/[0-9a-f]{8,64}/(record\.json|predictions\.npz)"
+    r"|few_shot/[0-9a-f]{16}/result\.json"
     r"|studies/[\w.-]+/(plan\.json|report/([\w-][\w.-]*/)*[\w-][\w.-]*)"
 )
 _CHUNK = 2**20
@@ -107,6 +110,9 @@ def _study_files(store: Store, plan: Plan) -> Iterator[tuple[str, Path]]:
         name = f"studies/{plan.study_id}/{path.relative_to(study).as_posix()}"
         if path.is_file() and _MEMBER.fullmatch(name):
             yield name, path
+    for network in frozen_networks(plan):
+        if read_result(store, network.id) is not None:
+            yield f"few_shot/{network.id}/result.json", result_path(store, network.id)
     for cell in plan.cells:
         record = store.record(cell.id)
         if record is None:
@@ -260,6 +266,7 @@ def _check_study(manifest: Mapping[str, Any], store: Store) -> list[str]:
         problems.append("plan: is not the one that the manifest names")
     planned = {cell.id for stage in plan.stages for cell in stage.cells}
     problems += [f"cells/{cell_id}: is not in the plan" for cell_id in store.cell_ids() if cell_id not in planned]
+    problems += _check_few_shot(plan, store)
     absent = []
     for cell_id in sorted(planned):
         try:
@@ -278,6 +285,22 @@ def _check_study(manifest: Mapping[str, Any], store: Store) -> list[str]:
     if absent != sorted(manifest["cells_without_record"]):
         problems.append("the cells without a record are not those that the manifest names")
     return problems
+
+
+def _check_few_shot(plan: Plan, store: Store) -> Iterator[str]:
+    """Whether every few-shot result is one that the plan asks for, and says what its id was made from."""
+    asked = {network.id: network for network in frozen_networks(plan)}
+    for evaluation_id in store.few_shot_ids():
+        if evaluation_id not in asked:
+            yield f"few_shot/{evaluation_id}: is not in the plan"
+            continue
+        try:
+            result = read_result(store, evaluation_id)
+        except StudyError as error:
+            yield f"few_shot/{evaluation_id}: {error}"
+            continue
+        if result is not None and result.identity != asked[evaluation_id].identity:
+            yield f"few_shot/{evaluation_id}: the content of the result does not have this id"
 
 
 def _check_predictions(store: Store, cell_id: str, expected: str) -> list[str]:

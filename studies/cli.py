@@ -285,13 +285,17 @@ def export(
     output: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
 ) -> None:
     """Write the table of records as parquet and CSV; docs/records.md explains the columns."""
-    from .export import export_table
+    from .export import export_few_shot, export_table
+    from .few_shot_results import few_shot_frame
     from .store import Store
 
     found = Store(store)
     planned = found.plan(study)
     for stage in planned.stages:
         for path in export_table(found.records(stage), output, name=stage.study_id, tier=stage.spec.tier):
+            out.print(str(path))
+    if planned.spec.few_shot is not None:
+        for path in export_few_shot(few_shot_frame(planned, found), output, name=f"{planned.study_id}.few_shot"):
             out.print(str(path))
 
 

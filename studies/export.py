@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
+
+from .few_shot_results import FEW_SHOT_COLUMNS
 from .files import write_atomically, write_text
 from .records import COLUMNS, INCIDENTAL_COLUMNS, Record, records_frame
 
@@ -36,8 +39,31 @@ def export_table(
     Raises:
         ValueError: a format is unknown.
     """
-    frame = records_frame(records, tier).convert_dtypes()
-    paths = []
+    return _written(records_frame(records, tier), folder, formats, name)
+
+
+def export_few_shot(
+    frame: pd.DataFrame, folder: Path, formats: Sequence[Format] = ("parquet", "csv"), *, name: str = "few_shot"
+) -> tuple[Path, ...]:
+    """Writes the few-shot evaluations of a study, a row per network, number of shots and draw.
+
+    Args:
+        frame: `studies.few_shot_results.few_shot_frame`.
+        folder: as of `export_table`, like the others.
+        formats: see there.
+        name: file name without suffix.
+
+    Returns:
+        The files in the order of `formats`.
+
+    Raises:
+        ValueError: a format is unknown.
+    """
+    return _written(frame, folder, formats, name)
+
+
+def _written(table: pd.DataFrame, folder: Path, formats: Sequence[Format], name: str) -> tuple[Path, ...]:
+    frame, paths = table.convert_dtypes(), []
     for form in formats:
         path = folder / f"{name}.{form}"
         if form == "parquet":
@@ -54,12 +80,13 @@ def export_table(
 
 
 def columns_page() -> str:
-    """The text of docs/records.md, made from `COLUMNS`."""
+    """The text of docs/records.md, made from `COLUMNS` and `FEW_SHOT_COLUMNS`."""
     rows = [
         "| `{}` | {} | {} |".format(name, meaning.replace("|", "\\|"), "yes" if name in INCIDENTAL_COLUMNS else "")
         for name, meaning in COLUMNS.items()
     ]
-    return "\n".join([_PREFACE, *rows, ""])
+    few_shot = [f"| `{name}` | {meaning} |" for name, meaning in FEW_SHOT_COLUMNS.items()]
+    return "\n".join([_PREFACE, *rows, _FEW_SHOT_PREFACE, *few_shot, ""])
 
 
 _PREFACE = """# Records
@@ -83,8 +110,22 @@ Columns marked *may differ* depend on where, when and in which company the cell 
 the cell: train it twice on one machine, both times by the loop of a lone cell or both times in lanes, and on a CPU they
 are equal bit for bit, whatever the number of lanes.
 
-This page is generated from `studies.records.COLUMNS`, and a test keeps the two equal:
+This page is generated from `studies.records.COLUMNS` and `studies.few_shot_results.FEW_SHOT_COLUMNS`, and a test keeps
+them equal:
 `python -c "from studies.export import columns_page; print(columns_page(), end='')" > docs/records.md`.
 
 | Column | Meaning | May differ |
 |---|---|---|"""
+
+_FEW_SHOT_PREFACE = """
+## Few-shot evaluations
+
+A study that declares `few_shot` leaves, for every network that its arms begin from and for the same networks untrained,
+a file `few_shot/<evaluation id>/result.json` with a checksum: what ridge regression on their frozen features makes of k
+labelled images per class, for every k and draw. `study export` writes them as a table of their own,
+`<study id>.few_shot`, a row per network, number of shots and draw; in Python
+`studies.few_shot_results.few_shot_frame(plan, store)`. Draws of one replicate share their network, and all networks of
+a replicate have the same draws: average over draws before comparing replicates.
+
+| Column | Meaning |
+|---|---|"""

@@ -41,6 +41,8 @@ def check_data(spec: StudySpec, data: DataInfo) -> None:
             f"num_validation: {spec.num_validation} is below the {data.num_classes} classes of {data.name}: "
             "give at least one image per class"
         )
+    if spec.few_shot is not None:
+        spec.few_shot.check_pool(available, data.num_classes, data.name)
     refused = set(spec.augmentation) - set(spec.data.label_preserving)
     if refused:
         raise PlanError(

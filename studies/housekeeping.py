@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .estimate import describe_bytes
+from .few_shot_networks import frozen_networks
 from .store import Store, bytes_held
 
 
@@ -18,7 +19,7 @@ def clean_store(
             stay until they are orphans.
         interrupted: checkpoints of unfinished cells that nobody trains.
         failed: cells whose record says failed or invalid, so that a run trains them again.
-        orphans: cells of no plan in the store.
+        orphans: cells and few-shot evaluations of no plan in the store.
     """
     verb = "removed" if really else "would remove"
     going = [] if study_id is None else _with_stages(store, study_id)
@@ -28,7 +29,8 @@ def clean_store(
             store.discard_study(one)
         yield f"{verb} plan and report of {one} ({size}); its cells are kept, --orphans removes those no plan names"
     others = [one for one in store.study_ids() if one not in going] if orphans else []
-    planned = {cell.id for one in others for stage in store.plan(one).stages for cell in stage.cells}
+    plans = [store.plan(one) for one in others]
+    planned = {cell.id for plan in plans for stage in plan.stages for cell in stage.cells}
     for cell_id in store.cell_ids():
         state = store.state(cell_id)
         reasons = [
@@ -45,6 +47,10 @@ def clean_store(
         size = describe_bytes(bytes_held([store.cell_folder(cell_id)]))
         if not really or store.discard_cell(cell_id):
             yield f"{verb} cell {cell_id} ({', '.join(reasons)}; {size})"
+    asked = {network.id for plan in plans for network in frozen_networks(plan)}
+    for evaluation_id in store.few_shot_ids() if orphans else []:
+        if evaluation_id not in asked and (not really or store.discard_few_shot(evaluation_id)):
+            yield f"{verb} few-shot evaluation {evaluation_id} (no plan names it)"
 
 
 def _with_stages(store: Store, study_id: str) -> list[str]:

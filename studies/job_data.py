@@ -34,6 +34,10 @@ class JobData:
             nested_subset(np.zeros(len(order), dtype=np.int64), cell.num_train, seed=cell.seeds.subset)
         return order[: cell.num_train], validation
 
+    def pool(self, cell: Cell) -> Rows:
+        """Rows of the training split that are not held out, the cell's own first."""
+        return self._orders(cell.seeds.subset, cell.num_validation)[0]
+
     def test_split(self, seed: int) -> ImageSplit:
         """The test images of a replicate; read when asked for, and not kept."""
         return self._data.load("test", seed=seed)

@@ -165,6 +165,7 @@ def _template(spec: StudySpec, rules: TuningSpec) -> Plan:
         "budget": spec.budget.model_copy(update={"branches": (1.0,)}),
         "recipe": spec.recipe.model_copy(update={"tuning": None}),
         "primary_pair": None,
+        "few_shot": None,  # it reads the test split
     }
     try:
         return plan(spec.model_copy(update=changes))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .answering import report_study, study_card
 from .asking import plan
 from .compose import Composed
 from .engine_spec import EngineSpec
 from .engines import LocalEngine, Outcome
+from .engines.local import devices
 from .errors import ExitCode
+from .few_shot_results import waiting_networks
 from .grid import Plan
 from .jobs import cells_at_once
 from .readiness import check_disk, check_machine, prepare_data
@@ -31,6 +33,7 @@ class RunResult:
         states: cell id -> state at the end.
         report: the files of the report, or None where no cell is finished.
         mirror: what became of the W&B mirror.
+        not_evaluated: network -> why its frozen features have no few-shot result, where the study asks for one.
     """
 
     plan: Plan
@@ -38,12 +41,13 @@ class RunResult:
     states: Mapping[str, CellState]
     report: ReportPaths
     mirror: MirrorResult
+    not_evaluated: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> ExitCode:
-        """Zero only if every cell is finished or honestly at chance."""
+        """Zero only if every cell is finished or honestly at chance, and every few-shot evaluation is there."""
         complete = all(state in ("finished", "diverged") for state in self.states.values())
-        return ExitCode.OK if complete else ExitCode.INCOMPLETE
+        return ExitCode.OK if complete and not self.not_evaluated else ExitCode.INCOMPLETE
 
 
 def run(
@@ -56,7 +60,7 @@ def run(
     on_poll: Callable[[Sequence[str]], None] = lambda running: None,
     on_message: Callable[[str], None] = lambda message: None,
 ) -> RunResult:
-    """Trains every cell of a study that has no record yet, then writes the report and the mirror.
+    """Trains every cell of a study that has no record yet, evaluates frozen features, writes the report and the mirror.
 
     Args:
         planned: the study's plan where the caller already has it.
@@ -71,6 +75,7 @@ def run(
     """
     locked = planned or plan(study.spec)
     outcome = train_cells(locked, study, store, retry_failed, on_start, on_poll, on_message)
+    not_evaluated = _evaluate_frozen(locked, study, store, on_message)
     for stage in locked.pretraining:
         mirror_study(store.records(stage), study_card(stage), store.study_folder(stage.study_id), study.tracking)
     card = study_card(locked)
@@ -82,7 +87,7 @@ def run(
         study.tracking,
         meanwhile=lambda: reports.append(report_study(locked, store, card)),
     )
-    return RunResult(locked, outcome, store.states(locked), reports[0], mirror)
+    return RunResult(locked, outcome, store.states(locked), reports[0], mirror, not_evaluated)
 
 
 def train_cells(
@@ -103,6 +108,11 @@ def train_cells(
     check_disk(planned, store, at_once)
     for stage in planned.stages:
         prepare_data(stage)
+    if planned.spec.few_shot is not None:
+        from .few_shot_stage import check_shots
+
+        check_shots(planned)
+    for stage in planned.stages:
         store.lock_plan(stage)
     note_files(planned, store)
     repair_kept(planned, store, on_message)
@@ -140,6 +150,15 @@ def _train_stage(
     outcome = engine.run(missing) if missing else Outcome()
     outcome.incomplete |= incomplete
     return outcome
+
+
+def _evaluate_frozen(planned: Plan, study: Composed, store: Store, on_message: Callable[[str], None]) -> dict[str, str]:
+    """The few-shot evaluations that a study declares and lacks; see `few_shot_stage.evaluate_frozen`."""
+    if not waiting_networks(planned, store):
+        return {}
+    from .few_shot_stage import evaluate_frozen
+
+    return evaluate_frozen(planned, store, devices(study.engine)[0], on_message)
 
 
 def _missing(planned: Plan, store: Store, retry_failed: bool, on_message: Callable[[str], None]) -> list[str]:

@@ -13,6 +13,7 @@ from models.families import Head
 
 from .arms import START_NAME, canonical_arm, parse_arm
 from .budget import Budget
+from .few_shot_spec import FewShotSpec
 from .pretraining import Pretraining
 from .protocol import ObjectiveName, Permutation, SeedKind
 from .published import Published
@@ -41,6 +42,7 @@ class StudySpec(Strict):
         designed_for: pixels of the images that networks are sized for, where these are applied to others; null: those
             of the data. An arm with a start has those of its start.
         published: numbers from a paper, shown beside ours; changes nothing that is run.
+        few_shot: ridge regression on the frozen features of every start, beside the fine-tuning; null: none.
     """
 
     name: str
@@ -65,6 +67,7 @@ class StudySpec(Strict):
     head: Head = "linear"
     designed_for: PositiveInt | None = None
     published: Published | None = None
+    few_shot: FewShotSpec | None = None
 
     @field_validator("name")
     @classmethod
@@ -147,6 +150,11 @@ class StudySpec(Strict):
             raise ValueError("x: num_pretrain needs arms with a start, such as vit+NAME with NAME under pretraining")
         if self.x == "num_pretrain" and len(self.num_train) > 1:
             raise ValueError(f"num_train: give one size with x=num_pretrain, not {list(self.num_train)}")
+        if self.few_shot is not None and not self.starts:
+            raise ValueError(
+                "few_shot: needs arms with a start, whose features are evaluated, such as vit+NAME with NAME under "
+                f"pretraining; families: {list(self.families)}"
+            )
         if self.starts and self.objective != "classification":
             raise ValueError(f"objective: {self.objective} is for studies and stages whose arms have no start")
         return self

@@ -9,6 +9,7 @@ from datamodules import DataInfo
 
 from .cell import Cell
 from .errors import ConfigError, StoreError
+from .few_shot_results import waiting_networks
 from .files import sha256_of
 from .grid import Arm, Plan
 from .kept_weights import why_not_kept
@@ -104,7 +105,9 @@ def note_files(planned: Plan, store: Store) -> None:
 
 def repair_kept(planned: Plan, store: Store, on_message: Callable[[str], None]) -> None:
     """Has every cell of the earlier stages trained again whose weights are still needed and not what they were."""
-    for origin in sorted({cell.start.origin for cell in _unsettled(planned, store)}):  # type: ignore[union-attr]
+    starts = {cell.start for cell in _unsettled(planned, store)}
+    starts |= {network.start for network in waiting_networks(planned, store)}
+    for origin in sorted({start.origin for start in starts if start is not None and not start.from_file}):
         if store.state(origin) != "finished" or (reason := why_not_kept(origin, store)) is None:
             continue
         if store.set_aside_record(origin, FINISHED, "without-weights"):

@@ -3,6 +3,7 @@
     STORE/cells/<cell id>/      record.json, predictions.npz; while it runs: lock, checkpoint.*, progress.json, log.txt
     STORE/studies/<study id>/   plan.json, report/
     STORE/starts/<sha256>.json  where a file of weights lies that cells begin from
+    STORE/few_shot/<id>/        result.json: what the frozen features of a network are worth on a data set
 
 A record is written once, whole. A cell is trained by whoever holds its lock; `flock` is free the moment its holder
 dies.
@@ -150,7 +151,11 @@ class Store:
 
         The holder must not fork: a child would keep the lock after its parent's death.
         """
-        folder = self.cell_folder(cell_id)
+        with self._locked(self.cell_folder(cell_id)) as mine:
+            yield mine
+
+    @contextlib.contextmanager
+    def _locked(self, folder: Path) -> Iterator[bool]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = (folder / "lock").open("a+b")
@@ -207,6 +212,28 @@ class Store:
             return int(segment), int(step)
         except (OSError, ValueError, TypeError):
             return 0, 0
+
+    # --- few-shot evaluations ------------------------------------------------------------------------------------
+
+    def few_shot_folder(self, evaluation_id: str) -> Path:
+        """Folder of one evaluation of a network's frozen features."""
+        return self.root / "few_shot" / evaluation_id
+
+    def few_shot_ids(self) -> list[str]:
+        """Ids of all evaluations that have a folder."""
+        evaluations = self.root / "few_shot"
+        return sorted(path.name for path in evaluations.iterdir()) if evaluations.is_dir() else []
+
+    def few_shot_lock(self, evaluation_id: str) -> contextlib.AbstractContextManager[bool]:
+        """As `lock`, for an evaluation."""
+        return self._locked(self.few_shot_folder(evaluation_id))
+
+    def discard_few_shot(self, evaluation_id: str) -> bool:
+        """Removes an evaluation; False where somebody computes it."""
+        with self.few_shot_lock(evaluation_id) as mine:
+            if mine:
+                shutil.rmtree(self.few_shot_folder(evaluation_id))
+            return mine
 
     # --- studies -------------------------------------------------------------------------------------------------
 

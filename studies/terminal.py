@@ -16,6 +16,7 @@ from rich.text import Text
 from .cell import Cell
 from .counts import counted
 from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds, shares
+from .few_shot_networks import frozen_networks
 from .grid import Arm, Plan
 from .records import records_frame, selected_rows
 from .store import CellState, Progress, Store
@@ -84,6 +85,12 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             f"trials; {describe_flops(cited.train_flops)}, {share:.0%} of this study's training)"
         )
     yield Text(f"branches end at {', '.join(f'{fraction:g} C' for fraction in spec.budget.branches)}")
+    if (asked := plan.spec.few_shot) is not None:
+        shots = ", ".join(map(str, asked.shots))
+        yield Text(
+            f"few-shot beside: ridge regression on frozen features of {counted(len(frozen_networks(plan)), 'network')}"
+            f", {shots} images per class, {counted(asked.draws, 'draw')}; reads the test split"
+        )
     cells = counted(len(plan.cells), "cell")
     yield Text(f"{cells}, {num_done:,} done; {describe_flops(plan.executed_flops)} of training in all")
     if cost is not None:
@@ -150,6 +157,8 @@ def result_tables(result: RunResult, store: Store) -> Iterator[RenderableType]:
         f"{plan.study_id}: {_counted(result.states)}", style="bold" if set(states) == {"finished"} else "bold red"
     )
     yield from _problems(result, store)
+    for network, why in result.not_evaluated.items():
+        yield Text(f"few-shot of {network}: {why}", style="red")
     for statement in result.report.statements:
         yield Text(statement)
     yield Text(f"W&B: {result.mirror.message}")

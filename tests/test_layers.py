@@ -27,7 +27,8 @@ HEAVY = (
 )
 LIGHT_MODULES = ("planning", "cell", "grid", "fairness", "plan_notes", "digest", "spec", "recipe", "pretraining",
                  "engine_spec", "protocol", "strict", "arms", "asking", "answering", "readiness", "starts", "stages",
-                 "budget", "records", "store", "files", "errors", "analysis", "report", "terminal", "export",
+                 "budget", "few_shot_spec", "few_shot_networks", "few_shot_results", "records", "store", "files",
+                 "errors", "analysis", "report", "terminal", "export",
                  "bundle", "housekeeping", "progress", "precision", "tuning", "tuned", "tuning_file", "published",
                  "listing", "jobs", "console", "counts", "interruption", "fit_command", "printed_answers",
                  "bench/command", "bench/calibration_tables", "bench/tables", "bench/timings", "bench/workload",

@@ -9,7 +9,7 @@ import pandas as pd
 from studies.analysis.finding import Finding
 from studies.analysis.of_records import RULES, curve_points
 
-from . import answer_tables, fit_tables, hyperparameters, starts_table, statements, tables
+from . import answer_tables, few_shot_section, fit_tables, hyperparameters, starts_table, statements, tables
 from .card import StudyCard
 from .drawings import Material
 from .methods import METHODS
@@ -49,6 +49,8 @@ def report_tables(of: Material) -> dict[str, Table]:
         made += [tables.cells_table(frame)]
         if rows := _left_out_of(primary.findings, names):
             made.append(tables.partial_table(rows))
+    if of.few_shot is not None and len(of.few_shot.frame):
+        made.append(few_shot_section.few_shot_table(of.few_shot))
     if not curve_points(frame, "full_budget").empty:
         made.append(tables.cost_table(frame))
     return {table.name: table for table in made}
@@ -122,6 +124,7 @@ def sections(of: Material, pictures: Mapping[str, Picture], shown: Mapping[str, 
     made = [
         section("Data curves", "data_curves test_error_selected", "difference_selected paired_tests_selected"),
         section("What the arms begin from", "gain starts"),
+        section("Few-shot on frozen features", "few_shot"),
         section("Beside the published numbers", "published"),
         section("What to choose", "choices", "images_needed"),
         section("What the prior is worth", "data_multiplier"),

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from studies.analysis.crossover import Crossover
+from studies.analysis.few_shot_curves import FewShotAnswers
 from studies.analysis.fitted_curve import CurveFit
 from studies.analysis.of_records import Rule, curve_points, records_table
 from studies.analysis.quantity import quantity
@@ -17,7 +18,7 @@ from studies.analysis.study import StudyAnswers
 from studies.analysis.table import CurveTable
 from studies.records import Record
 
-from . import answer_figures, course_figures, curve_figures
+from . import answer_figures, course_figures, curve_figures, few_shot_section
 from .card import StudyCard
 from .palette import Look, looks_of
 
@@ -38,6 +39,7 @@ class Material:
         card: the study as declared.
         answers: to its questions.
         looks: of every arm.
+        few_shot: the few-shot evaluations, where the study declares some.
     """
 
     records: Sequence[Record]
@@ -45,6 +47,7 @@ class Material:
     card: StudyCard
     answers: StudyAnswers
     looks: Mapping[str, Look]
+    few_shot: FewShotAnswers | None = None
 
     @property
     def names(self) -> dict[str, str]:
@@ -52,9 +55,15 @@ class Material:
         return {arm: look.label for arm, look in self.looks.items()}
 
 
-def material(records: Sequence[Record], frame: pd.DataFrame, card: StudyCard, answers: StudyAnswers) -> Material:
+def material(
+    records: Sequence[Record],
+    frame: pd.DataFrame,
+    card: StudyCard,
+    answers: StudyAnswers,
+    few_shot: FewShotAnswers | None = None,
+) -> Material:
     """Everything the parts of a report are made from."""
-    return Material(records, frame, card, answers, looks_of(frame))
+    return Material(records, frame, card, answers, looks_of(frame), few_shot)
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,13 @@ def drawings(of: Material) -> dict[str, Drawing]:
         caption = f"Test error against {axis}, {text}. {BANDS}{f' {CROSSOVER}' if shown else ''}"
         found[name] = Drawing(_curves(of, rule, shown), caption)
     primary = answers.primary
+    if (few_shot := of.few_shot) is not None and few_shot_section.has_figure(few_shot):
+        found["few_shot"] = Drawing(
+            lambda: few_shot_section.plot_few_shot(few_shot, card),
+            f"Test error of ridge regression on frozen features, learnt from {few_shot.shots[-1]:,} images per class. "
+            "Lines: means over replicates; bands: their 95% t-intervals, from three replicates up; dots: replicates, "
+            "each the mean over its draws; dotted across: the same networks untrained, and chance in grey.",
+        )
     if primary is not None:
         if primary.pair is not None and primary.multipliers[0].by_x["multiplier"].notna().any():
             of_pair = primary.multipliers[0]

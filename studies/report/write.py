@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from studies.analysis.few_shot_curves import FewShotAnswers
 from studies.analysis.study import analyse_study, read_blocks
 from studies.files import write_atomically, write_text
 from studies.records import Record, records_frame
@@ -15,6 +16,7 @@ from .axes import png_bytes, svg_bytes
 from .card import StudyCard
 from .contents import report_tables, sections
 from .drawings import drawings, material
+from .few_shot_section import few_shot_statements
 from .page import Picture, render_page
 from .statements import main_statements, progress_statement, statement_families
 
@@ -43,6 +45,7 @@ def write_report(
     card: StudyCard,
     folder: Path,
     predictions: Mapping[str, Path] | None = None,
+    few_shot: FewShotAnswers | None = None,
 ) -> ReportPaths:
     """Writes `index.html`, `answers.json`, `figures/*.{png,svg}` and `tables/*.md` under `folder`.
 
@@ -51,14 +54,19 @@ def write_report(
         card: the study as declared.
         folder: made if absent. Figures and tables of an earlier report that no longer apply are removed.
         predictions: `predictions.npz` per cell id, to add the variance from a shared test set.
+        few_shot: the few-shot evaluations, where the study declares some.
     """
     frame = records_frame(sorted(records, key=lambda record: record.cell_id), card.tier)
     blocks = read_blocks(frame, predictions or {})
     answers = analyse_study(frame, pair=card.primary_pair, chance=card.chance_error, blocks=blocks, x=card.x)
-    of = material(records, frame, card, answers)
+    of = material(records, frame, card, answers, few_shot)
     shown = report_tables(of)
     progress = progress_statement(frame, card)
     main = main_statements(answers, card, statement_families(frame), of.names)
+    values_of_all = answers.as_dict()
+    if few_shot is not None:
+        values_of_all["few_shot"] = few_shot.as_dict()
+        main += few_shot_statements(few_shot)
 
     figure_paths, table_paths, pictures = [], [], {}
     for name, drawing in drawings(of).items():
@@ -74,7 +82,7 @@ def write_report(
         write_text(table_paths[-1], table.markdown(), durable=False)
     _remove_stale(folder, {*figure_paths, *table_paths})
     page, values = folder / "index.html", folder / "answers.json"
-    write_text(values, json.dumps(answers.as_dict(), indent=1, allow_nan=False) + "\n", durable=False)
+    write_text(values, json.dumps(values_of_all, indent=1, allow_nan=False) + "\n", durable=False)
     write_text(page, render_page(card, progress, main, sections(of, pictures, shown)))
     said = tuple(filter(None, [progress, *main]))
     return ReportPaths(page, values, tuple(figure_paths), tuple(table_paths), said)

@@ -38,6 +38,8 @@ def summary_run(
         ]
         if answers is not None and rule in answers["by_rule"]:
             summary |= {f"{rule}/{name}": value for name, value in answer_values(answers["by_rule"][rule]).items()}
+    if answers is not None:
+        summary |= few_shot_values(answers.get("few_shot"))
     run = described(
         {
             "name": f"{card.name}: summary of {counted(len(records), 'cell')}",
@@ -83,6 +85,18 @@ def answer_values(answers: Mapping[str, Any]) -> dict[str, Any]:
         elif one["kind"] == "Floor":
             values |= {f"floor/{one['family']}{end}": one[key] for end, key in _ENDS}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def few_shot_values(answers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The numbers of `FewShotAnswers.as_dict` for a dashboard: mean error by arm, pretraining images and shots."""
+    return {
+        f"few_shot/{one['arm']}/{_pretrained(one['num_pretrain'])}/{one['shots']}": one["mean"]
+        for one in (answers or {"curves": []})["curves"]
+    }
+
+
+def _pretrained(size: float | None) -> str:
+    return "unknown" if size is None else f"{size:.0f}" if size else "untrained"
 
 
 _ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))

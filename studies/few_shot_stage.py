@@ -1,0 +1,174 @@
+"""Evaluates the frozen features of what a study's arms begin from, once everything is trained.
+
+One network at a time: k images per class are drawn from all training images that are not held out, the regularisation
+is chosen on the study's validation images, and the test split is read once. Features are of the images as they are
+fine-tuned on (size, permutation, normalisation), by the weights resized as fine-tuning begins from them, in fp32. A
+network that cannot be evaluated is told and costs no other; what is on disk is kept and never computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from datamodules import carve_validation
+
+from .counts import counted
+from .course import batches_of
+from .environment import environment, now
+from .errors import PlanError, StoreError, StudyError
+from .few_shot import FewShot, evaluate_few_shot
+from .few_shot_networks import FrozenNetwork
+from .few_shot_results import Draw, FewShotResult, read_result, set_aside_result, waiting_networks, write_result
+from .grid import Plan
+from .job_data import JobData
+from .kept_weights import give_start
+from .program import initial_network
+from .store import Store
+
+
+def check_shots(plan: Plan) -> None:
+    """Refuses more images per class than the rarest class has, counted; the plan could only bound it.
+
+    Generated images have classes of equal probability, and are other ones in every replicate: nothing is counted there.
+
+    Raises:
+        PlanError: says which class has how many.
+    """
+    spec = plan.spec
+    if spec.few_shot is None or spec.data.fresh_per_replicate:
+        return
+    labels = spec.data.load("train").labels
+    for seed in sorted({cell.seeds.subset for cell in plan.cells}):
+        pool, _ = carve_validation(labels, spec.num_validation, seed=seed)
+        counts = np.bincount(labels[pool], minlength=plan.data.num_classes)
+        if counts.min() < max(spec.few_shot.shots):
+            raise PlanError(
+                f"few_shot.shots: {max(spec.few_shot.shots)} images per class were asked for, but {plan.data.name} has "
+                f"{counts.min()} training images of class {plan.data.class_names[int(counts.argmin())]!r} besides the "
+                f"validation images: give at most {counts.min()}"
+            )
+
+
+def evaluate_frozen(
+    plan: Plan, store: Store, device: str = "cpu", on_message: Callable[[str], None] = lambda message: None
+) -> dict[str, str]:
+    """Evaluates every network of `frozen_networks` that has no result yet.
+
+    Args:
+        plan: of the last stage; the earlier ones are trained.
+        device: `cpu`, where one thread is used, or `cuda:<index>`.
+        on_message: called with what a person should know meanwhile.
+
+    Returns:
+        Title of a network -> why it could not be evaluated.
+    """
+    waiting, faults = waiting_networks(plan, store), dict[str, str]()
+    if not waiting or plan.spec.few_shot is None:
+        return faults
+    shots = ", ".join(map(str, plan.spec.few_shot.shots))
+    on_message(
+        f"few-shot: ridge regression on the frozen features of {counted(len(waiting), 'network')}, {shots} images per "
+        f"class, {counted(plan.spec.few_shot.draws, 'draw')} each"
+    )
+    with _one_thread():
+        for _, of_replicate in groupby(waiting, key=lambda network: network.cell.seeds.subset):
+            data = JobData(plan.spec.data)
+            for network in of_replicate:
+                try:
+                    _evaluate_once(network, plan, data, store, device, on_message)
+                except (StudyError, ValueError) as error:
+                    faults[network.title] = str(error)
+                except Exception as error:
+                    faults[network.title] = f"{type(error).__name__}: {error}"
+    return faults
+
+
+def _evaluate_once(
+    network: FrozenNetwork,
+    plan: Plan,
+    data: JobData,
+    store: Store,
+    device: str,
+    on_message: Callable[[str], None],
+) -> None:
+    with store.few_shot_lock(network.id) as mine:
+        if not mine:
+            raise StudyError("another process is evaluating it; run the study again once that has ended")
+        try:
+            if read_result(store, network.id) is not None:
+                return  # another process was faster
+        except StoreError:
+            aside = set_aside_result(store, network.id)
+            on_message(f"the few-shot result of {network.title} is damaged: kept as {aside}, it is computed again")
+        write_result(_evaluated(network, plan, data, store, device), store)
+
+
+def _evaluated(network: FrozenNetwork, plan: Plan, data: JobData, store: Store, device: str) -> FewShotResult:
+    started, cell, num_images = time.monotonic(), network.cell, 0
+    module = initial_network(cell)
+    sha256 = give_start(module, cell, store) if network.start is not None else ""
+
+    def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal num_images
+        num_images += len(inputs[0])
+
+    module.register_forward_pre_hook(count)
+    batches = batches_of(cell, data, device, pooled=False)
+    try:
+        test = data.test_split(cell.seeds.subset)
+        found = evaluate_few_shot(
+            module.to(device),
+            batches,
+            pool=data.pool(cell),
+            validation=data.rows(cell)[1],
+            test=test,
+            num_classes=cell.num_classes,
+            shots=network.spec.shots,
+            draws=network.spec.draws,
+            seed=network.first_seed,
+        )
+    finally:
+        batches.close()
+    return FewShotResult(
+        evaluation_id=network.id,
+        identity=network.identity,
+        study=plan.study_id,
+        plan_hash=plan.hash,
+        weights_sha256=sha256,
+        train_checksum=batches.split.checksum,
+        test_checksum=test.checksum,
+        evaluation_flops=num_images * cell.forward_flops,
+        evaluation_seconds=time.monotonic() - started,
+        finished_at=now(),
+        environment=environment(device),
+        draws=tuple(draw for one in found for draw in _draws(one, network.first_seed, len(test))),
+    )
+
+
+def _draws(found: FewShot, first_seed: int, num_test: int) -> Iterator[Draw]:
+    for draw, (accuracy, strength) in enumerate(zip(found.accuracies, found.regularizations, strict=True)):
+        wrong = num_test - round(accuracy * num_test)
+        yield Draw(
+            shots=found.shots,
+            draw=draw,
+            seed=first_seed + draw,
+            regularization=strength,
+            test_error=wrong / num_test,
+        )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread, as a cell trains on a CPU: so results do not depend on the machine's number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
