@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from processes import finish, members, start_run, wait_until
 
-from studies import workflow
+from studies import running
 from studies.compose import compose_study
 from studies.records import DETERMINISTIC_COLUMNS, records_frame
 from studies.store import Store
@@ -57,7 +57,7 @@ def deterministic(store: Path) -> list[dict[str, object]]:
 
 def run_here(store: Path) -> dict[str, str]:
     """The study as `study run` runs it, its workers too, launched by this process; the state of every cell."""
-    return dict(workflow.run(compose_study(STUDY[0], STUDY[1:]), Store(store)).states)
+    return dict(running.run(compose_study(STUDY[0], STUDY[1:]), Store(store)).states)
 
 
 @pytest.fixture(scope="module")
