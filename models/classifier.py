@@ -39,7 +39,7 @@ class ImageClassifier(pl.LightningModule):
     callbacks and loggers are the Trainer's. Batches are ``(images [B, C, H, W] float, labels [B] int64)``.
 
     Logs ``train/loss``; ``val/`` and ``test/`` each with ``loss`` (negative log-likelihood), ``error`` (fraction
-    misclassified) and ``calibration_error`` (expected, 15 bins; Guo et al. 1706.04599, equation 3).
+    misclassified) and ``calibration_error`` (expected, 15 bins; Guo et al. 1706.04599).
 
     Args:
         family: one of `models.family_names`, ``timm:NAME`` or ``package.module:build``.

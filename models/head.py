@@ -1,9 +1,9 @@
 """The classifier every network ends in, and the features it reads.
 
 ``linear`` is one zero-initialised linear map. ``hidden`` is the head that vision transformers are pretrained with, "a
-MLP with one hidden layer at pre-training time" (Dosovitskiy et al. 2010.11929, section 3.1): a tanh layer of the width
-of the features before it. Fine-tuning removes a pretrained head as a whole and begins with a zero linear one
-(section 3.2).
+MLP with one hidden layer at pre-training time" (Dosovitskiy et al. 2010.11929, section 3.1): a tanh layer (appendix
+D.3) of the width of the features before it. Fine-tuning removes a pretrained head as a whole, both layers, and begins
+with a zero linear one (section 3.2, appendix B.1.1).
 """
 
 from __future__ import annotations

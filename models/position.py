@@ -128,7 +128,10 @@ class SinusoidalPosition(AddedPosition):
 
 
 class RelativeBias(nn.Module):
-    """A learnt bias for each head and two-dimensional offset: (2g - 1)^2 x heads parameters (timm's `RelPosBias`)."""
+    """A learnt bias for each head and two-dimensional offset (Liu et al. 2103.14030): (2g - 1)^2 x heads parameters.
+
+    timm's `RelPosBias`.
+    """
 
     def __init__(self, grid: int, num_heads: int, num_prefix_tokens: int) -> None:
         super().__init__()

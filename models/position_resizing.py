@@ -21,9 +21,9 @@ def resized_positions(state: Mapping[str, torch.Tensor], *, old_grid: int, new_g
     What a table says at a place of the image stays there:
 
     - a learnt vector for each patch is seen as the image that its grid makes and resized as one, from centre to centre
-      (bicubic, with antialiasing where the grid shrinks: `timm.layers.resample_abs_pos_embed`, as Dosovitskiy et al.
-      2010.11929, section 3.2, for fine-tuning at higher resolution); rows before the patches, for a class token, stay
-      as they are. A plane is kept exactly but within two old patches of the border;
+      (Dosovitskiy et al. 2010.11929, section 3.2, for fine-tuning at higher resolution; here bicubic, with antialiasing
+      where the grid shrinks: `timm.layers.resample_abs_pos_embed`); rows before the patches, for a class token, stay as
+      they are. A plane is kept exactly but within two old patches of the border;
     - row and column vectors are resized in the same way along their own axis;
     - relative biases are interpolated linearly at the offsets of the new grid counted in steps of the old one, offset 0
       staying where it is; offsets that the old grid did not reach take the value at its edge. A plane is kept exactly

@@ -50,7 +50,7 @@ class Answers:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error (Guo et al. 1706.04599, equation 3)."""
+        """Expected calibration error (Guo et al. 1706.04599)."""
         correct = (self.predicted == self.truth).long()
         return float(binary_calibration_error(self.confidence.float(), correct, n_bins=CALIBRATION_BINS, norm="l1"))
 

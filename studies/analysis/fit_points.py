@@ -11,7 +11,7 @@ from .curve import Curve
 from .finding import LeftOut
 
 NEAR_CHANCE = 0.8
-"""Of chance: above it curves bend as no power law does (Alabdulmohsin et al. 2022, section 3)."""
+"""Of chance: above it curves bend as no power law does (Alabdulmohsin et al. 2022)."""
 
 
 def measured_points(curve: Curve) -> tuple[Curve, list[LeftOut]]:

@@ -17,7 +17,7 @@ SMALLEST_DELTA = 1e-3
 """In log error. No error is known to a thousandth of itself; a smaller delta would only be harder to minimise with."""
 MAD_OF_NORMAL = 1.4826
 MAD_CORRECTION = {2: 1.196, 3: 1.495, 4: 1.363, 5: 1.206, 6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}
-"""By which the median absolute deviation of n normal values is too small (Croux and Rousseeuw 1992, table 1)."""
+"""By which the median absolute deviation of n normal values is too small (Croux and Rousseeuw 1992)."""
 
 
 @dataclass(frozen=True)

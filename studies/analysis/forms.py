@@ -1,4 +1,4 @@
-"""The forms a data curve may have, as Alabdulmohsin et al. (2022, arXiv 2209.06640, section 3) number them.
+"""The forms a data curve may have, as Alabdulmohsin et al. (2022, arXiv 2209.06640) number them.
 
 M1  E = A x^-b                            a power law without a floor
 M2  E = E_inf + A x^-b                    as in Hoffmann et al. (2022, arXiv 2203.15556)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.resources
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from planned import own_configs
 
+from datamodules import DataInfo
 from models import forward_flops
 from models.tiers import TIERS
 from studies import asking
@@ -22,6 +23,7 @@ from studies.errors import ConfigError
 from studies.grid import Arm
 from studies.planning import make_plan
 from studies.recipe import Recipe
+from studies.spec import StudySpec
 from studies.starts import FileStart
 from studies.tracking import TrackingSpec
 from studies.tuning import TuningSpec
@@ -52,24 +54,39 @@ def write(folder: Path, name: str, text: str, header: str = "# @package _global_
 # --- what is shipped -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("study", STUDIES)
-@pytest.mark.parametrize("data", DATA)
-def test_every_study_composes_with_every_data_set(study: str, data: str, tmp_path: Path) -> None:
-    overrides = [f"data={data}"]
-    if data == NEEDS_A_FOLDER:
-        assert "data.root: has no default here; add data.root=" in refusal(study, *overrides)
-        overrides.append(f"data.root={tmp_path}")
-    spec = compose_study(study, overrides).spec
+@cache
+def shipped(study: str) -> StudySpec:
+    return compose_study(study).spec
+
+
+@cache
+def declared(data: str) -> DataInfo:
+    """What a data set of the group declares, by the first study that takes it as its only override."""
+    study = STUDIES[DATA.index(data) % len(STUDIES)]
+    spec = compose_study(study, [f"data={data}"]).spec
     assert spec.name == study
-    if data == NEEDS_A_FOLDER:
-        return
-    info = spec.data.describe()
+    return spec.data.describe()
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_asks_for_the_folder_of_ones_own_images(study: str, tmp_path: Path) -> None:
+    overrides = [f"data={NEEDS_A_FOLDER}"]
+    assert "data.root: has no default here; add data.root=" in refusal(study, *overrides)
+    assert compose_study(study, [*overrides, f"data.root={tmp_path}"]).spec.name == study
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("data", [name for name in DATA if name != NEEDS_A_FOLDER])
+def test_every_study_composes_with_every_data_set(study: str, data: str) -> None:
+    spec, info, overrides = shipped(study), declared(data), [f"data={data}"]
     tier = next(tier for tier in TIERS.values() if info.image_size in tier.patch_sizes)
     sizes = [10 * info.num_classes, 20 * info.num_classes][: 1 if spec.x == "num_pretrain" else 2]
     overrides += [f"tier={tier.name}", f"num_train={sizes}", "num_validation=1000"]
     if spec.budget.train_flops is not None:
         overrides.append("budget.train_flops=1e17")  # pays for the least number of steps at any size
     spec = compose_study(study, overrides).spec
+    assert spec.name == study
+    assert spec.data.describe() == info
     files = {name: FileStart(name, Path(), name.ljust(64, "0"), 16, "classification", 1, None) for name in spec.starts}
     arms = {name: arithmetic_arm(name, tier.name, info) for name in spec.families}
     plan = make_plan(spec, info, arms, starts=files)
@@ -85,7 +102,7 @@ def test_every_study_says_what_it_asks_and_what_it_costs(study: str) -> None:
     assert content["cost"] not in ("", "TODO")
 
 
-def arithmetic_arm(name: str, tier: str, info: Any) -> Arm:  # DataInfo
+def arithmetic_arm(name: str, tier: str, info: DataInfo) -> Arm:
     named = parse_arm(name, tier)
     images = {"image_size": info.image_size, "in_channels": info.in_channels, "num_classes": info.num_classes}
     try:

@@ -62,41 +62,63 @@ def test_a_killed_group_goes_on_as_if_nothing_had_been(
 EVERY_CHUNK = EngineSpec(chunk_steps=3, checkpoint_seconds=0)
 
 
-@pytest.mark.parametrize("chunks", [1, 2, 8])
-def test_a_group_whose_trunk_diverged_goes_on_as_if_nothing_had_been(chunks: int, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def diverging(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, list[Cell], dict[str, Record]]:
+    """Three cells of which the second diverges at once, and their records."""
     plan = lane_plan()
     wild = plan.cells[1].model_copy(update={"learning_rate": 1e30})
     cells = [plan.cells[0], wild, plan.cells[2]]
-    expected = together(cells, plan, tmp_path / "undisturbed", EVERY_CHUNK)
-    killed_after(chunks, cells, plan, tmp_path / "killed")
-    assert Store(tmp_path / "killed").place(wild.id) == (0, 0), "it was never saved: there is nothing to go on from"
-    for cell_id, record in together(cells, plan, tmp_path / "killed", EVERY_CHUNK).items():
+    return plan, cells, together(cells, plan, tmp_path_factory.mktemp("diverging"), EVERY_CHUNK)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 8])
+def test_a_group_whose_trunk_diverged_goes_on_as_if_nothing_had_been(
+    chunks: int, diverging: tuple[Plan, list[Cell], dict[str, Record]], tmp_path: Path
+) -> None:
+    plan, cells, expected = diverging
+    killed_after(chunks, cells, plan, tmp_path)
+    assert Store(tmp_path).place(cells[1].id) == (0, 0), "it was never saved: there is nothing to go on from"
+    for cell_id, record in together(cells, plan, tmp_path, EVERY_CHUNK).items():
         assert deterministic(record) == deterministic(expected[cell_id])
         assert record.train_losses == expected[cell_id].train_losses
 
 
-@pytest.mark.parametrize("chunks", [7, 8, 11])
-def test_a_group_with_a_cooldown_that_diverged_goes_on_as_if_nothing_had_been(
-    chunks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed in the cooldown after one lane diverged, at its end, and on the trunk behind it."""
-    plan, after_chunk = lane_plan(), Lockstep._after_chunk
-    spoiled = plan.cells[1].id
+def spoil(patch: pytest.MonkeyPatch, cell_id: str) -> None:
+    """From now on no loss of the cell's first cooldown is finite."""
+    after_chunk = Lockstep._after_chunk
 
     def spoiling(self: Lockstep, stop: int, chunk: Chunk) -> None:
         losses = chunk.losses.clone()
         for lane, course in enumerate(self.courses):
-            if course.cell.id == spoiled and course.segment == 1:
+            if course.cell.id == cell_id and course.segment == 1:
                 losses[lane] = float("nan")
         after_chunk(self, stop, Chunk(losses, chunk.examples))
 
-    monkeypatch.setattr(Lockstep, "_after_chunk", spoiling)
-    expected = together(plan.cells, plan, tmp_path / "undisturbed", EVERY_CHUNK)
-    assert [branch.diverged for branch in expected[spoiled].branches] == [True, False]
-    killed_after(chunks, plan.cells, plan, tmp_path / "killed")
-    place = Store(tmp_path / "killed").place(spoiled)
+    patch.setattr(Lockstep, "_after_chunk", spoiling)
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, dict[str, Record]]:
+    """Four cells of which the second diverges in its first cooldown, and their records."""
+    plan = lane_plan()
+    with pytest.MonkeyPatch.context() as patch:
+        spoil(patch, plan.cells[1].id)
+        return plan, together(plan.cells, plan, tmp_path_factory.mktemp("spoiled"), EVERY_CHUNK)
+
+
+@pytest.mark.parametrize("chunks", [7, 8, 11])
+def test_a_group_with_a_cooldown_that_diverged_goes_on_as_if_nothing_had_been(
+    chunks: int, spoiled: tuple[Plan, dict[str, Record]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the cooldown after one lane diverged, at its end, and on the trunk behind it."""
+    plan, expected = spoiled
+    diverged = plan.cells[1].id
+    spoil(monkeypatch, diverged)
+    assert [branch.diverged for branch in expected[diverged].branches] == [True, False]
+    killed_after(chunks, plan.cells, plan, tmp_path)
+    place = Store(tmp_path).place(diverged)
     assert place == {7: (1, 0), 8: (1, 0), 11: (2, 25)}[chunks], "the last place at which its loss was finite"
-    for cell_id, record in together(plan.cells, plan, tmp_path / "killed", EVERY_CHUNK).items():
+    for cell_id, record in together(plan.cells, plan, tmp_path, EVERY_CHUNK).items():
         assert deterministic(record) == deterministic(expected[cell_id])
         assert record.train_losses == expected[cell_id].train_losses
 
