@@ -141,14 +141,20 @@ def _not_separated(choices: Sequence[Choice], names: Names, among: Sequence[Choi
     """Choices whose family has too small a probability of being the best, among all that were asked for."""
     by_family = {one.family: [own for own in choices if own.family == one.family] for one in choices}
     lowest = [
-        f"{names[family]} {', '.join(f'{percent(one.error)}%' for one in of)} (probability of being best "
-        f"{'' if all(len(one.against) == 1 for one in of) else 'at least '}"
-        f"{', '.join(probability_text(one.probability) for one in of)})"
+        f"{names[family]} {', '.join(f'{percent(one.error)}%' for one in of)}{_chance_of_best(of)}"
         for family, of in by_family.items()
     ]
     start = "With" if quantity(choices[0].column).counts_images else "At"
     means = "the lowest mean error is that of" if len(choices) == 1 else "the lowest mean errors are those of"
     return f"{start} {_sizes(choices, among)} the data do not separate the best; {means} {_listed(lowest)}."
+
+
+def _chance_of_best(of: Sequence[Choice]) -> str:
+    """Of one family; with several others only a bound is known, and a bound that says nothing is not told."""
+    if all(len(one.against) == 1 for one in of):
+        return f" (probability of being best {', '.join(probability_text(one.probability) for one in of)})"
+    bounds = ["0" if text.startswith("<") else text for text in (probability_text(one.probability) for one in of)]
+    return f" (probability of being best at least {', '.join(bounds)})" if set(bounds) != {"0"} else ""
 
 
 def _sizes(choices: Sequence[Choice], among: Sequence[Choice] = ()) -> str:

@@ -57,6 +57,18 @@ def test_what_is_not_resolved_is_said_as_such() -> None:
     assert "the data do not separate the best" in chosen
 
 
+def test_a_bound_that_says_nothing_is_not_told() -> None:
+    same = {family: power_error(3, 0.4) for family in NAMES}
+    answers = answered(study_records(same, replicates=3, noise=0.1))
+    choices = [
+        dataclasses.replace(one, probability=p)
+        for one, p in zip(answers.by_rule["selected"].choices[:2], (0.0004, 0.31), strict=True)
+    ]
+    alike = [dataclasses.replace(one, family="vit") for one in choices]
+    assert "(probability of being best at least 0, .31)" in choice_statements(alike, NAMES)[0]
+    assert "probability" not in choice_statements(choices[:1], NAMES)[0]
+
+
 def test_the_other_rule_may_answer_differently() -> None:
     """At the branch chosen on validation ResNet leads everywhere; at the full budget ViT does."""
     records = []
