@@ -152,7 +152,15 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap
             ha="left",
             fontweight="bold",
             fontsize=9,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),  # from the label's left end: from its middle, the line would strike others
+            },
         )
 
 
