@@ -13,12 +13,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from scipy import stats
 
+from studies.analysis.curve import Curve
 from studies.analysis.of_records import curve_points
 from studies.analysis.table import CurveTable
 from studies.records import Record, arm_of, size_of
 
 from .axes import error_axis, flops_axis, new_figure, print_style
+from .curve_figures import BAND_REPLICATES
 from .palette import MUTED, Look, looks_of
 from .tables import size_heading
 
@@ -30,7 +33,7 @@ COST_AXES = {
 
 
 def plot_error_against_cost(tables: Mapping[int, CurveTable], looks: Mapping[str, Look]) -> Figure:
-    """Test error of every branch against what it cost, one panel per training-set size.
+    """Test error of every branch against what it cost, one panel per training-set size; a single one has bands.
 
     Args:
         tables: curves over one cost by number of training images, at most `MAX_PANELS` of them.
@@ -40,13 +43,17 @@ def plot_error_against_cost(tables: Mapping[int, CurveTable], looks: Mapping[str
     with print_style():
         columns = min(3, len(tables))
         num_rows = math.ceil(len(tables) / columns)
-        figure = new_figure(2.6 * columns + 1.2, 2.5 * num_rows + 0.5)
+        alone = len(tables) == 1
+        figure = new_figure(7.2, 4.2) if alone else new_figure(2.6 * columns + 1.2, 2.5 * num_rows + 0.5)
         panels = figure.subplots(num_rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for panel, (size, table) in zip(panels, tables.items(), strict=False):
             for arm, look in looks.items():
                 if arm not in table.curves:
                     continue
                 curve = table.curves[arm]
+                if alone:
+                    low, high = _band(curve)
+                    panel.fill_between(curve.x, low, high, color=look.colour, alpha=0.14, linewidth=0, zorder=1)
                 panel.plot(
                     curve.x,
                     np.exp(curve.mean),
@@ -75,6 +82,15 @@ def plot_error_against_cost(tables: Mapping[int, CurveTable], looks: Mapping[str
         figure.supylabel("test error", fontsize=9.5)
         _legend_of(figure, list(panels))
         return figure
+
+
+def _band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """95% t-interval of the geometric mean error at every x [n]; NaN below `BAND_REPLICATES` replicates."""
+    counts = np.sum(~np.isnan(curve.log_error), axis=0)
+    enough = counts >= BAND_REPLICATES
+    quantile = stats.t.ppf(0.975, np.where(enough, counts - 1, 1))
+    half = np.where(enough, quantile * curve.log_std / np.sqrt(counts), np.nan)
+    return np.exp(curve.mean - half), np.exp(curve.mean + half)
 
 
 def _seconds_axis(axes: Axes, seconds: np.ndarray) -> None:

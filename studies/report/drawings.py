@@ -116,7 +116,8 @@ def drawings(of: Material) -> dict[str, Drawing]:
         ("train_seconds", "error_against_seconds", "seconds of training (runs packed on one machine)"),
     ):
         if card.x == "num_train" and (tables_by_size := _cost_tables(frame, column)):
-            caption = f"Geometric mean test error of every branch against its {text}, a panel per training size."
+            shown_as = "a panel per training size" if len(tables_by_size) > 1 else "bands as in the data curves"
+            caption = f"Geometric mean test error of every branch against its {text}, {shown_as}."
             found[name] = Drawing(_cost(tables_by_size, looks), caption)
     if primary is not None:
         found["validation_against_test"] = Drawing(

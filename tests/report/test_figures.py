@@ -12,9 +12,11 @@ from matplotlib.patches import Rectangle
 
 from report.cards import CARD
 from report.synthetic import CURVES, flexible_error, make_record, power_error, prior_error, study_records
+from studies.analysis.curve import Curve
 from studies.analysis.inversion import Stretch
 from studies.analysis.of_records import records_table
 from studies.analysis.study import analyse_study
+from studies.analysis.table import Columns, CurveTable
 from studies.records import Record, records_frame
 from studies.report.answer_figures import plot_floors, plot_multiplier
 from studies.report.axes import error_axis, new_figure, png_bytes, print_style, spread_apart, svg_bytes
@@ -206,3 +208,23 @@ def test_a_ratio_that_explodes_does_not_flatten_the_others() -> None:
     wide = answer.by_x.assign(high=1e40)
     figure = plot_multiplier(dataclasses.replace(answer, by_x=wide), {"resnet": "ResNet", "vit": "ViT"})
     assert math.log10(figure.axes[0].get_ylim()[1]) <= 3
+
+
+def test_a_single_panel_has_bands_from_three_replicates_up() -> None:
+    """Of three runs whose logs are -2, -1 and 0 the band reaches 4.303 / sqrt(3) either side of -1."""
+    at = np.log([0.1, 0.2])
+
+    def drawn(log_error: np.ndarray, panels: int) -> list[tuple[float, float]]:
+        replicates = tuple(str(row) for row in range(len(log_error)))
+        curve = Curve("vit", "train_flops", np.array([1e9, 2e9]), log_error, replicates)
+        table = CurveTable(Columns(x="train_flops"), {"vit": curve}, left_out=(), notes=())
+        figure = plot_error_against_cost(dict.fromkeys(range(100, 100 + panels), table), arm_looks({"vit": "vit"}))
+        paths = [path.vertices for band in figure.axes[0].collections for path in band.get_paths()]
+        return [(float(path[:, 1].min()), float(path[:, 1].max())) for path in paths if len(path)]
+
+    spread = at + np.array([[-1.0], [0.0], [1.0]])
+    ((low, high),) = drawn(spread, panels=1)
+    half = math.exp(4.302652730 / math.sqrt(3))
+    assert (low, high) == pytest.approx((0.1 / half, 0.2 * half), rel=1e-6)
+    assert drawn(spread, panels=2) == []
+    assert drawn(spread[:2], panels=1) == []
