@@ -18,6 +18,7 @@ from studies import asking, cli, compose, precision, readiness, running
 from studies import estimate as estimate_module
 from studies.engines import Outcome
 from studies.errors import ExitCode, StoreError
+from studies.interruption import Interrupted
 from studies.estimate import describe_bytes, disk_needed
 from studies.grid import Plan
 from studies.report import ReportPaths
@@ -212,7 +213,7 @@ def test_an_incomplete_study_is_exit_code_3_and_says_what_is_missing_and_why(
 @pytest.mark.parametrize(
     ("outcome", "code", "says"),
     [
-        (KeyboardInterrupt(), ExitCode.INTERRUPTED, "continue with the same command"),
+        (Interrupted(), ExitCode.INTERRUPTED, "continue with the same command"),
         (StoreError("disk: no space left"), ExitCode.INCOMPLETE, "error: disk: no space left"),
     ],
 )
