@@ -18,9 +18,9 @@ from studies import asking, cli, compose, precision, readiness, running
 from studies import estimate as estimate_module
 from studies.engines import Outcome
 from studies.errors import ExitCode, StoreError
-from studies.interruption import Interrupted
 from studies.estimate import describe_bytes, disk_needed
 from studies.grid import Plan
+from studies.interruption import Interrupted
 from studies.report import ReportPaths
 from studies.store import Store
 from studies.tracking import MirrorResult
