@@ -23,7 +23,7 @@ def finish(process: subprocess.Popen[bytes]) -> str:
 
 
 def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, seconds: float = 120
+    condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, seconds: float = 300
 ) -> None:
     """Waits for something to happen, and no longer than `process` runs if there is one to do it."""
     deadline = time.monotonic() + seconds

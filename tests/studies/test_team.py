@@ -116,6 +116,7 @@ if __name__ == "__main__":
     finally:
         for member in members(process.pid):
             os.kill(member, signal.SIGKILL)
+        process.wait()
     (checkpoint,) = tmp_path.rglob("checkpoint.pt")
     state = load_latest(checkpoint)
     assert state is not None
