@@ -20,7 +20,8 @@ def against_scratch(
 ) -> tuple[PairedTests, ...]:
     """Paired tests of every arm with a start against the arm of the same network without one, where there is one.
 
-    Replicates share their training and validation images, so that a pair differs in its first weights alone.
+    Replicates share their training and validation images, so that a pair differs in its first weights alone. The same
+    network is one of the same family, variant and head, sized for the same images.
 
     Args:
         frame: `studies.records.records_frame`.
@@ -29,15 +30,19 @@ def against_scratch(
         blocks: as of `records_table`.
     """
     arms = frame.drop_duplicates("arm")
-    scratch = {(row.family, row.variant): str(row.arm) for row in arms[arms["start"] == ""].itertuples()}
+    networks = arms.set_index("arm")[["family", "variant", "designed_for", "head"]].apply(tuple, axis=1)
+    scratch = {networks[arm]: str(arm) for arm in arms.loc[arms["start"] == "", "arm"]}
     found = []
     for row in arms[arms["start"] != ""].itertuples():
-        other = scratch.get((row.family, row.variant))
+        other = scratch.get(networks[row.arm])
         if other is None:
             continue
         begun, drawn = frame[frame["arm"] == row.arm], frame[frame["arm"] == other]
         if x == "num_pretrain":
-            drawn = pd.concat([drawn.assign(num_pretrain=size) for size in sorted(set(begun[x].dropna()))])
+            sizes = sorted(set(begun[x].dropna()))
+            if not sizes:  # a file that does not say has no place over pretraining images
+                continue
+            drawn = pd.concat([drawn.assign(num_pretrain=size) for size in sizes])
         table = records_table(pd.concat([begun, drawn]), rule=rule, x=x, blocks=blocks)
         if {row.arm, other} <= set(table.curves):
             found.append(paired_tests(table.curves[str(row.arm)], table.curves[other]))
