@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,11 +31,10 @@ def against_scratch(
         blocks: as of `records_table`.
     """
     arms = frame.drop_duplicates("arm")
-    networks = arms.set_index("arm")[["family", "variant", "designed_for", "head"]].apply(tuple, axis=1)
-    scratch = {networks[arm]: str(arm) for arm in arms.loc[arms["start"] == "", "arm"]}
+    scratch = {_network(row): str(row.arm) for row in arms[arms["start"] == ""].itertuples()}
     found = []
     for row in arms[arms["start"] != ""].itertuples():
-        other = scratch.get(networks[row.arm])
+        other = scratch.get(_network(row))
         if other is None:
             continue
         begun, drawn = frame[frame["arm"] == row.arm], frame[frame["arm"] == other]
@@ -47,3 +47,8 @@ def against_scratch(
         if {row.arm, other} <= set(table.curves):
             found.append(paired_tests(table.curves[str(row.arm)], table.curves[other]))
     return tuple(found)
+
+
+def _network(row: Any) -> tuple[str, str, int, str]:  # noqa: ANN401  # a row of `itertuples`
+    """What makes two arms the same network."""
+    return row.family, row.variant, row.designed_for, row.head
