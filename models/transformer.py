@@ -1,7 +1,8 @@
 """The transformer encoder that the ViT and the hybrid share: its cost, and building it in any form.
 
-Average pooling and a class token differ in what they read and in nothing else: one norm at the same place, before
-pooling, the same linear classifier, and no class token where none is read. timm's defaults change all three together,
+Average pooling and a class token differ in what they read, and in an MLP that is narrower for the class token, so that
+both cost the same FLOPs; in nothing else: one norm at the same place, before pooling, the same linear classifier, and
+no class token where none is read. timm's defaults change all three together,
 and Dosovitskiy et al. 2010.11929 (appendix D.3) trace their first difference between the two to the learning rate.
 """
 

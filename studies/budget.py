@@ -7,6 +7,7 @@ budget fraction c: it is warmed up and held at a constant learning rate, and at 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated
@@ -19,7 +20,7 @@ TRAIN_COST = 3
 """Training FLOPs in units of forward FLOPs: one forward, one backward to inputs, one to weights."""
 
 STEP_MULTIPLE = 40
-"""Steps are a multiple of this, so that the cooldown of the branch at C/8 (S/40 steps) is whole."""
+"""Steps are a multiple of this, so that the cooldown of the branch at C/8 (S/40 steps) is whole (`step_multiple`)."""
 
 
 class Budget(Strict):
@@ -93,16 +94,26 @@ def train_flops_exact(forward_flops: int, first_layer_flops: int, examples: int)
     return (TRAIN_COST * forward_flops - first_layer_flops) * examples
 
 
-def steps_for_flops(budget_flops: float, forward_flops: int, batch_size: int) -> int:
-    """The most steps, a multiple of `STEP_MULTIPLE`, that cost at most `budget_flops`; 0 if not even the least fits."""
+def step_multiple(fractions: tuple[float, ...], cooldown_fraction: float) -> int:
+    """The smallest multiple of `STEP_MULTIPLE` whose multiples make every branch and every cooldown whole.
+
+    40 for branches at C/8 and above with a cooldown of 0.2, 80 where one is at C/16.
+    """
+    shares = [_exact(fraction) for fraction in fractions]
+    wholes = [share.denominator for share in shares]
+    wholes += [(_exact(cooldown_fraction) * share).denominator for share in shares]
+    return math.lcm(STEP_MULTIPLE, *wholes)
+
+
+def steps_for_flops(budget_flops: float, forward_flops: int, batch_size: int, *, multiple: int = STEP_MULTIPLE) -> int:
+    """The most steps, a multiple of `multiple`, that cost at most `budget_flops`; 0 if not even the least fits."""
     affordable = int(Fraction(budget_flops) / train_flops(forward_flops, batch_size))
-    return affordable - affordable % STEP_MULTIPLE
+    return affordable - affordable % multiple
 
 
-def steps_for_epochs(epochs: float, num_train: int, batch_size: int) -> int:
-    """The fewest steps, a multiple of `STEP_MULTIPLE`, that see every image at least `epochs` times."""
-    multiple = batch_size * STEP_MULTIPLE
-    return -int(-Fraction(epochs) * num_train // multiple) * STEP_MULTIPLE
+def steps_for_epochs(epochs: float, num_train: int, batch_size: int, *, multiple: int = STEP_MULTIPLE) -> int:
+    """The fewest steps, a multiple of `multiple`, that see every image at least `epochs` times."""
+    return -int(-Fraction(epochs) * num_train // (batch_size * multiple)) * multiple
 
 
 def branch_plans(steps: int, fractions: tuple[float, ...], cooldown_fraction: float) -> tuple[BranchPlan, ...]:
@@ -119,7 +130,7 @@ def branch_plans(steps: int, fractions: tuple[float, ...], cooldown_fraction: fl
             raise ValueError(
                 f"branch {fraction:g} of {steps} steps with a cooldown of {cooldown_fraction:g} is "
                 f"{float(total):g} steps with {float(cooldown):g} of cooldown; both must be whole and at least 1: "
-                f"use a multiple of {STEP_MULTIPLE} steps"
+                f"use a multiple of {step_multiple(fractions, cooldown_fraction)} steps"
             )
         plans.append(BranchPlan(fraction, int(total - cooldown), int(cooldown)))
     return tuple(plans)

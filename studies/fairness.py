@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from datamodules import DataInfo
 
-from .budget import STEP_MULTIPLE, steps_for_flops, train_flops
+from .arms import arm_name
+from .budget import STEP_MULTIPLE, step_multiple, steps_for_flops, train_flops
 from .cell import Cell
 from .errors import PlanError
 from .grid import Arm
 from .spec import StudySpec
+from .stages import PRETRAINING_SEED
 from .tuning import TUNING_SEED
 
 MATCHED = 0.02
@@ -52,12 +55,16 @@ def check_data(spec: StudySpec, data: DataInfo) -> None:
 
 
 def check_seeds(spec: StudySpec) -> None:
-    """Seeds from `TUNING_SEED` on belong to tunings: what chose the hyper-parameters is never reported."""
+    """Refuses seeds that are not the study's own.
+
+    Those from `PRETRAINING_SEED` on draw the images of earlier stages, which no fine-tuning sees; those from
+    `TUNING_SEED` on belong to tunings: what chose the hyper-parameters is never reported.
+    """
     last = spec.seed + max(map(spec.num_replicates, spec.families)) - 1
-    if last >= TUNING_SEED:
+    if last >= PRETRAINING_SEED:
         raise PlanError(
-            f"seed: {spec.seed} makes seeds up to {last}, but those from 2**32 = {TUNING_SEED} on belong to tunings; "
-            "give a smaller one"
+            f"seed: {spec.seed} makes seeds up to {last}, but those from 2**31 = {PRETRAINING_SEED} on belong to "
+            f"earlier stages, and from 2**32 = {TUNING_SEED} on to tunings; give a smaller one"
         )
 
 
@@ -92,42 +99,62 @@ def check_matched(spec: StudySpec, arms: tuple[Arm, ...]) -> tuple[str, ...]:
 def check_equal_cost(spec: StudySpec, cells: Sequence[Cell]) -> tuple[str, ...]:
     """Refuses runs whose training FLOPs differ because steps are whole; returns what must be said of a difference.
 
-    Where every arm takes its own number of steps, these are rounded down to a multiple of 40, which weighs the more the
-    fewer they are. A budget in epochs is a declared alternative and not matched in FLOPs.
+    Where every arm takes its own number of steps, these are rounded down to a multiple of 40 or, where branches need
+    it, of more, which weighs the more the fewer they are. A budget in epochs is a declared alternative and not matched
+    in FLOPs.
     """
     if spec.budget.epochs is not None:
         return ()
-    of_arms = {(cell.family, cell.variant): cell for cell in cells}.values()  # steps do not depend on the train size
+    # steps do not depend on the train size
+    of_arms = {(cell.arm_key, cell.designed_for): cell for cell in cells}.values()
+    multiple = step_multiple(spec.budget.branches, spec.budget.cooldown_fraction)
     low, high = (extreme(of_arms, key=_cost) for extreme in (min, max))
     spread = _cost(high) / _cost(low) - 1
     told = (
-        f"in whole multiples of {STEP_MULTIPLE} steps, training FLOPs of a run differ by {spread:.1%}: "
-        f"{low.family} {low.variant} {_cost(low):.4g} in {low.steps:,} steps, "
-        f"{high.family} {high.variant} {_cost(high):.4g} in {high.steps:,}"
+        f"in whole multiples of {multiple} steps, training FLOPs of a run differ by {spread:.1%}: "
+        f"{_name(low, spec)} {_cost(low):.4g} in {low.steps:,} steps, "
+        f"{_name(high, spec)} {_cost(high):.4g} in {high.steps:,}"
     )
     if spec.allow_unequal_flops and spread > MATCHED_FOR_A_REASON:
         batch = spec.budget.batch_size
-        fitting = matched_budget([cell.forward_flops for cell in of_arms], batch, at_least=_cost(high))
-        hint = f"give budget.train_flops={fitting:.6g} (and budget.steps=null)" if fitting else "raise the budget"
+        forward = [cell.forward_flops for cell in of_arms]
+        fitting = matched_budget(forward, batch, at_least=_cost(high), multiple=multiple)
+        hint = (
+            f"give budget.train_flops={_readable(fitting)} (and budget.steps=null)" if fitting else "raise the budget"
+        )
         raise PlanError(
             f"budget: {told} (at most {MATCHED_FOR_A_REASON:.0%}): {hint}, or a smaller batch_size than {batch}"
         )
     return (f"{told[0].upper()}{told[1:]}.",) if spec.allow_unequal_flops and spread > MATCHED else ()
 
 
-def matched_budget(forward_flops: Sequence[int], batch_size: int, *, at_least: float) -> int | None:
+def matched_budget(
+    forward_flops: Sequence[int], batch_size: int, *, at_least: float, multiple: int = STEP_MULTIPLE
+) -> int | None:
     """The smallest training FLOPs from `at_least` on that all networks spend within 2%, in whole multiples of steps.
 
     None if there are none up to a hundred times as many.
     """
-    costliest = train_flops(max(forward_flops), STEP_MULTIPLE * batch_size)
+    costliest = train_flops(max(forward_flops), multiple * batch_size)
     first = -int(-at_least // costliest)
     for budget in range(first * costliest, 100 * first * costliest, costliest):
-        steps = [steps_for_flops(budget, forward, batch_size) for forward in forward_flops]
+        steps = [steps_for_flops(budget, forward, batch_size, multiple=multiple) for forward in forward_flops]
         costs = [train_flops(forward, batch_size * of) for forward, of in zip(forward_flops, steps, strict=True)]
         if max(costs) <= (1 + MATCHED) * min(costs):
             return budget
     return None
+
+
+def _readable(budget: int) -> int:
+    """The smallest whole number from `budget` on that a study file, which reads floats, keeps."""
+    read = float(budget)
+    return int(read) if read >= budget else int(math.nextafter(read, math.inf))
+
+
+def _name(cell: Cell, spec: StudySpec) -> str:
+    """The arm of a cell as its study names it."""
+    family, variant, start = cell.arm_key
+    return arm_name(family, variant, start, spec.tier)
 
 
 def _cost(cell: Cell) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from datamodules import DataInfo
 
-from .budget import STEP_MULTIPLE, branch_plans, steps_for_epochs, steps_for_flops, train_flops
+from .budget import BranchPlan, Budget, branch_plans, step_multiple, steps_for_epochs, steps_for_flops, train_flops
 from .cell import Cell, Seeds
 from .errors import PlanError
 from .fairness import check_data, check_distinct, check_equal_cost, check_matched, check_seeds
@@ -137,25 +137,32 @@ def _steps(spec: StudySpec, arm: Arm, costliest: int, num_train: int) -> int:
     """
     budget = spec.budget
     reference = arm.forward_flops if spec.allow_unequal_flops else costliest
+    multiple = step_multiple(budget.branches, budget.cooldown_fraction)
     if budget.epochs is not None:
-        steps = steps_for_epochs(budget.epochs, num_train, budget.batch_size)
+        steps = steps_for_epochs(budget.epochs, num_train, budget.batch_size, multiple=multiple)
     else:
+        if budget.steps is not None:
+            _branches(budget, budget.steps)  # declared steps are refused and never rounded
         available = budget.train_flops or train_flops(costliest, budget.batch_size * (budget.steps or 0))
-        steps = steps_for_flops(available, reference, budget.batch_size)
+        steps = steps_for_flops(available, reference, budget.batch_size, multiple=multiple)
         if steps == 0:
-            least = train_flops(reference, STEP_MULTIPLE * budget.batch_size)
+            least = train_flops(reference, multiple * budget.batch_size)
             raise PlanError(
                 f"budget.train_flops: {available:.3g} does not pay for the least number of steps, "
-                f"{STEP_MULTIPLE} (every branch must be whole): with batch_size {budget.batch_size} {arm.name} needs "
+                f"{multiple} (every branch must be whole): with batch_size {budget.batch_size} {arm.name} needs "
                 f"at least {least:,}"
             )
-    try:
-        plans = branch_plans(steps, budget.branches, budget.cooldown_fraction)
-    except ValueError as error:
-        raise PlanError(f"budget.branches: {error}") from None
+    plans = _branches(budget, steps)
     if int(budget.warmup_fraction * steps) > plans[0].trunk_steps:
         raise PlanError(
             f"budget.branches: the branch {plans[0].fraction:g} leaves the trunk after {plans[0].trunk_steps} steps, "
             f"before the warm-up of {int(budget.warmup_fraction * steps)} steps has ended"
         )
     return steps
+
+
+def _branches(budget: Budget, steps: int) -> tuple[BranchPlan, ...]:
+    try:
+        return branch_plans(steps, budget.branches, budget.cooldown_fraction)
+    except ValueError as error:
+        raise PlanError(f"budget.branches: {error}") from None

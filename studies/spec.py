@@ -148,6 +148,12 @@ class StudySpec(Strict):
             )
         if self.x == "num_pretrain" and not self.starts:
             raise ValueError("x: num_pretrain needs arms with a start, such as vit+NAME with NAME under pretraining")
+        silent = [name for name in self.starts if not self.pretraining[name].num_train]
+        if self.x == "num_pretrain" and silent:
+            raise ValueError(
+                f"pretraining.{silent[0]}.num_train: curves run over x=num_pretrain, but the file does not say on how "
+                "many images it was trained: give that number, or set x=num_train"
+            )
         if self.x == "num_pretrain" and len(self.num_train) > 1:
             raise ValueError(f"num_train: give one size with x=num_pretrain, not {list(self.num_train)}")
         if self.few_shot is not None and not self.starts:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .cell import Cell
     from .grid import Plan
 
+STAGES_ALIKE = 0.02
+"""Largest relative difference of training FLOPs between the stages of a study that needs no remark."""
 START_LABELS = frozenset({"name", "objective", "num_pretrain", "train_flops"})
 """What is told of a start besides its origin, which determines the weights."""
 
@@ -145,7 +147,27 @@ def start_notes(
         data: what is fine-tuned on.
         cells: with the names of their arms.
     """
-    return tuple(_note(source, data, cells) for source in sources.values())
+    notes = tuple(_note(source, data, cells) for source in sources.values())
+    return (*notes, *_unequal_stages([source for source in sources.values() if isinstance(source, StageStart)]))
+
+
+def _unequal_stages(stages: Sequence[StageStart]) -> tuple[str, ...]:
+    """Where runs of two stages cost one network more than 2% apart: equal steps are not equal FLOPs."""
+    costs: dict[tuple[str, str], dict[str, int]] = {}
+    for source in stages:
+        for cell in source.plan.cells:
+            of = costs.setdefault((cell.family, cell.variant), {})
+            cost = train_flops(cell.forward_flops, cell.batch_size * cell.steps)
+            of[source.name] = max(cost, of.get(source.name, 0))
+    apart = {network: max(of.values()) / min(of.values()) - 1 for network, of in costs.items()}
+    if not apart or max(apart.values()) <= STAGES_ALIKE:
+        return ()
+    widest = max(apart, key=apart.__getitem__)
+    listed = ", ".join(f"{name} {cost:.4g}" for name, cost in costs[widest].items())
+    return (
+        f"Training FLOPs of a run differ by {apart[widest]:.1%} between earlier stages: {widest[0]} {widest[1]} from "
+        f"{listed}. A difference between these starts may be one of compute.",
+    )
 
 
 def _note(source: StartSource, data: DataInfo, cells: Sequence[tuple[str, Cell]]) -> str:

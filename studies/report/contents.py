@@ -44,7 +44,7 @@ def report_tables(of: Material) -> dict[str, Table]:
         if answers.against_scratch:
             made.append(starts_table.gain_table(answers.against_scratch, names))
         if card.published is not None:
-            made.append(published_table(frame, card.published))
+            made.append(published_table(frame, card.published, x=card.x))
         made += [answer_tables.statements_table(statements.every_statement(answers, card, names))]
         made += [tables.cells_table(frame)]
         if rows := _left_out_of(primary.findings, names):

@@ -8,22 +8,23 @@ from studies.analysis.of_records import Rule
 from studies.analysis.summary import data_curves
 from studies.published import PlacedArm, Published
 
-from .tables import Table, percent
+from .tables import Table, percent, size_heading
 
 EMPTY = "–"
 
 
-def published_table(frame: pd.DataFrame, published: Published, rule: Rule = "selected") -> Table:
-    """A line of published numbers for each row of the paper's table, and under it a line of ours for each N.
+def published_table(frame: pd.DataFrame, published: Published, rule: Rule = "selected", x: str = "num_train") -> Table:
+    """A line of published numbers for each row of the paper's table, and under it a line of ours for each size.
 
     Args:
         frame: the table of records (`studies.records.records_frame`).
         published: the section of the study file.
         rule: which branch of each cell is read.
+        x: which size, `num_train` or `num_pretrain`.
     """
     measured = {
-        (row["arm"], int(row["num_train"])): percent(row["mean"], row["half_width"])
-        for row in data_curves(frame, rule).to_dict("records")
+        (row["arm"], int(row[x])): percent(row["mean"], row["half_width"])
+        for row in data_curves(frame, rule, x=x).to_dict("records")
     }
     sizes = sorted({size for _, size in measured})
     width = len(published.columns)
@@ -35,7 +36,10 @@ def published_table(frame: pd.DataFrame, published: Published, rule: Rule = "sel
     for head, named in published.rows.items():
         arms = (*named, *[None] * (width - len(named)))
         rows.append((head, "published", *map(printed, arms)))
-        rows += [("", f"ours, N = {size:,}", *(measured.get((arm, size), EMPTY) for arm in arms)) for size in sizes]
+        rows += [
+            ("", f"ours, {size_heading(size, x)}", *(measured.get((arm, size), EMPTY) for arm in arms))
+            for size in sizes
+        ]
     return Table(
         name="published",
         title="Beside the published numbers",

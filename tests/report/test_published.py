@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 
@@ -46,6 +47,29 @@ def test_ours_stand_under_the_published_numbers(records: list[Record]) -> None:
     assert table.rows[8] == ("", "ours, N = 512", "–", "21.0 ± 2.5")
     assert len(table.rows) == 9
     assert "A paper, table 8" in table.note
+
+
+def test_over_pretraining_images_sizes_are_no_replicates(records: list[Record]) -> None:
+    """Errors of starts on 64 and 256 images stand in two rows, and those of one size alone make its interval."""
+    frame = records_frame(record for record in records if record.cell["num_train"] == 128)
+    begun = frame[frame["arm"] == "vit"]
+    frame = pd.concat([frame[frame["arm"] != "vit"], begun.assign(num_pretrain=64),
+                       begun.assign(num_pretrain=256, test_error=begun["test_error"] / 2)])  # fmt: skip
+    table = published_table(frame, Published.model_validate(SECTION), x="num_pretrain")
+    assert table.rows[5:8] == (
+        ("", "ours, from scratch", "–", "–"),
+        ("", "ours, pretrained on 64", "11.0 ± 2.5", "–"),
+        ("", "ours, pretrained on 256", "5.5 ± 1.2", "–"),
+    )
+    assert table.rows[1] == ("", "ours, from scratch", "31.0 ± 2.5", "–")
+
+
+def test_the_report_passes_what_the_curves_run_over(tmp_path: Path) -> None:
+    card = dataclasses.replace(CARD, published=Published.model_validate(SECTION), x="num_pretrain")
+    start = {"name": "labels", "origin": "0" * 16, "num_pretrain": 64, "train_flops": 1e9}
+    record = make_record()
+    write_report([record.model_copy(update={"cell": record.cell | {"start": start}})], card, tmp_path)
+    assert "ours, pretrained on 64" in (tmp_path / "tables" / "published.md").read_text()
 
 
 def test_the_report_shows_them(tmp_path: Path) -> None:

@@ -63,13 +63,22 @@ def test_decimals_are_what_a_person_wrote() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "fractions", "cooldown"), [(44, EIGHTHS, 0.2), (20, EIGHTHS, 0.2), (80, (1.0,), 0.001), (0, (1.0,), 0.2)]
+    ("steps", "fractions", "cooldown", "multiple"),
+    [
+        (44, EIGHTHS, 0.2, 40),
+        (20, EIGHTHS, 0.2, 40),
+        (80, (1.0,), 0.001, 1000),
+        (0, (1.0,), 0.2, 40),
+        (40, (0.0625, 1.0), 0.2, 80),
+    ],
 )
-def test_a_branch_that_is_not_whole_is_refused(steps: int, fractions: tuple[float, ...], cooldown: float) -> None:
-    with pytest.raises(
-        ValueError, match=rf"branch .* of {steps} steps with a cooldown of {cooldown:g} .* multiple of 40"
-    ):
+def test_a_branch_that_is_not_whole_is_refused(
+    steps: int, fractions: tuple[float, ...], cooldown: float, multiple: int
+) -> None:
+    told = rf"branch .* of {steps} steps with a cooldown of {cooldown:g} .* multiple of {multiple} steps"
+    with pytest.raises(ValueError, match=told):
         branch_plans(steps, fractions, cooldown)
+    assert branch_plans(multiple, fractions, cooldown)
 
 
 @given(

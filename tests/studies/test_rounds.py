@@ -25,6 +25,7 @@ from studies.grid import Plan
 from studies.planning import make_plan
 from studies.records import Status, records_frame
 from studies.rounds import plan_tuning, tune
+from studies.stages import PRETRAINING_SEED
 from studies.store import Store
 from studies.tracking import TrackingSpec
 from studies.tuning import TUNING_SEED, TuningSpec
@@ -119,7 +120,7 @@ def test_trials_have_the_studys_own_budget_and_recipe_and_one_branch() -> None:
         assert {name: getattr(cell, name) for name in same} == {name: getattr(reported, name) for name in same}
 
 
-@pytest.mark.parametrize("seed", [0, 7, TUNING_SEED - 1_000])
+@pytest.mark.parametrize("seed", [0, 7, PRETRAINING_SEED - 1_000])
 @pytest.mark.parametrize("replicates", [1, 5, 1_000])
 @pytest.mark.parametrize("vary", [("subset", "order", "initialization", "augmentation"), ("order",)])
 def test_no_seed_of_a_trial_can_be_one_of_a_reported_replicate(
@@ -132,10 +133,14 @@ def test_no_seed_of_a_trial_can_be_one_of_a_reported_replicate(
     assert len(tried) == 3, "and the replicates of a trial differ"
 
 
-def test_a_reported_seed_that_belongs_to_tunings_is_refused() -> None:
-    spec = make_spec(seed=TUNING_SEED - 1, replicates=2)
-    with pytest.raises(PlanError, match=r"seed: 4294967295 makes seeds up to 4294967296, .* belong to tunings"):
+@pytest.mark.parametrize("seed", [PRETRAINING_SEED - 1, TUNING_SEED - 1])
+def test_a_reported_seed_that_belongs_to_stages_or_tunings_is_refused(seed: int) -> None:
+    spec = make_spec(seed=seed, replicates=2)
+    told = rf"seed: {seed} makes seeds up to {seed + 1}, .* 2147483648 .* earlier stages, .* 4294967296 on to tunings"
+    with pytest.raises(PlanError, match=told):
         make_plan(spec, spec.data.describe(), make_arms(spec))
+    last = make_spec(seed=PRETRAINING_SEED - 2, replicates=2)
+    assert make_plan(last, last.data.describe(), make_arms(last)).cells
 
 
 def test_a_cell_that_reads_the_test_split_is_another_cell() -> None:

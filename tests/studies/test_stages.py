@@ -279,3 +279,26 @@ def test_a_file_that_does_not_fit_is_refused_while_planning(tmp_path: Path) -> N
 def test_data_of_a_stage_default_to_those_of_the_study() -> None:
     study = plan(families=["mlp+labels"], pretraining={"labels": {key: STAGE[key] for key in ("num_train", "budget")}})
     assert study.pretraining[0].data.fingerprint == study.data.fingerprint == parse_data(DIAL).describe().fingerprint
+
+
+# --- what is said and refused over pretraining images -----------------------------------------------
+
+
+def test_a_file_that_does_not_say_its_size_has_no_place_over_pretraining_images() -> None:
+    disk: dict[str, Any] = {"checkpoint": "weights.pt"}
+    for families in (["mlp+disk"], ["mlp+disk", "mlp"]):
+        with pytest.raises(ValidationError, match=r"pretraining.disk.num_train: curves run over x=num_pretrain"):
+            spec(families=families, pretraining={"disk": disk})
+        assert spec(families=families, pretraining={"disk": disk}, x="num_train")
+        assert spec(families=families, pretraining={"disk": disk | {"num_train": 640}})
+
+
+@pytest.mark.parametrize(("steps", "told"), [(40, False), (80, True)])
+def test_stages_of_unequal_cost_are_remarked(steps: int, told: bool) -> None:
+    one = STAGE | {"num_train": 64}
+    other = one | {"budget": {"steps": steps, "batch_size": 16}, "recipe": {"learning_rate": 1e-2}}
+    notes = plan(
+        families=["mlp+labels", "mlp+longer"], x="num_train", pretraining={"labels": one, "longer": other}
+    ).notes
+    remark = "Training FLOPs of a run differ by 100.0% between earlier stages: mlp nano from labels"
+    assert any(note.startswith(remark) for note in notes) == told

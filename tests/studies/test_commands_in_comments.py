@@ -1,0 +1,48 @@
+"""The commands that the comments of the shipped studies give are planned as they stand, without reading an image."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+
+import configs
+from studies import asking
+from studies.asking import load_study
+
+FOLDER = Path(configs.__file__).parent / "study"
+OVERRIDE = re.compile(r"~|[\w@.]+=")
+
+
+def commands_of(path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """Study and overrides of every `study run` in the comments of a study file; those that need a user's folder not."""
+    comments = " ".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
+    found = []
+    for text in comments.split("study run ")[1:]:
+        name, *rest = (word.rstrip(",") for word in re.findall(r"(?:'[^']*'|[^\s'])+", text))
+        overrides = tuple(shlex.split(" ".join(takewhile(lambda word: OVERRIDE.match(word.strip("'")), rest))))
+        if overrides:
+            found.append((name, overrides))
+    return found
+
+
+COMMANDS = [command for path in sorted(FOLDER.glob("*.yaml")) for command in commands_of(path)]
+
+
+def test_the_comments_name_commands() -> None:
+    assert {"transfer", "masked_pretraining", "pooling", "position_embedding", "model_size", "compute",
+            "regularization", "hybrid", "sequence", "real_images"} == {name for name, _ in COMMANDS}  # fmt: skip
+    assert ("sequence", ("permutation=patches", "name=sequence_permuted")) in COMMANDS
+
+
+@pytest.mark.parametrize(("name", "overrides"), COMMANDS, ids=[name for name, _ in COMMANDS])
+def test_a_command_in_a_comment_is_planned(name: str, overrides: tuple[str, ...]) -> None:
+    spec = load_study(name, overrides).spec
+    plan = asking.plan(spec)
+    assert plan.cells
+    if len(plan.pretraining) > 1:
+        steps = {cell.steps for stage in plan.pretraining for cell in stage.cells}
+        assert len(steps) == 1, "the stages that are compared train equally long"
