@@ -34,8 +34,31 @@ LARGEST_BYTES = 16 * 2**30
 _NETWORK_PREFIX = "network."  # where `ImageClassifier` keeps its network
 # Where trainings keep their weights, averaged ones first, as timm's own loading has it.
 _STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+LARGEST_SIZE = 2**20
+"""No image has more pixels along a side, and none more channels."""
+LONGEST_SHOWN = 80
+"""Letters of a name from a file that a message repeats."""
 _MOST_NAMED = 5  # functions named in a refusal
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def shown(text: str, most: int = LONGEST_SHOWN) -> str:
+    """Text from a file as a terminal may print it: control characters escaped, cut to so many letters."""
+    escaped = repr(text[:most])[1:-1]
+    return escaped if len(escaped) <= most and len(text) <= most else f"{escaped[: most - 3]}..."
+
+
+def quoted(value: object) -> str:
+    """A value from a file, written so that its kind is seen."""
+    if isinstance(value, str):
+        return f"'{shown(value)}'"
+    if isinstance(value, int) and abs(value) > LARGEST_SIZE:
+        return f"a number of {value.bit_length()} bits"
+    return repr(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIZE
 
 
 class WeightsError(ValueError):
@@ -132,7 +155,7 @@ def read_weights(path: str | Path, *, sha256: str | None = None, largest_bytes: 
     )
     state = _state_of(path, saved)
     _check_tensors(path, state, largest_bytes)
-    origin = _origin_of(saved, state)
+    origin = _origin_of(path, saved, state)
     if origin is not None:
         state = {name.removeprefix(_NETWORK_PREFIX): tensor for name, tensor in state.items()}
     return Weights(path, digest, state, origin)
@@ -163,8 +186,8 @@ def _check_digest(path: Path, found: str, expected: str | None) -> None:
     for who, digest in told.items():
         if found != digest:
             raise WeightsError(
-                f"{path}: its SHA-256 is {found[:12]}..., {who} is {digest[:12]}...: the file was changed or damaged "
-                "after it was written; not loaded"
+                f"{path}: its SHA-256 is {found[:12]}..., {who} is {shown(digest[:12])}...: the file was changed or "
+                "damaged after it was written; not loaded"
             )
 
 
@@ -175,7 +198,7 @@ def _safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{path}: is damaged or no safetensors file ({error}); not loaded") from error
+        raise WeightsError(f"{path}: is damaged or no safetensors file ({shown(str(error))}); not loaded") from error
 
 
 def _unpickled(path: Path, content: bytes, largest_bytes: int) -> object:
@@ -193,8 +216,9 @@ def _unpickled(path: Path, content: bytes, largest_bytes: int) -> object:
             asked = _asked_for(file, error)
             if asked:
                 raise WeightsError(
-                    f"{path}: refused: reading it would call {', '.join(asked)}, and weights need no code; nothing of "
-                    "it was run. If you trust where it comes from, save its state dictionary alone, or as safetensors"
+                    f"{path}: refused: reading it would call {', '.join(map(shown, asked))}, and weights need no "
+                    "code; nothing of it was run. If you trust where it comes from, save its state dictionary alone, or "
+                    "as safetensors"
                 ) from None
             raise WeightsError(
                 f"{path}: is damaged or no checkpoint of torch ({type(error).__name__}); not loaded"
@@ -212,9 +236,9 @@ def _check_archive(path: Path, file: io.BytesIO, largest_bytes: int) -> None:
     except WeightsError:
         raise
     except Exception as error:  # whatever a crafted archive provokes in the reader
-        raise WeightsError(f"{path}: is damaged ({error}); not loaded") from error
+        raise WeightsError(f"{path}: is damaged ({shown(str(error))}); not loaded") from error
     if damaged is not None:
-        raise WeightsError(f"{path}: is damaged: the CRC-32 of its part {damaged!r} does not match; not loaded")
+        raise WeightsError(f"{path}: is damaged: the CRC-32 of its part '{shown(damaged)}' does not match; not loaded")
 
 
 def _asked_for(file: io.BytesIO, error: Exception) -> list[str]:
@@ -257,27 +281,37 @@ def _check_tensors(path: Path, state: dict[str, torch.Tensor], largest_bytes: in
     """Tensors that are what they seem: numbers in memory, no more of them than allowed, all finite."""
     for name, tensor in state.items():
         if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
-            raise WeightsError(f"{path}: {name} is no plain tensor ({tensor.device}, {tensor.layout}); not loaded")
+            raise WeightsError(
+                f"{path}: {shown(name)} is no plain tensor ({tensor.device}, {tensor.layout}); not loaded"
+            )
         if tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in _FLOATS):
-            raise WeightsError(f"{path}: {name} holds {tensor.dtype}, expected numbers of 16, 32 or 64 bits")
+            raise WeightsError(f"{path}: {shown(name)} holds {tensor.dtype}, expected numbers of 16, 32 or 64 bits")
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if total > largest_bytes:
         raise _too_large(path, total, largest_bytes)
     for name, tensor in state.items():
         if not tensor.isfinite().all():
-            raise WeightsError(f"{path}: {name} holds numbers that are not finite; not loaded")
+            raise WeightsError(f"{path}: {shown(name)} holds numbers that are not finite; not loaded")
 
 
-def _origin_of(saved: object, state: dict[str, torch.Tensor]) -> Origin | None:
+def _origin_of(path: Path, saved: object, state: dict[str, torch.Tensor]) -> Origin | None:
     """What an `ImageClassifier` says of itself; None where something else, or nothing, was said."""
     settings = saved.get("hyper_parameters") if isinstance(saved, dict) else None
     if not isinstance(settings, dict) or not all(name.startswith(_NETWORK_PREFIX) for name in state):
         return None
-    sizes: dict[str, Any] = {"designed_for": settings.get("designed_for") or settings.get("image_size")}
-    sizes |= {field: settings.get(field) for field in ("image_size", "in_channels")}
     names: dict[str, Any] = {field: settings.get(field) for field in ("family", "variant")}
-    told = all(isinstance(name, str) for name in names.values()) and all(isinstance(n, int) for n in sizes.values())
-    return Origin(**names, **sizes) if told else None
+    if not all(isinstance(name, str) for name in names.values()) or not {"image_size", "in_channels"} <= set(settings):
+        return None
+    sizes: dict[str, Any] = {field: settings[field] for field in ("image_size", "in_channels")}
+    designed_for = settings.get("designed_for")
+    sizes["designed_for"] = sizes["image_size"] if designed_for is None else designed_for
+    for field, value in sizes.items():
+        if not _is_size(value):
+            raise WeightsError(
+                f"{path}: its hyper_parameters.{field} is {quoted(value)}; expected a whole number from 1 to "
+                f"{LARGEST_SIZE:,}"
+            )
+    return Origin(**names, **sizes)
 
 
 def _too_large(path: Path, found: int, largest: int) -> WeightsError:

@@ -63,7 +63,8 @@ class HybridLayout(FeatureLayout):
         """The same network on images of another size.
 
         Raises:
-            ValueError: the size is not a multiple of the stages' total stride, so that tokens would not lie evenly.
+            ValueError: the size is not a multiple of the stages' total stride, so that tokens would not lie evenly, or
+                the form tells places that belong to one grid.
         """
         if image_size < 1 or image_size % self.stages.total_stride:
             raise ValueError(
@@ -71,6 +72,7 @@ class HybridLayout(FeatureLayout):
                 "a multiple of that"
             )
         stages = replace(self.stages, image_size=image_size)
+        self.form.check_grid(stages.out_size, self.original_grid)
         designed = None if stages.out_size == self.original_grid else self.original_grid
         return replace(self, stages=stages, designed_grid=designed)
 

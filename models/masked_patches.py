@@ -65,8 +65,9 @@ def corruption_of(draws: Tensor, num_patches: int) -> Corruption:
 
     All patches of an image are put into a random order, whose first half is corrupted. One that becomes another patch
     becomes the one a random distance further in that order, the same distance for all of the image: every other patch
-    is as likely, and none is used twice, so that no more than two gradients meet in an embedding and the order in which
-    a GPU adds them changes no bit.
+    is as likely, never itself (the paper's "random other patch embedding"; BERT's random token may be the one that was
+    there), and none is used twice, so that no more than two gradients meet in an embedding and the order in which a GPU
+    adds them changes no bit.
 
     Args:
         draws: non-negative int64 `[num_draws(T), B]`; an image's corruption depends on its column alone.

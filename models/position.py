@@ -7,9 +7,10 @@ the logits before the softmax. A class token has no place: nothing is added to i
 Learnt tables of every kind start from a normal distribution of deviation 0.02, as timm's does, and are not decayed.
 
 At another image size than the one a network was designed for, the grid has more or fewer patches on the same image.
-Fixed kinds then count places in steps of the original grid, from centre to centre: patch i of g lies at
-``(i + 1/2) g0 / g - 1/2``, so that a place in the image keeps its sinusoid and its angle. Learnt tables are
-interpolated (`resized_positions`).
+Fixed kinds of rows and columns then count places in steps of the original grid, from centre to centre: patch i of g
+lies at ``(i + 1/2) g0 / g - 1/2``, so that a place in the image keeps its sinusoid and its angle. Learnt tables are
+interpolated (`resized_positions`). What is counted along the raster belongs to one grid: sinusoids of the raster index
+are refused on another (`TransformerForm.check_grid`), keys of raster offsets cannot be moved to it.
 """
 
 from __future__ import annotations

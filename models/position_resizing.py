@@ -28,7 +28,8 @@ def resized_positions(state: Mapping[str, torch.Tensor], *, old_grid: int, new_g
     - relative biases are interpolated linearly at the offsets of the new grid counted in steps of the old one, offset 0
       staying where it is; offsets that the old grid did not reach take the value at its edge. A plane is kept exactly
       within the old offsets;
-    - sinusoids and rotations have no weights: build the network for the new grid with its original one.
+    - sinusoids of row and column and rotations have no weights: build the network for the new grid with its original
+      one.
 
     At the same grid every tensor is the same object as before.
 

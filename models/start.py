@@ -18,13 +18,14 @@ import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
-from models.checkpoints import Origin, Weights, WeightsError, read_weights
+from models.checkpoints import Origin, Weights, WeightsError, quoted, read_weights, shown
 from models.head import classifier_name, clear_classifier
 from models.resolution import resize_state
 
 # A training's file may hold averaged weights, two moments of an optimiser, all in double precision, and a large head.
 _LARGEST_MULTIPLE, _LARGEST_REST = 16, 256 * 2**20
-_MAX_NAMED = 20
+_MAX_NAMED = 5
+_LONGEST_REASON = 300  # letters of another library's message, which may quote the file
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class MisfitError(WeightsError):
     def __init__(self, where: str, missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
         self.missing, self.unexpected, self.misshapen = tuple(missing), tuple(unexpected), tuple(misshapen)
         parts = [
-            f"{kind}: {', '.join(names[:_MAX_NAMED])}"
+            f"{kind}: {', '.join(shown(name) for name in names[:_MAX_NAMED])}"
             + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")
             for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
             if names
@@ -91,16 +92,22 @@ def load_start(
         sha256: what the file's SHA-256 must be.
 
     Raises:
-        WeightsError: the file is damaged or holds code, or (`MisfitError`) its weights are not those of this network.
-        ValueError: the network's classifier cannot be found, or its family cannot change the size of its images.
+        WeightsError: the file is damaged or holds code, its weights cannot be resized, or (`MisfitError`) they are not
+            those of this network.
+        ValueError: the network's classifier cannot be found.
     """
-    largest = _LARGEST_MULTIPLE * sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    weights = read_weights(path, sha256=sha256, largest_bytes=largest + _LARGEST_REST)
+    weights = read_weights(path, sha256=sha256, largest_bytes=largest_bytes(network))
     target = Origin(family, variant, image_size, in_channels, designed_for or image_size)
     state, start = fit_weights(weights, network, target)
     network.load_state_dict(state, strict=False)  # the head alone is missing
     clear_classifier(network)
     return start
+
+
+def largest_bytes(network: nn.Module) -> int:
+    """No checkpoint of this network is larger, in its file or in memory; the network may be on meta."""
+    own: int = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    return _LARGEST_MULTIPLE * own + _LARGEST_REST
 
 
 def fit_weights(weights: Weights, network: nn.Module, target: Origin) -> tuple[dict[str, torch.Tensor], LoadedStart]:
@@ -113,8 +120,9 @@ def fit_weights(weights: Weights, network: nn.Module, target: Origin) -> tuple[d
 
     Raises:
         MisfitError: a tensor is missing, unexpected or of another shape.
-        WeightsError: the file says that its weights are of another network.
-        ValueError: the network's classifier cannot be found, or its family cannot change the size of its images.
+        WeightsError: the file says that its weights are of another network, they cannot be resized, or numbers are not
+            finite in the network's precision.
+        ValueError: the network's classifier cannot be found.
     """
     head = f"{classifier_name(network)}."
     if weights.origin is not None:
@@ -122,12 +130,13 @@ def fit_weights(weights: Weights, network: nn.Module, target: Origin) -> tuple[d
     if weights.origin is not None and weights.origin.image_size == target.image_size:
         state = weights.state
     elif weights.origin is not None and ":" not in target.family:
-        state = _resized(weights.state, weights.origin, target)
+        state = _resized(weights.path, weights.state, weights.origin, target)
     else:
         state = _converted(weights.path, weights.state, network)
     dropped = tuple(sorted(name for name in state if name.startswith(head)))
     state = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
     _check_fit(f"{weights.path}: does not fit {_told(target)}", state, network, head)
+    _check_finite(weights.path, state, network)
     before = {name: tensor.shape for name, tensor in weights.state.items()}
     resized = tuple(sorted(name for name in state if before.get(name, state[name].shape) != state[name].shape))
     return state, LoadedStart(weights.path, weights.sha256, weights.origin, dropped, resized)
@@ -138,7 +147,7 @@ def _check_origin(path: Path, found: Origin, target: Origin) -> None:
         if getattr(found, field) != getattr(target, field):
             raise WeightsError(
                 f"{path}: holds the weights of {_told(found)}, expected those of {_told(target)}: {field} is "
-                f"{getattr(found, field)!r}, not {getattr(target, field)!r}"
+                f"{quoted(getattr(found, field))}, not {getattr(target, field)!r}"
             )
 
 
@@ -148,19 +157,25 @@ def _told(network: Origin) -> str:
         if network.image_size == network.designed_for
         else (f"{network.image_size} px (designed for {network.designed_for} px)")
     )
-    return f"{network.family} {network.variant} for {network.in_channels} channels at {at}"
+    return f"{shown(network.family)} {shown(network.variant)} for {network.in_channels} channels at {at}"
 
 
-def _resized(state: dict[str, torch.Tensor], found: Origin, target: Origin) -> dict[str, torch.Tensor]:
-    return resize_state(
-        found.family,
-        found.variant,
-        state,
-        designed_for=found.designed_for,
-        old_size=found.image_size,
-        new_size=target.image_size,
-        in_channels=found.in_channels,
-    )
+def _resized(path: Path, state: dict[str, torch.Tensor], found: Origin, target: Origin) -> dict[str, torch.Tensor]:
+    try:
+        return resize_state(
+            found.family,
+            found.variant,
+            state,
+            designed_for=found.designed_for,
+            old_size=found.image_size,
+            new_size=target.image_size,
+            in_channels=found.in_channels,
+        )
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: its hyper_parameters.image_size is {found.image_size}, and its weights cannot be resized from "
+            f"there to {target.image_size} px: {shown(str(error), _LONGEST_REASON)}"
+        ) from error
 
 
 def _converted(path: Path, state: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
@@ -172,7 +187,7 @@ def _converted(path: Path, state: dict[str, torch.Tensor], network: nn.Module) -
     except (AttributeError, AssertionError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{path}: its tensors are not those of {type(network).__name__}: timm cannot convert them "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {shown(str(error), _LONGEST_REASON)})"
         ) from error
 
 
@@ -209,6 +224,13 @@ def _check_fit(where: str, state: Mapping[str, torch.Tensor], network: nn.Module
     unexpected = [name for name in state if name not in expected]
     if missing or unexpected or misshapen:
         raise MisfitError(where, missing, unexpected, misshapen)
+
+
+def _check_finite(path: Path, state: Mapping[str, torch.Tensor], network: nn.Module) -> None:
+    """Numbers as the network will hold them: a large one of double precision is infinite in single."""
+    for name, tensor in network.state_dict().items():
+        if name in state and not state[name].to(tensor.dtype).isfinite().all():
+            raise WeightsError(f"{path}: {shown(name)} holds numbers that are not finite as {tensor.dtype}; not loaded")
 
 
 def _kind(tensor: torch.Tensor) -> str:

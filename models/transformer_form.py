@@ -121,6 +121,20 @@ class TransformerForm:
         ]
         return "-".join(part for part in parts if part)
 
+    def check_grid(self, grid: int, original_grid: int) -> None:
+        """Whether places on a grid can be told to a network that was designed for another.
+
+        Raises:
+            ValueError: places are counted along the raster, where those of another grid are others; counted in steps of
+                the old one, several patches would share one (36 sinusoids for 64 patches, from a grid of 4 to one of
+                8).
+        """
+        if self.position is PositionKind.SINUSOIDAL_1D and grid != original_grid:
+            raise ValueError(
+                f"{self.position.value!r} on a grid of {grid} designed for one of {original_grid}: places are counted "
+                "along the raster, and the same number is another place there; use the form sin2d, or train anew"
+            )
+
     @property
     def num_prefix_tokens(self) -> int:
         """Tokens before the patches."""

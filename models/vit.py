@@ -55,14 +55,16 @@ class ViTLayout(FeatureLayout):
         """The same network, widths and patches, on images of another size.
 
         Raises:
-            ValueError: the size is not a multiple of the patch size.
+            ValueError: the size is not a multiple of the patch size, or the form tells places that belong to one grid.
         """
         if image_size < 1 or image_size % self.patch_size:
             raise ValueError(
                 f"image size {image_size} px: the patches of this network are {self.patch_size} px wide; expected a "
                 "multiple of that"
             )
-        designed = None if image_size // self.patch_size == self.original_grid else self.original_grid
+        grid = image_size // self.patch_size
+        self.form.check_grid(grid, self.original_grid)
+        designed = None if grid == self.original_grid else self.original_grid
         return replace(self, image_size=image_size, designed_grid=designed)
 
     def feature_flops(self) -> ForwardFlops:

@@ -126,7 +126,7 @@ def few_shot_answers(planned: Plan, store: Store) -> FewShotAnswers | None:
     if asked is None or planned.is_tuning:
         return None
     missing = tuple(network.title for network in waiting_networks(planned, store))
-    return FewShotAnswers(few_shot_frame(planned, store), missing, asked.shots, asked.draws)
+    return FewShotAnswers(few_shot_frame(planned, store), missing, asked.shots, asked.draws, planned.spec.vary)
 
 
 def _predictions(records: Sequence[Record], store: Store) -> dict[str, Path]:

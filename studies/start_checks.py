@@ -42,7 +42,7 @@ def _check_file(source: FileStart, arm: Arm, planned: Plan) -> None:
     from models import build_network
     from models.checkpoints import Origin, read_weights
     from models.counter import on_meta_device
-    from models.start import fit_weights
+    from models.start import fit_weights, largest_bytes
 
     data, designed_for = planned.data, arm.designed_for or planned.data.image_size
     with on_meta_device():
@@ -55,7 +55,8 @@ def _check_file(source: FileStart, arm: Arm, planned: Plan) -> None:
             designed_for=designed_for,
         )
     target = Origin(arm.family, arm.variant, data.image_size, data.in_channels, designed_for)
-    fit_weights(read_weights(source.path, sha256=source.sha256), network, target)
+    weights = read_weights(source.path, sha256=source.sha256, largest_bytes=largest_bytes(network))
+    fit_weights(weights, network, target)
 
 
 def _check_resizable(arm: Arm, data: DataInfo) -> None:

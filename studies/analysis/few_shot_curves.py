@@ -14,6 +14,9 @@ from .finding import plain
 from .jackknife import t_quantile
 from .summary import CONFIDENCE
 
+NUM_SHA256_DIGITS = 64
+"""Of the origin of weights that lie in a file; the id of a cell has fewer."""
+
 FEW_SHOT_CURVE_COLUMNS = (
     "arm",
     "family",
@@ -37,17 +40,41 @@ class FewShotAnswers:
         missing: titles of the networks that have no result yet.
         shots: numbers of labelled images per class, ascending.
         draws: of the images, for every replicate.
+        vary: the seeds that change with the replicate (`StudySpec.vary`).
     """
 
     frame: pd.DataFrame
     missing: tuple[str, ...]
     shots: tuple[int, ...]
     draws: int
+    vary: tuple[str, ...]
 
     @cached_property
     def curves(self) -> pd.DataFrame:
         """See `few_shot_curves`."""
         return few_shot_curves(self.frame)
+
+    @property
+    def covered(self) -> str:
+        """What the intervals over replicates cover, and what they do not, in sentences."""
+        training = [seed for seed in self.vary if seed != "subset"]
+        seeds, images = "other seeds of training", "other images to learn from"
+        if training and "subset" in self.vary:
+            told = f"The interval covers {seeds} and {images}"
+        elif training:
+            told = f"The interval covers {seeds} ({', '.join(training)}), not {images}: replicates have the same draws"
+        elif self.vary:
+            told = f"The interval covers {images}, not {seeds}"
+        else:
+            told = f"The interval covers neither {seeds} nor {images}"
+        told += "; where replicates share their test images, not other ones of these."
+        of_files = self.frame[self.frame["start_origin"].astype(str).str.len() == NUM_SHA256_DIGITS]
+        if names := sorted(set(of_files["start"])):
+            told += (
+                f" What begins from a file ({', '.join(names)}) is one network for all replicates: of it the interval "
+                "covers no other training."
+            )
+        return told
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -55,16 +82,10 @@ class FewShotAnswers:
             "shots": list(self.shots),
             "draws": self.draws,
             "confidence": CONFIDENCE,
-            "interval": INTERVAL,
+            "interval": f"95% t-interval of the mean over replicates of the mean over draws. {self.covered}",
             "curves": plain(self.curves),
             "missing": list(self.missing),
         }
-
-
-INTERVAL = (
-    "95% t-interval of the mean over replicates of the mean over draws: what other training seeds and other images to "
-    "learn from would change; replicates that share their test images do not show what other test images would"
-)
 
 
 def few_shot_curves(frame: pd.DataFrame) -> pd.DataFrame:

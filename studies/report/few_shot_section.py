@@ -36,8 +36,7 @@ def few_shot_table(few_shot: FewShotAnswers) -> Table:
     note = (
         "Percent of test images misclassified by ridge regression, in closed form, on the features that the classifier "
         f"reads: mean over replicates of the mean over {counted(few_shot.draws, 'draw')} of k labelled images per "
-        "class, ± half-width of its 95% t-interval over replicates. The interval covers other seeds of training and "
-        "other images to learn from; where replicates share their test images, not other ones of these. The images are "
+        f"class, ± half-width of its 95% t-interval over replicates. {few_shot.covered} The images are "
         "drawn from all that are not held out, also where fewer are fine-tuned on; the regularisation is chosen on the "
         "validation images. Untrained: the same networks with the weights they were drawn with."
     )

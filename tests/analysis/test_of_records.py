@@ -11,7 +11,7 @@ from report.synthetic import BRANCHES, failed_record, flexible_error, make_recor
 from scipy import stats
 
 from studies.analysis.crossover import Crossover, crossover
-from studies.analysis.of_records import block_counts, curve_points, left_out_cells, records_table
+from studies.analysis.of_records import block_counts, curve_points, left_out_cells, records_table, rules_that_differ
 from studies.analysis.table import log_error
 from studies.records import Record, records_frame
 
@@ -39,6 +39,13 @@ def test_every_cell_is_in_the_curves_or_in_the_list_of_left_out() -> None:
     assert len(curve_points(frame, "full_budget")) + len(left_out) == 4
     table = records_table(frame, rule="full_budget")
     assert {item.reason for item in table.left_out} == set(left_out)
+
+
+def test_rules_differ_as_soon_as_one_cell_has_several_branches() -> None:
+    several, one = make_record(replicate=0), make_record(replicate=1)
+    one = one.model_copy(update={"branches": one.branches[-1:]})
+    assert rules_that_differ(records_frame([several, one])) == ("selected", "full_budget")
+    assert rules_that_differ(records_frame([one])) == ("selected",)
 
 
 def test_diverged_cells_enter_and_are_mentioned() -> None:

@@ -96,6 +96,32 @@ def test_a_lightning_checkpoint_of_another_module_is_of_no_known_network(tmp_pat
         assert read_weights(tmp_path / "other.ckpt").origin is None
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("image_size", True, "True"),
+        ("image_size", 0, "0"),
+        ("image_size", -16, "-16"),
+        ("image_size", "16", "'16'"),
+        ("image_size", 2**100, "a number of 101 bits"),
+        ("in_channels", 1.5, "1.5"),
+        ("in_channels", None, "None"),
+        ("designed_for", 0, "0"),
+        ("designed_for", [16], "a list"),
+    ],
+)
+def test_sizes_that_no_image_has_are_refused_with_file_and_field(
+    tmp_path: Path, field: str, value: object, said: str
+) -> None:
+    content = classifier_checkpoint(STATE, **NETWORK, num_classes=4)
+    content["hyper_parameters"][field] = value
+    torch.save(content, tmp_path / "kept.pt")
+    with pytest.raises(
+        WeightsError, match=rf"kept\.pt: its hyper_parameters\.{field} is {said}; expected a whole number"
+    ):
+        read_weights(tmp_path / "kept.pt")
+
+
 # --- checksums -------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +251,14 @@ def test_larger_files_than_asked_for_are_refused_unread(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(100_000)}, tmp_path / "weights.pt")
     with pytest.raises(WeightsError, match="more than the 1,000 that"):
         read_weights(tmp_path / "weights.pt", largest_bytes=1000)
+
+
+def test_the_size_is_asked_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "noise.pt").write_bytes(b"no checkpoint at all" * 100)
+    with pytest.raises(WeightsError, match="holds 2,000 bytes, more than the 1,000 that"):
+        read_weights(tmp_path / "noise.pt", largest_bytes=1000)
+    with pytest.raises(WeightsError, match="is damaged or no checkpoint"):
+        read_weights(tmp_path / "noise.pt", largest_bytes=2000)
 
 
 def test_an_archive_that_inflates_is_refused(tmp_path: Path) -> None:

@@ -85,6 +85,14 @@ class TestCorruption:
             moved = row[row != themselves].tolist()
             assert len(moved) == len(set(moved))
 
+    @pytest.mark.parametrize("num_patches", [2, 5, T])
+    def test_another_patch_is_never_the_patch_itself(self, num_patches: int) -> None:
+        random = draws(500, num_patches)
+        corruption = corruption_of(random, num_patches)
+        fates = random[num_patches : num_patches + num_corrupted(num_patches)].T % 10
+        exchanged = corruption.sources.gather(1, corruption.places) != corruption.places
+        assert torch.equal(exchanged, fates == 8)
+
     def test_an_image_is_corrupted_the_same_in_any_company(self) -> None:
         whole, alone = corruption_of(draws(6), T), corruption_of(draws(6)[:, 4:5], T)
         for some, one in zip(whole, alone, strict=True):
@@ -153,6 +161,13 @@ class TestNetwork:
         expected = network.predictor(network.backbone.forward_features(images).flatten(0, 1))  # type: ignore[operator]
         assert torch.equal(logits, expected)
         assert not network.backbone.patch_embed._forward_hooks, "the corruption ends with the call"  # type: ignore[union-attr]
+
+    def test_the_mask_begins_as_small_as_position_embeddings_do(self) -> None:
+        torch.manual_seed(0)
+        networks = [MaskedPatchNetwork(build_network("vit", "nano", num_classes=2, **GREY)) for _ in range(16)]
+        values = torch.cat([network.mask_embedding for network in networks]).detach()
+        assert len(values) > 400
+        assert float(values.std()) == pytest.approx(0.02, rel=4 * (2 * len(values)) ** -0.5)
 
     def test_a_copy_uses_its_own_mask(self) -> None:
         network = masked_vit()

@@ -122,10 +122,9 @@ def test_sinusoids_are_those_of_the_paper() -> None:
         torch.testing.assert_close(wave[1::2], angles.cos(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("dimensions", [1, 2])
-def test_a_place_of_the_image_keeps_its_sinusoid_on_a_finer_grid(dimensions: int) -> None:
+def test_a_place_of_the_image_keeps_its_sinusoid_on_a_finer_grid() -> None:
     """Three times as many patches along a side: every third new centre, from the second on, is an old one."""
-    kind = PositionKind.SINUSOIDAL_1D if dimensions == 1 else PositionKind.SINUSOIDAL_2D
+    kind = PositionKind.SINUSOIDAL_2D
     options: dict[str, Any] = {"width": WIDTH, "num_heads": HEADS, "num_prefix_tokens": 0}
     old: Any = build_position(kind, grid=GRID, original_grid=GRID, **options)
     new: Any = build_position(kind, grid=3 * GRID, original_grid=GRID, **options)
@@ -143,6 +142,19 @@ def test_rotation_counts_offsets_in_steps_of_the_original_grid() -> None:
         queries, keys, _ = position(*(content.expand(-1, -1, grid**2, -1),) * 2)
         logits.append((queries @ keys.transpose(-2, -1)).view(HEADS, grid, grid, grid, grid))
     torch.testing.assert_close(logits[1][:, 0, 0, ::2, ::2], logits[0][:, 0, 0], rtol=0, atol=1e-4)
+
+
+def test_rotations_turn_by_powers_of_the_base_100() -> None:
+    """Heo et al. 2403.13298: of d / 4 pairs for the row and as many for the column, pair i turns by 100^(-4i / d)."""
+    position: Any = build_position(
+        PositionKind.ROTARY, grid=3, original_grid=3, width=16, num_heads=2, num_prefix_tokens=0
+    )
+    queries = torch.zeros(1, 2, 9, 8)
+    queries[..., 0::2] = 1.0
+    turned, _, _ = position(queries, queries)
+    angles = torch.atan2(turned[..., 1::2], turned[..., 0::2]).view(2, 3, 3, 4)
+    expected = torch.tensor([[[row, row / 10, column, column / 10] for column in range(3)] for row in range(3)])
+    torch.testing.assert_close(angles, expected.expand(2, -1, -1, -1), rtol=0, atol=1e-6)
 
 
 def test_places_of_the_original_grid_are_whole_numbers() -> None:

@@ -17,7 +17,7 @@ from models.vit import build_vit, vit_layout
 
 OLD, NEW = 4, 8  # grids of the nano tier at 16 and at 32 px
 PLACES = ["", *(name for name in form_names() if "cls" not in name and "regularized" not in name)]
-MOVABLE = [name for name in PLACES if "relquery" not in name]
+MOVABLE = [name for name in PLACES if "relquery" not in name and "sin1d" not in name]
 
 
 def layout_of(family: str, form: str, image_size: int = 16) -> Any:
@@ -125,6 +125,24 @@ def test_raster_offsets_are_refused(form: str) -> None:
         resized_positions(state, old_grid=OLD, new_grid=NEW)
 
 
+@pytest.mark.parametrize("form", ["sin1d", "sin1d-every-cls"])
+@pytest.mark.parametrize("family", ["vit", "hybrid"])
+def test_raster_places_are_refused(family: str, form: str) -> None:
+    """Scaled to those of the old grid they would be shared: 36 places for 64 patches."""
+    layout = layout_of(family, form)
+    assert layout.at(16) == layout
+    with pytest.raises(ValueError, match=r"'sin1d' on a grid of 8 designed for one of 4: .* use the form sin2d"):
+        layout.at(32)
+
+
+@pytest.mark.parametrize("form", ["sin1d", "sin2d"])
+def test_sinusoids_tell_every_patch_from_every_other(form: str) -> None:
+    for image_size in (16, 32) if form == "sin2d" else (16,):
+        built: Any = build_vit(layout_of("vit", form).at(image_size), 3)
+        waves = built.position.waves.double()
+        assert float((torch.cdist(waves, waves) + torch.eye(len(waves))).min()) > 0.05
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "expected"),
     [
@@ -144,7 +162,7 @@ def test_names_that_only_end_alike_are_left_alone() -> None:
     assert resized_positions(state, old_grid=OLD, new_grid=NEW) == state
 
 
-@pytest.mark.parametrize("form", ["", "sin1d", "sin2d", "rotary", "nopos"])
+@pytest.mark.parametrize("form", ["", "sin2d", "rotary", "nopos"])
 def test_what_has_no_table_to_resize_sees_the_same_range_on_larger_images(form: str) -> None:
     layout = layout_of("vit", form)
     larger = layout.at(32)

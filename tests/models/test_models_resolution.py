@@ -84,6 +84,7 @@ def test_the_size_it_is_designed_for_is_the_network_itself(family: str) -> None:
         ("mixer", "nano", "token-mixing weights belong to the 16 patches of 16 px"),
         ("lstm", "nano-shuffled", "its order belongs to the 16 patches of 16 px"),
         ("mlp", "nano", "first layer has a weight for every pixel of 16 x 16"),
+        ("vit", "nano-sin1d", "counted along the raster, and the same number is another place"),
     ],
 )
 def test_families_that_cannot_change_size_say_why(family: str, variant: str, reason: str) -> None:

@@ -143,8 +143,44 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_named(tmp_path: Path) 
 
 def test_long_lists_are_cut_in_the_message_only() -> None:
     error = MisfitError("file", [f"t{index}" for index in range(25)], [], [])
-    assert str(error).endswith("t19 and 5 more")
+    assert str(error).endswith("t4 and 20 more")
     assert len(error.missing) == 25
+
+
+def test_names_in_a_file_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    state = dict(pretrained("mlp").state_dict()) | {"\x1b[2J\nall is well": torch.zeros(1), "x" * 10**6: torch.zeros(1)}
+    settings: dict[str, Any] = IMAGES | {"num_classes": 4, "variant": "nano"}
+    torch.save(classifier_checkpoint(state, family="mlp", **settings), tmp_path / "names.pt")
+    torch.save(classifier_checkpoint(state, family="\x1b[31m" + "y" * 10**6, **settings), tmp_path / "family.pt")
+    torch.save({"\x1b[2J\nodd" + "x" * 10**6: torch.tensor(torch.nan)}, tmp_path / "nan.pt")
+    for name in ("names.pt", "family.pt", "nan.pt"):
+        with pytest.raises(WeightsError, match=r"\\x1b\[") as caught:
+            load_start(tmp_path / name, fresh("mlp"), family="mlp", variant="nano", **IMAGES)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 600 + len(str(tmp_path))
+
+
+def test_numbers_too_large_for_the_network_are_refused_before_it_is_changed(tmp_path: Path) -> None:
+    state = {name: tensor.double() * 1e200 for name, tensor in pretrained("mlp").state_dict().items()}
+    path = tmp_path / "double.pt"
+    torch.save(classifier_checkpoint(state, family="mlp", variant="nano", num_classes=4, **IMAGES), path)
+    network = fresh("mlp")
+    with pytest.raises(
+        WeightsError, match=r"double\.pt: layer1\.\S+ holds numbers that are not finite as torch.float32"
+    ):
+        load_start(path, network, family="mlp", variant="nano", **IMAGES)
+    assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
+
+
+@pytest.mark.parametrize("image_size", [18, 16 * 10**4])
+def test_an_image_size_that_the_weights_cannot_have_is_refused_with_file_and_field(
+    tmp_path: Path, image_size: int
+) -> None:
+    path = kept(pretrained("vit"), tmp_path / "kept.pt", "vit", image_size=image_size, designed_for=16)
+    with pytest.raises(
+        WeightsError, match=rf"kept\.pt: its hyper_parameters\.image_size is {image_size}, and .*16 px: "
+    ):
+        load_start(path, fresh("vit"), family="vit", variant="nano", **IMAGES)
 
 
 def test_weights_can_be_held_against_a_network_without_storage(tmp_path: Path) -> None:

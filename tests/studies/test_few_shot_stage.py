@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from datamodules import ImageSplit, carve_validation
 from studies import few_shot_stage
+from studies.analysis.few_shot_curves import FewShotAnswers
 from studies.answering import few_shot_answers, report_study
 from studies.asking import plan as plan_study
 from studies.bundle import bundle_study, verify_bundle
@@ -390,6 +391,29 @@ def test_a_file_of_weights_is_worth_what_the_cell_is_that_left_it(plan: Plan, st
     assert [row[1] for row in few_shot_table(answers).rows] == ["untrained", "not known"]
     assert not has_figure(answers)
     assert "labelled images per class" in few_shot_statements(answers)[0]
+    of_files = "What begins from a file (disk) is one network for all replicates"
+    assert of_files in few_shot_table(answers).note
+    assert of_files in answers.as_dict()["interval"]
+
+
+@pytest.mark.parametrize(
+    ("vary", "said"),
+    [
+        (("subset", "order"), "The interval covers other seeds of training and other images to learn from; where"),
+        (
+            ("order", "initialization"),
+            "other seeds of training (order, initialization), not other images to learn from",
+        ),
+        (("subset",), "The interval covers other images to learn from, not other seeds of training; where"),
+        ((), "The interval covers neither other seeds of training nor other images to learn from; where"),
+    ],
+)
+def test_the_note_says_what_the_interval_covers(vary: tuple[str, ...], said: str) -> None:
+    columns = ["start", "start_origin"]
+    frame = pd.DataFrame([["labels", "0" * 16], [None, None]], columns=columns)
+    of_stage = FewShotAnswers(frame, (), (5,), 2, vary).covered
+    assert said in of_stage
+    assert "file" not in of_stage
 
 
 # --- what comes out -------------------------------------------------------------------------------

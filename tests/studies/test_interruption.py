@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from processes import is_deaf, members
 
-from studies.interruption import MESSAGE
+from studies.interruption import MESSAGE, told_once
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")
 
@@ -156,3 +156,20 @@ finally:
 """
     outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
     assert (outcome.returncode, outcome.stderr) == (-signal.SIGINT, MESSAGE + "\n")
+
+
+def test_afterwards_all_is_as_it_was() -> None:
+    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with told_once():
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+            assert sys.unraisablehook is not hook
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert sys.unraisablehook is hook
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with told_once():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "somebody wants it otherwise"
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

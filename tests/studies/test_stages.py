@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,11 @@ def test_a_family_that_cannot_change_its_size_is_refused_with_the_reason() -> No
 # --- refusals -------------------------------------------------------------------------------------
 
 
+def test_sinusoids_of_the_raster_index_are_refused_at_another_size() -> None:
+    with pytest.raises((ConfigError, PlanError), match=r"nano-sin1d.*counted along the raster.*use the form sin2d"):
+        plan(families=["vit-sin1d+labels"], data=DIAL | {"image_size": 32}, designed_for=16)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -274,6 +281,25 @@ def test_a_file_that_does_not_fit_is_refused_while_planning(tmp_path: Path) -> N
         from_file(damaged)
     with pytest.raises(ConfigError, match=r"pretraining.disk.checkpoint: .*nowhere.pt cannot be read"):
         from_file(tmp_path / "nowhere.pt")
+
+
+def test_what_is_no_ordinary_file_is_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(ConfigError, match=r"pretraining.disk.checkpoint: .*pipe.pt cannot be read: it is no ordinary"):
+        from_file(tmp_path / "pipe.pt")
+
+
+def test_a_file_that_would_fill_the_memory_is_refused_while_planning(tmp_path: Path) -> None:
+    """A megabyte that inflates to more than weights of this network could need, and to less than there might be."""
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bomb, bomb.open("a/data/0", "w") as part:
+        for _ in range(320):
+            part.write(bytes(2**20))
+    assert path.stat().st_size < 2**21
+    with pytest.raises(
+        ConfigError, match=r"bomb\.pt: holds 335,544,320 bytes, more than the 3\d\d,\d+,\d+ that weights"
+    ):
+        from_file(path)
 
 
 def test_data_of_a_stage_default_to_those_of_the_study() -> None:
