@@ -12,6 +12,7 @@ from planned import make_arms, make_spec, planned
 from studies.errors import PlanError
 from studies.fairness import check_equal_cost, matched_budget
 from studies.planning import make_plan
+from studies.tuning import TUNING_SEED
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,16 @@ def test_a_study_that_cannot_be_run_is_refused_by_field_and_value(changes: dict[
 
 def test_the_limits_themselves_are_allowed() -> None:
     assert len(planned(num_train=(20, 1_900)).cells) == 12
+
+
+@pytest.mark.parametrize("replicates", [1, 3, {"default": 1, "mlp": 3}])
+def test_the_last_seed_of_a_study_is_below_those_of_tunings(replicates: int | dict[str, int]) -> None:
+    most = replicates if isinstance(replicates, int) else max(replicates.values())
+    last = TUNING_SEED - most
+    seeds = {cell.seeds.order for cell in planned(seed=last, replicates=replicates).cells}
+    assert max(seeds) == TUNING_SEED - 1
+    with pytest.raises(PlanError, match=f"seed: {last + 1} makes seeds up to {TUNING_SEED}"):
+        planned(seed=last + 1, replicates=replicates)
 
 
 def test_arms_of_unequal_cost_are_refused_and_named() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planned import only_cell, planned
+from planned import make_arms, make_spec, only_cell, planned
 
 from studies.cell import Seeds
 from studies.errors import PlanError
 from studies.grid import Plan
+from studies.planning import make_plan
+from studies.starts import StageStart
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,47 @@ def test_the_grid_is_complete_and_complete_replicates_come_first(plan: Plan) -> 
     assert [(c.replicate, c.num_train) for c in plan.cells] == sorted((c.replicate, c.num_train) for c in plan.cells)
     assert {(cell.family, cell.num_train, cell.replicate) for cell in plan.cells} == expected
     assert len(plan.cells) == len({cell.id for cell in plan.cells}) == len(expected)
+
+
+def begun(num_train: tuple[int, ...], sizes: dict[str, tuple[int, ...]]) -> Plan:
+    """A vit that begins from stages of `sizes`, by start, at `num_train`."""
+    arms = tuple(f"vit+{start}" for start in sizes)
+    budget = {"steps": 80, "batch_size": 32}
+    spec = make_spec(
+        families=arms,
+        num_train=num_train,
+        primary_pair=None,
+        x="num_pretrain" if len(num_train) == 1 else "num_train",
+        pretraining={start: {"num_train": several, "budget": budget} for start, several in sizes.items()},
+    )
+    starts = {
+        start: StageStart(start, planned(families=("vit",), num_train=several, primary_pair=None))
+        for start, several in sizes.items()
+    }
+    planned_arms = {
+        arm: replace(one, start=start) for (arm, one), start in zip(make_arms(spec, {}).items(), sizes, strict=True)
+    }
+    return make_plan(spec, spec.data.describe(), planned_arms, starts=starts)
+
+
+def order_of(plan: Plan) -> list[tuple[int, int, int | None]]:
+    return [(cell.replicate, cell.num_train, cell.start.num_pretrain if cell.start else None) for cell in plan.cells]
+
+
+def test_small_sets_come_first_within_a_replicate_however_the_study_lists_them() -> None:
+    plan = planned(num_train=(256, 64), families=("vit",), primary_pair=None)
+    assert order_of(plan) == [(0, 64, None), (0, 256, None), (1, 64, None), (1, 256, None)]
+
+
+def test_what_few_images_were_pretrained_on_comes_first_within_a_replicate() -> None:
+    plan = begun((64,), {"labels": (300, 100), "more": (400, 200)})
+    expected = [(replicate, 64, size) for replicate in (0, 1) for size in (100, 200, 300, 400)]
+    assert order_of(plan) == expected
+
+
+def test_images_that_are_trained_on_order_a_replicate_before_those_that_were_pretrained_on() -> None:
+    plan = begun((256, 64), {"labels": (300,), "more": (100,)})
+    assert order_of(plan) == [(r, size, earlier) for r in (0, 1) for size in (64, 256) for earlier in (100, 300)]
 
 
 def test_arms_take_the_number_of_replicates_declared_for_them() -> None:

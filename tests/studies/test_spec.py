@@ -49,6 +49,15 @@ def test_no_seed_need_vary_where_there_is_one_replicate() -> None:
     assert "vary is empty" in refusal(vary=(), replicates={"default": 1, "mlp": 2})
 
 
+def test_only_classes_are_learnt_from_a_start() -> None:
+    start = {"num_train": 64, "budget": {"steps": 40, "batch_size": 16}, "objective": "masked_patches"}
+    begun = {"families": ("vit+patches",), "primary_pair": None, "pretraining": {"patches": start}}
+    says = refusal(**begun, objective="masked_patches")
+    assert "objective: masked_patches is for studies and stages whose arms have no start" in says
+    assert make_spec(**begun).starts == ("patches",)
+    assert make_spec(objective="masked_patches").objective == "masked_patches"
+
+
 def test_replicates_per_arm() -> None:
     spec = make_spec(replicates={"default": 2, "vit": 5})
     assert [spec.num_replicates(arm) for arm in spec.families] == [5, 2, 2]

@@ -22,7 +22,7 @@ from studies.errors import ConfigError, PlanError
 from studies.files import sha256_of
 from studies.grid import Plan
 from studies.spec import StudySpec
-from studies.stages import PRETRAINING_SEED
+from studies.stages import PRETRAINING_SEED, stage_specs
 from studies.starts import Start
 
 DIAL = {"kind": "dial", "num_train": 1_000, "num_test": 200}
@@ -121,6 +121,57 @@ def test_every_replicate_of_any_arm_finds_its_start() -> None:
     study = plan(replicates={"default": 1, "mlp+labels": 3}, families=["vit+labels", "mlp+labels"])
     counts = {arm.name: study.pretraining[0].spec.num_replicates(arm.name) for arm in study.pretraining[0].arms}
     assert counts == {"vit": 1, "mlp": 3}
+
+
+def test_a_stage_validates_on_what_it_declares_or_else_on_as_many_images_as_the_study() -> None:
+    declared = spec(pretraining={"labels": STAGE | {"num_validation": 24}})
+    assert stage_specs(declared)["labels"].num_validation == 24
+    assert stage_specs(spec())["labels"].num_validation == 60
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("permutation", "within_patch"),
+        ("vary", ("order",)),
+        ("allow_unequal_flops", True),
+        ("seed", 7),
+        ("tier", "micro"),
+    ],
+)
+def test_a_stage_has_of_its_study_what_tells_replicates_and_images_apart(field: str, value: object) -> None:
+    stage = stage_specs(spec(**{field: value}))["labels"]
+    assert getattr(stage, field) == value != getattr(stage_specs(spec())["labels"], field)
+
+
+@pytest.mark.parametrize(("of_study", "of_stage"), [("linear", "hidden"), ("hidden", "linear")])
+def test_a_stage_has_the_head_that_it_declares_and_not_that_of_its_study(of_study: str, of_stage: str) -> None:
+    study = spec(head=of_study, pretraining={"labels": STAGE | {"head": of_stage}})
+    assert stage_specs(study)["labels"].head == of_stage
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_stage_has_the_replicates_of_the_arm_that_begins_from_it_whatever_others_of_its_network_have(
+    order: int,
+) -> None:
+    arms = ["vit", "vit+labels", "vit+more"][::order]
+    one = STAGE | {"num_train": 64}
+    study = spec(
+        families=arms,
+        x="num_train",
+        replicates={"default": 1, "vit": 5, "vit+labels": 2, "vit+more": 4},
+        pretraining={"labels": one, "more": one | {"num_train": 128}},
+    )
+    stages = stage_specs(study)
+    assert {name: (one.families, one.num_replicates("vit")) for name, one in stages.items()} == {
+        "labels": (("vit",), 2),
+        "more": (("vit",), 4),
+    }
+
+
+def test_one_network_begins_from_one_start_in_one_arm_only() -> None:
+    with pytest.raises(ValidationError, match=r"names vit\+labels twice"):
+        spec(families=["vit+labels", "vit@nano+labels"])
 
 
 # --- identities -----------------------------------------------------------------------------------
@@ -239,6 +290,16 @@ def test_images_of_both_stages_need_the_same_channels(tmp_path: Path) -> None:
     colour = {"kind": "arrays", "archive": str(path)}
     with pytest.raises(PlanError, match=r"pretraining.labels.data: .* has 3 channels where dial"):
         plan(pretraining={"labels": STAGE | {"data": colour, "num_train": [40, 60]}})
+
+
+def test_a_permutation_of_pixels_needs_images_of_one_size() -> None:
+    with pytest.raises(
+        PlanError,
+        match=r"^permutation: pixels of 16 px has nothing to do with that of 32 px: .* size of pretraining.labels.data",
+    ):
+        plan(families=["mlp+labels"], permutation="pixels", data=DIAL | {"image_size": 32})
+    study = plan(families=["mlp+labels"], permutation="pixels")
+    assert [{cell.permutation for cell in one.cells} for one in study.stages] == [{"pixels"}, {"pixels"}]
 
 
 # --- files ----------------------------------------------------------------------------------------
