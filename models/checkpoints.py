@@ -217,8 +217,8 @@ def _unpickled(path: Path, content: bytes, largest_bytes: int) -> object:
             if asked:
                 raise WeightsError(
                     f"{path}: refused: reading it would call {', '.join(map(shown, asked))}, and weights need no "
-                    "code; nothing of it was run. If you trust where it comes from, save its state dictionary alone, or "
-                    "as safetensors"
+                    "code; nothing of it was run. If you trust where it comes from, save its state dictionary alone, "
+                    "or as safetensors"
                 ) from None
             raise WeightsError(
                 f"{path}: is damaged or no checkpoint of torch ({type(error).__name__}); not loaded"

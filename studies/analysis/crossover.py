@@ -129,8 +129,8 @@ class Crossover(Finding):
         better, worse = (self.first, self.second) if (tests["difference"] < 0).all() else (self.second, self.first)
         if len(tests) == 1:
             return (
-                f"{name_of(better, names)} is better than {name_of(worse, names)} at {of.value(tests['x'].item())}, the "
-                "only place measured: whether they cross elsewhere is not known."
+                f"{name_of(better, names)} is better than {name_of(worse, names)} at {of.value(tests['x'].item())}, "
+                "the only place measured: whether they cross elsewhere is not known."
             )
         return (
             f"No crossover from {of.number(tests['x'].min())} to {of.value(tests['x'].max())}: "
