@@ -12,7 +12,7 @@ from planned import make_arms, make_spec, planned
 from studies.errors import PlanError
 from studies.fairness import check_equal_cost, matched_budget
 from studies.planning import make_plan
-from studies.tuning import TUNING_SEED
+from studies.stages import PRETRAINING_SEED
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,14 @@ def test_the_limits_themselves_are_allowed() -> None:
 
 
 @pytest.mark.parametrize("replicates", [1, 3, {"default": 1, "mlp": 3}])
-def test_the_last_seed_of_a_study_is_below_those_of_tunings(replicates: int | dict[str, int]) -> None:
+def test_the_last_seed_of_a_study_is_below_those_of_earlier_stages_and_tunings(
+    replicates: int | dict[str, int],
+) -> None:
     most = replicates if isinstance(replicates, int) else max(replicates.values())
-    last = TUNING_SEED - most
+    last = PRETRAINING_SEED - most
     seeds = {cell.seeds.order for cell in planned(seed=last, replicates=replicates).cells}
-    assert max(seeds) == TUNING_SEED - 1
-    with pytest.raises(PlanError, match=f"seed: {last + 1} makes seeds up to {TUNING_SEED}"):
+    assert max(seeds) == PRETRAINING_SEED - 1
+    with pytest.raises(PlanError, match=f"seed: {last + 1} makes seeds up to {PRETRAINING_SEED}"):
         planned(seed=last + 1, replicates=replicates)
 
 
