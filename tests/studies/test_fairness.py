@@ -37,7 +37,7 @@ def test_the_limits_themselves_are_allowed() -> None:
 
 
 @pytest.mark.parametrize("replicates", [1, 3, {"default": 1, "mlp": 3}])
-def test_the_last_seed_of_a_study_is_below_those_of_earlier_stages_and_tunings(
+def test_the_last_seed_of_a_study_is_below_those_of_earlier_stages(
     replicates: int | dict[str, int],
 ) -> None:
     most = replicates if isinstance(replicates, int) else max(replicates.values())
