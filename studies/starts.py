@@ -186,7 +186,7 @@ def _note(source: StartSource, data: DataInfo, cells: Sequence[tuple[str, Cell]]
     stage = source.plan
     sizes = ", ".join(f"{size:,}" for size in stage.spec.num_train)
     costs = sorted({start.train_flops for _, start in begun if start.train_flops is not None})
-    span = f"{costs[0]:.3g}" if costs[0] == costs[-1] else f"{costs[0]:.3g} to {costs[-1]:.3g}"
+    span = " to ".join(dict.fromkeys(f"{cost:.3g}" for cost in (costs[0], costs[-1])))
     note = (
         f"{arms} begin from {source.name}: {stage.spec.objective} on {sizes} images of {stage.data.name} "
         f"({stage.data.image_size} px), replicate r from replicate r{resized}. It cost {span} training FLOPs a run, "
