@@ -19,6 +19,7 @@ from .counts import counted
 from .errors import ExitCode, StudyError
 from .fit_command import fit
 from .interruption import told_once
+from .probes.command import probe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -225,7 +226,7 @@ def status(study: RunArgument, store: StoreOption = Path("results"), as_json: Js
     planned = found.plan(study)
     states = {stage.study_id: found.states(stage) for stage in planned.stages}
     if as_json:
-        told = [_status_json(stage, states[stage.study_id]) for stage in planned.stages]
+        told = [_status_json(stage, states[stage.study_id], found) for stage in planned.stages]
         print_json(told[-1] | ({"pretraining": told[:-1]} if planned.pretraining else {}))
         return
     for stage in planned.stages:
@@ -275,6 +276,7 @@ def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
 
 
 app.command()(fit)
+app.command()(probe)
 app.add_typer(bench, name="bench")
 
 
@@ -285,8 +287,9 @@ def export(
     output: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
 ) -> None:
     """Write the table of records as parquet and CSV; docs/records.md explains the columns."""
-    from .export import export_few_shot, export_table
+    from .export import export_frame, export_table
     from .few_shot_results import few_shot_frame
+    from .probes.probe_results import probe_frame
     from .store import Store
 
     found = Store(store)
@@ -295,7 +298,10 @@ def export(
         for path in export_table(found.records(stage), output, name=stage.study_id, tier=stage.spec.tier):
             out.print(str(path))
     if planned.spec.few_shot is not None:
-        for path in export_few_shot(few_shot_frame(planned, found), output, name=f"{planned.study_id}.few_shot"):
+        for path in export_frame(few_shot_frame(planned, found), output, name=f"{planned.study_id}.few_shot"):
+            out.print(str(path))
+    if len(probed := probe_frame(planned, found)):
+        for path in export_frame(probed, output, name=f"{planned.study_id}.probes"):
             out.print(str(path))
 
 
@@ -337,6 +343,8 @@ def sync(
 ) -> None:
     """Hand the offline W&B runs of a study to a server."""
     from . import answering
+    from .probes.probe_results import probe_frame
+    from .probes.summary import run_values
     from .store import Store
     from .tracking import TrackingSpec, mirror_study, sync_study
 
@@ -344,7 +352,8 @@ def sync(
     planned = found.plan(study)
     folder = found.study_folder(planned.study_id)
     settings = TrackingSpec(kind="wandb", mode="offline", project=project, entity=entity)
-    mirror_study(found.records(planned), answering.study_card(planned), folder, settings)
+    probed = run_values(probe_frame(planned, found))
+    mirror_study(found.records(planned), answering.study_card(planned), folder, settings, probed=probed)
     result = sync_study(folder, settings, timeout=timeout)
     out.print(result.message, markup=False)
     if not result.ok:
@@ -393,6 +402,16 @@ def _tell(message: str) -> None:
     err.print(message, markup=False)
 
 
-def _status_json(planned: Plan, states: Mapping[str, str]) -> dict[str, Any]:
+def _status_json(planned: Plan, states: Mapping[str, str], store: Store) -> dict[str, Any]:
+    from .few_shot_results import few_shot_coverage
+    from .probes.probe_results import coverage
+
+    probed, (evaluated, networks) = coverage(planned, store), few_shot_coverage(planned, store)
     cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
-    return {"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells}
+    return {
+        "study_id": planned.study_id,
+        "counts": Counter(states.values()),
+        "few_shot": {"done": evaluated, "asked": networks},
+        "probes": {name: {"done": probed.done.get(name, 0), "asked": asked} for name, asked in probed.asked.items()},
+        "cells": cells,
+    }

@@ -17,7 +17,9 @@ from .cell import Cell
 from .counts import counted
 from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds, shares
 from .few_shot_networks import frozen_networks
+from .few_shot_results import few_shot_coverage
 from .grid import Arm, Plan
+from .probes.probe_results import coverage
 from .records import records_frame, selected_rows
 from .store import CellState, Progress, Store
 from .tuning import TuningSpec
@@ -144,6 +146,17 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
             _remark(cell, state, store),
         )
     yield cells
+    yield from _results_told(plan, store)
+
+
+def _results_told(plan: Plan, store: Store) -> Iterator[RenderableType]:
+    """How many results besides records are there."""
+    evaluated, asked = few_shot_coverage(plan, store)
+    if asked:
+        yield Text(f"few-shot: {evaluated} of {asked} networks evaluated")
+    probed = coverage(plan, store)
+    if probed.asked:
+        yield Text(f"probes: {probed.told}")
 
 
 def result_tables(result: RunResult, store: Store) -> Iterator[RenderableType]:

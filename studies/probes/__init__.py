@@ -9,11 +9,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .catalogue import KINDS, ProbeKind
     from .probe import Probed, ProbeError, Reading
+    from .probe_results import PROBE_COLUMNS, probe_arrays, probe_frame
+    from .summary import probe_summary
 
-_HOMES = {"ProbeError": "probe", "Probed": "probe", "Reading": "probe"}
+_MODULES = {
+    "catalogue": ("KINDS", "ProbeKind"),
+    "probe": ("ProbeError", "Probed", "Reading"),
+    "probe_results": ("PROBE_COLUMNS", "probe_arrays", "probe_frame"),
+    "summary": ("probe_summary",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["ProbeError", "Probed", "Reading"]
+__all__ = [
+    "KINDS",
+    "PROBE_COLUMNS",
+    "ProbeError",
+    "ProbeKind",
+    "Probed",
+    "Reading",
+    "probe_arrays",
+    "probe_frame",
+    "probe_summary",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute of any type

@@ -1,0 +1,83 @@
+"""Every probe as a study applies it: which images it is given, how it is set, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from studies.few_shot import evaluate_few_shot
+
+from .attention import attention_distance
+from .held_out import HeldOut
+from .probe import Probed, ProbeError, Reading
+from .subjects import MOST_SEEDS, Subject
+
+Apply = Callable[[nn.Module, HeldOut, Mapping[str, Any]], Probed]
+
+
+def apply(subject: Subject, networks: Sequence[nn.Module], held: HeldOut) -> tuple[Probed, tuple[str, ...]]:
+    """What a probe says of its networks.
+
+    Args:
+        subject: which probe, and of which cells the networks are.
+        networks: of the cells, in their order, on the device of the images.
+        held: the images.
+
+    Returns:
+        What it found, and for every reading the id of the cell that it is of; empty where there is one.
+
+    Raises:
+        ProbeError: it has nothing to measure on such networks.
+    """
+    kind = subject.kind
+    if kind.across_sizes:
+        return _similarity(subject, networks, held)
+    probed = _APPLIED[kind.name](networks[0], held, kind.settings)
+    return probed, ("",) * len(probed.readings)
+
+
+def _attention_distance(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
+    return attention_distance(network, held.first(settings["num_images"]), num_images=settings["num_images"])
+
+
+def _few_shot(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
+    """Mean test error over draws; the numbers of images per class that the rarest class has."""
+    cell, data = held.cell, held.data
+    pool, (_, validation) = data.pool(cell), data.rows(cell)
+    labels = held.batches.split.labels[pool]
+    rarest = min(int((labels == label).sum()) for label in range(cell.num_classes))
+    shots = [count for count in settings["shots"] if count <= rarest]
+    if not shots:
+        raise ProbeError(
+            f"{cell.data} has a class of {rarest} training images, too few for {min(settings['shots'])} per class"
+        )
+    test = data.test_split(cell.seeds.subset)
+    found = evaluate_few_shot(
+        network,
+        held.batches,
+        pool=pool,
+        validation=validation,
+        test=test,
+        num_classes=cell.num_classes,
+        shots=shots,
+        draws=settings["draws"],
+        seed=cell.seeds.subset * MOST_SEEDS,
+    )
+    return Probed(
+        tuple(
+            Reading("few_shot_error", 1 - one.mean, "fraction", setting=one.shots, num_images=len(test))
+            for one in found
+        )
+    )
+
+
+def _similarity(subject: Subject, networks: Sequence[nn.Module], held: HeldOut) -> tuple[Probed, tuple[str, ...]]:
+    raise ProbeError("")
+
+
+_APPLIED: Mapping[str, Apply] = {
+    "attention_distance": _attention_distance,
+    "few_shot": _few_shot,
+}

@@ -1,0 +1,153 @@
+"""What the probes of a study are applied to: every network trained and untrained, and the networks of an arm together.
+
+Which results there will be follows from the plan alone. The id of one is a hash of its probe and settings, and of the
+cell whose weights are probed, or of what an untrained network and its images are made of: so the untrained network of a
+replicate is probed once for all sizes, in any study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from studies.cell import Cell
+from studies.errors import ConfigError
+from studies.grid import Plan
+from studies.kept_results import id_of
+from studies.kept_weights import START_BRANCH
+
+from .catalogue import ProbeKind
+
+Weights = Literal["trained", "initial"]
+WEIGHTS: tuple[Weights, ...] = ("initial", "trained")
+MOST_SEEDS = 1000
+"""Draws of images of one replicate use seeds up to so many, so that no two replicates share one."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A probe and the networks it is applied to.
+
+    Attributes:
+        arm: name of the arm.
+        cells: whose networks; one, or of a probe across sizes those of all sizes, ascending.
+        sizes: of the cells, along the axis of the study.
+        weights: `trained`: the final weights of the full budget; `initial`: those drawn for the replicate.
+    """
+
+    kind: ProbeKind
+    arm: str
+    cells: tuple[Cell, ...]
+    sizes: tuple[int, ...]
+    weights: Weights
+
+    @property
+    def cell(self) -> Cell:
+        """The cell, or the smallest of several."""
+        return self.cells[0]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that determines the result."""
+        if self.weights == "trained":
+            networks = [{"cell": cell.id, "branch": START_BRANCH} for cell in self.cells]
+        else:
+            networks = [_untrained(cell) for cell in self.cells]
+        return {
+            "probe": self.kind.name,
+            "probe_version": self.kind.version,
+            "settings": dict(self.kind.settings),
+            "weights": self.weights,
+            "networks": networks,
+            "protocol_version": self.cell.protocol_version,
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits."""
+        return id_of(self.identity)
+
+    @property
+    def title(self) -> str:
+        """A name for people; never parsed."""
+        cell = self.cell
+        network = f"{self.arm} r={cell.replicate}"
+        if self.kind.across_sizes:
+            return f"{self.kind.name} of {network} across {', '.join(map(str, self.sizes))}"
+        return f"{self.kind.name} of {network}, " + (
+            f"trained, {self.sizes[0]} images" if self.weights == "trained" else "untrained"
+        )
+
+
+def _untrained(cell: Cell) -> dict[str, Any]:
+    """What an untrained network and its validation images are made of; not the images it would be trained on."""
+    names = ("family", "variant", "designed_for", "head", "objective", "image_size", "in_channels", "num_classes",
+             "data_fingerprint", "num_validation", "num_test", "permutation")  # fmt: skip
+    seeds = {"initialization": cell.seeds.initialization, "subset": cell.seeds.subset}
+    return {name: getattr(cell, name) for name in names} | seeds
+
+
+def subjects(plan: Plan, kinds: Sequence[ProbeKind]) -> tuple[Subject, ...]:
+    """Everything that probes are applied to in a study, network by network.
+
+    The untrained network of a replicate stands here once for every size, each time with the same id.
+
+    Raises:
+        ConfigError: the plan is a tuning's, whose networks nobody reports, or its networks classify nothing.
+    """
+    if reason := why_not_probed(plan):
+        raise ConfigError(reason)
+    found = []
+    for cell in sorted(plan.cells, key=lambda cell: cell.replicate):
+        arm, size = plan.arm(cell).name, _size(cell, plan)
+        for weights in WEIGHTS:
+            for kind in kinds:
+                if not kind.across_sizes:
+                    found.append(Subject(kind, arm, (cell,), (size,), weights))
+    for kind in kinds:
+        if kind.across_sizes:
+            found += [Subject(kind, *group, "trained") for group in _across_sizes(plan)]
+    return tuple(found)
+
+
+def why_not_probed(plan: Plan) -> str | None:
+    """Why the networks of a study are not probed; None if they are."""
+    if plan.is_tuning:
+        return f"{plan.study_id} is a tuning: its trials are not probed; probe a study that cites it"
+    if plan.spec.objective != "classification":
+        return (
+            f"{plan.study_id} learns {plan.spec.objective}: its networks tell no class of an image; probe the study "
+            "that is fine-tuned from them"
+        )
+    return None
+
+
+def once(found: Iterable[Subject]) -> tuple[Subject, ...]:
+    """Every result once."""
+    return tuple({subject.id: subject for subject in found}.values())
+
+
+def _across_sizes(plan: Plan) -> Iterable[tuple[str, tuple[Cell, ...], tuple[int, ...]]]:
+    """Arm, cells and sizes of every replicate that has several sizes."""
+    other = "num_pretrain" if plan.spec.x == "num_train" else "num_train"
+    groups: dict[object, list[Cell]] = {}
+    for cell in plan.cells:
+        groups.setdefault((plan.arm(cell).name, cell.replicate, _along(cell, other)), []).append(cell)
+    for (arm, *_), cells in groups.items():  # type: ignore[misc]
+        ordered = sorted(cells, key=lambda cell: _size(cell, plan))
+        sizes = tuple(_size(cell, plan) for cell in ordered)
+        if len(set(sizes)) == len(sizes) > 1:
+            yield arm, tuple(ordered), sizes
+
+
+def _size(cell: Cell, plan: Plan) -> int:
+    return _along(cell, plan.spec.x)
+
+
+def _along(cell: Cell, axis: str) -> int:
+    """The size of a cell along an axis; 0 where it is not known, or there is no start."""
+    if axis == "num_train":
+        return cell.num_train
+    return 0 if cell.start is None else cell.start.num_pretrain or 0

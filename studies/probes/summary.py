@@ -1,0 +1,93 @@
+"""What the probes of a study say in few numbers: means over replicates with intervals, and a value for every run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from studies.analysis.jackknife import t_quantile
+from studies.analysis.summary import CONFIDENCE
+
+from .catalogue import KINDS, ProbeKind, Shown
+
+SUMMARY_COLUMNS = ("probe", "quantity", "unit", "arm", "size", "weights", "num_replicates", "mean", "half_width")
+_NETWORK = ["arm", "num_train", "num_pretrain", "replicate", "weights", "cell_id"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A mean with the half-width of its interval; NaN without replicates."""
+
+    mean: float
+    half_width: float
+
+    def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "-"
+        return f"{self.mean:.3g}" + ("" if math.isnan(self.half_width) else f" ± {self.half_width:.2g}")
+
+
+def network_values(frame: pd.DataFrame, shown: Shown) -> pd.DataFrame:
+    """One number of every network: its readings of a quantity, averaged over layers, heads and settings.
+
+    Args:
+        frame: readings of one probe, columns as in `PROBE_COLUMNS`.
+        shown: which readings, and whether of all layers or the last alone.
+
+    Returns:
+        Columns `arm`, `num_train`, `num_pretrain`, `replicate`, `weights`, `cell_id`, `unit`, `value`; networks of which
+        the quantity is not defined are left out.
+    """
+    of = frame[frame["quantity"] == shown.quantity]
+    if shown.setting is not None:
+        of = of[of["setting"] == shown.setting]
+    if shown.over == "last" and len(of):
+        depth = of["depth"].fillna(np.inf).astype(float)
+        last = depth.groupby([of[name] for name in _NETWORK], dropna=False).transform("max")
+        of = of[depth == last]
+    values = of.groupby([*_NETWORK, "unit"], as_index=False, dropna=False)["value"].mean()
+    return values[values["value"].notna()]
+
+
+def probe_summary(
+    frame: pd.DataFrame, x: str = "num_train", kinds: Sequence[ProbeKind] = tuple(KINDS.values())
+) -> pd.DataFrame:
+    """Means over replicates with 95% t intervals, by arm, size and weights.
+
+    Args:
+        frame: `probe_frame` of a study.
+        x: the axis of the study.
+        kinds: of which probes.
+
+    Returns:
+        Columns as in `SUMMARY_COLUMNS`; `half_width` is NaN with one replicate.
+    """
+    rows = []
+    for kind in kinds:
+        of_kind = frame[frame["probe"] == kind.name]
+        for shown in kind.shown:
+            values = network_values(of_kind, shown)
+            for (arm, size, weights, unit), one in values.groupby(["arm", x, "weights", "unit"], dropna=False):
+                found, count = one["value"].to_numpy(float), len(one)
+                std = float(np.std(found, ddof=1)) if count > 1 else math.nan
+                half_width = t_quantile(0.5 + CONFIDENCE / 2, count - 1) * std / math.sqrt(count)
+                rows.append((kind.name, shown.name, unit, arm, size, weights, count, float(found.mean()), half_width))
+    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+
+def run_values(
+    frame: pd.DataFrame, kinds: Sequence[ProbeKind] = tuple(KINDS.values())
+) -> Mapping[str, dict[str, float]]:
+    """For every cell the numbers a dashboard shows of it: `probe/<probe>/<quantity>/<weights>` -> value."""
+    found: dict[str, dict[str, float]] = {}
+    for kind in kinds:
+        of_kind = frame[frame["probe"] == kind.name]
+        for shown in kind.shown:
+            for row in network_values(of_kind, shown).itertuples():
+                name = f"probe/{kind.name}/{shown.name}/{row.weights}"
+                found.setdefault(str(row.cell_id), {})[name] = float(row.value)
+    return found
