@@ -39,8 +39,8 @@ def network_values(frame: pd.DataFrame, shown: Shown) -> pd.DataFrame:
         shown: which readings, and whether of all layers or the last alone.
 
     Returns:
-        Columns `arm`, `num_train`, `num_pretrain`, `replicate`, `weights`, `cell_id`, `unit`, `value`; networks of which
-        the quantity is not defined are left out.
+        Columns `arm`, `num_train`, `num_pretrain`, `replicate`, `weights`, `cell_id`, `unit`, `value`; networks of
+        which the quantity is not defined are left out.
     """
     of = frame[frame["quantity"] == shown.quantity]
     if shown.setting is not None:
