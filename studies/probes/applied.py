@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from torch import nn
 
 from studies.few_shot import evaluate_few_shot
 
 from .attention import attention_distance
+from .first_layer import first_layer
 from .held_out import HeldOut
+from .position_similarity import position_similarity
 from .probe import Probed, ProbeError, Reading
+from .similarity import feature_similarity
 from .subjects import MOST_SEEDS, Subject
 
 Apply = Callable[[nn.Module, HeldOut, Mapping[str, Any]], Probed]
@@ -40,6 +45,15 @@ def apply(subject: Subject, networks: Sequence[nn.Module], held: HeldOut) -> tup
 
 def _attention_distance(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
     return attention_distance(network, held.first(settings["num_images"]), num_images=settings["num_images"])
+
+
+def _position_similarity(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
+    del held, settings
+    return position_similarity(network)
+
+
+def _first_layer(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
+    return first_layer(network, held.first(1), num_components=settings["num_components"])
 
 
 def _few_shot(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
@@ -74,10 +88,32 @@ def _few_shot(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) ->
 
 
 def _similarity(subject: Subject, networks: Sequence[nn.Module], held: HeldOut) -> tuple[Probed, tuple[str, ...]]:
-    raise ProbeError("")
+    """CKA of the features of every two networks: of each, by the size that the other was trained on, and as a matrix.
+
+    What does not tell images apart has no similarity to anything: its readings have no value, the matrix NaN.
+    """
+    cells, settings = subject.cells, subject.kind.settings
+    batches = held.first(settings["num_images"], batch_size=settings["batch_size"])
+    by_cell = {cell.id: network for cell, network in zip(cells, networks, strict=True)}
+    found = feature_similarity(by_cell, batches, num_images=settings["num_images"])
+    known = pd.DataFrame(found.values, index=list(found.first), columns=list(found.second))
+    matrix = known.reindex(index=list(by_cell), columns=list(by_cell)).to_numpy(float)
+    readings, of_cells = [], []
+    for row, cell in enumerate(cells):
+        for column, size in enumerate(subject.sizes):
+            if row != column:
+                value = float(matrix[row, column])
+                readings.append(
+                    Reading("representation_similarity", value, "relative", setting=size, num_images=found.num_images)
+                )
+                of_cells.append(cell.id)
+    arrays = {"representation_similarity": matrix.astype(np.float32), "sizes": np.array(subject.sizes, np.float32)}
+    return Probed(tuple(readings), arrays), tuple(of_cells)
 
 
 _APPLIED: Mapping[str, Apply] = {
     "attention_distance": _attention_distance,
+    "position_similarity": _position_similarity,
+    "first_layer": _first_layer,
     "few_shot": _few_shot,
 }

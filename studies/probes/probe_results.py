@@ -45,7 +45,7 @@ PROBE_COLUMNS: dict[str, str] = {
     "the size that the other network was trained on",
     "value": "the number; empty where it is not defined",
     "unit": "its unit",
-    "num_images": "images it was read from, all of them held out for validation; 0: the weights alone",
+    "num_images": "images it was read from, validation images, of few_shot test images; 0: the weights alone",
 }
 
 Outcome = Literal["measured", "inapplicable", "failed"]
