@@ -12,10 +12,14 @@ from torch import nn
 from studies.few_shot import evaluate_few_shot
 
 from .attention import attention_distance
+from .equivariance import equivariance
 from .first_layer import first_layer
 from .held_out import HeldOut
+from .patch_shuffle import patch_shuffle
 from .position_similarity import position_similarity
 from .probe import Probed, ProbeError, Reading
+from .receptive_field import receptive_field
+from .shift_consistency import shift_consistency
 from .similarity import feature_similarity
 from .subjects import MOST_SEEDS, Subject
 
@@ -43,17 +47,22 @@ def apply(subject: Subject, networks: Sequence[nn.Module], held: HeldOut) -> tup
     return probed, ("",) * len(probed.readings)
 
 
-def _attention_distance(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
-    return attention_distance(network, held.first(settings["num_images"]), num_images=settings["num_images"])
+def _of_images(measure: Callable[..., Probed]) -> Apply:
+    """A measure whose keywords are the settings, `num_images` among them."""
+
+    def applied(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
+        return measure(network, held.first(settings["num_images"]), **settings)
+
+    return applied
 
 
 def _position_similarity(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
-    del held, settings
-    return position_similarity(network)
+    del held
+    return position_similarity(network, **settings)
 
 
 def _first_layer(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
-    return first_layer(network, held.first(1), num_components=settings["num_components"])
+    return first_layer(network, held.first(1), **settings)
 
 
 def _few_shot(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) -> Probed:
@@ -112,7 +121,11 @@ def _similarity(subject: Subject, networks: Sequence[nn.Module], held: HeldOut) 
 
 
 _APPLIED: Mapping[str, Apply] = {
-    "attention_distance": _attention_distance,
+    "shift_consistency": _of_images(shift_consistency),
+    "equivariance": _of_images(equivariance),
+    "patch_shuffle": _of_images(patch_shuffle),
+    "receptive_field": _of_images(receptive_field),
+    "attention_distance": _of_images(attention_distance),
     "position_similarity": _position_similarity,
     "first_layer": _first_layer,
     "few_shot": _few_shot,

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from studies.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One column of the table that is printed of a probe.
+    """One column of the table that is printed of a probe; heads and settings are averaged.
 
     Attributes:
         quantity: of which readings.
-        over: what becomes of several layers, heads and settings: their `mean`, or the `last` layer alone (its mean over
-            heads and settings).
+        layer: only readings of this layer; None: the mean over all.
         setting: only readings with this setting; None: all.
     """
 
     quantity: str
-    over: Literal["mean", "last"] = "mean"
+    layer: str | None = None
     setting: float | None = None
 
     @property
@@ -59,42 +58,42 @@ class ProbeKind:
 _KINDS = (
     ProbeKind(
         "shift_consistency",
-        "does the class survive a shift",
+        "do the classes stay when the image is shifted, of those told right",
         1,
-        {"num_images": 500, "max_shift": 4, "seed": 0},
+        {"largest_shift": 4, "padding": "reflect", "num_images": 512, "seed": 0},
         (Shown("roll_consistency"), Shown("crop_consistency")),
     ),
     ProbeKind(
         "equivariance",
-        "how far layers are from moving with the image",
+        "how far layers are from moving with the image; error of the features that the classifier reads",
         1,
-        {"num_images": 64},
-        (Shown("equivariance_error"),),
+        {"band": 0.5, "step": 0.1, "num_images": 64},
+        (Shown("equivariance_error", "features"), Shown("equivariance_ratio")),
     ),
     ProbeKind(
         "patch_shuffle",
-        "how much accuracy survives shuffled patches",
+        "how much of the accuracy above chance is left when patches are shuffled",
         1,
-        {"num_images": 500, "seed": 0},
-        (Shown("patch_shuffle"),),
+        {"grids": [1, 2, 4, 8], "num_images": 512, "seed": 0},
+        tuple(Shown("patch_shuffle_retained", setting=float(grid)) for grid in (2, 4, 8)),
     ),
     ProbeKind(
         "receptive_field",
-        "how far a position sees",
+        "which part of the image the features that the classifier reads depend on",
         1,
-        {"num_images": 64},
-        (Shown("receptive_field_radius", "last"),),
+        {"num_images": 32, "seed": 0},
+        (Shown("receptive_field_rms", "features"), Shown("receptive_field_90", "features")),
     ),
     ProbeKind(
         "attention_distance",
-        "how far attention looks",
+        "how far attention looks, averaged over layers and heads",
         1,
-        {"num_images": 128},
-        (Shown("attention_distance"),),
+        {"num_images": 256},
+        (Shown("attention_distance"), Shown("attention_entropy")),
     ),
     ProbeKind(
         "position_similarity",
-        "do position embeddings know the grid",
+        "do position embeddings know the grid; rank correlation with distance",
         1,
         {},
         (Shown("position_similarity_spearman"), Shown("position_bias_spearman")),
@@ -108,18 +107,18 @@ _KINDS = (
     ),
     ProbeKind(
         "representation_similarity",
-        "how alike the features are that an arm learns from different sizes",
+        "how alike the features are that an arm learns from different sizes, averaged over the other sizes",
         1,
-        {"num_images": 500, "batch_size": 100},
+        {"num_images": 512, "batch_size": 128},
         (Shown("representation_similarity"),),
         across_sizes=True,
     ),
     ProbeKind(
         "few_shot",
-        "how much k images per class make of frozen features",
+        "test error of ridge regression on frozen features, from k images per class",
         1,
         {"shots": [5, 10], "draws": 5},
-        (Shown("few_shot_error", setting=10),),
+        (Shown("few_shot_error", setting=5), Shown("few_shot_error", setting=10)),
         reads_test=True,
     ),
 )

@@ -36,7 +36,7 @@ def network_values(frame: pd.DataFrame, shown: Shown) -> pd.DataFrame:
 
     Args:
         frame: readings of one probe, columns as in `PROBE_COLUMNS`.
-        shown: which readings, and whether of all layers or the last alone.
+        shown: which readings.
 
     Returns:
         Columns `arm`, `num_train`, `num_pretrain`, `replicate`, `weights`, `cell_id`, `unit`, `value`; networks of
@@ -45,10 +45,8 @@ def network_values(frame: pd.DataFrame, shown: Shown) -> pd.DataFrame:
     of = frame[frame["quantity"] == shown.quantity]
     if shown.setting is not None:
         of = of[of["setting"] == shown.setting]
-    if shown.over == "last" and len(of):
-        depth = of["depth"].fillna(np.inf).astype(float)
-        last = depth.groupby([of[name] for name in _NETWORK], dropna=False).transform("max")
-        of = of[depth == last]
+    if shown.layer is not None:
+        of = of[of["layer"] == shown.layer]
     values = of.groupby([*_NETWORK, "unit"], as_index=False, dropna=False)["value"].mean()
     return values[values["value"].notna()]
 
