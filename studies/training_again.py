@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from .cell import Cell
 from .engine_spec import EngineSpec
@@ -102,15 +103,17 @@ def _scratch(store: Store, origins: Iterable[str]) -> Store:
 
 def _by_loop(cells: Sequence[Cell], store: Store, engine: EngineSpec) -> Iterator[tuple[EngineSpec, list[Cell]]]:
     """Cells with the settings that give each the loop it was trained by: alone or in lanes, on a CPU or not."""
-    groups: dict[tuple[int | str, str], list[Cell]] = {}
+    groups: dict[tuple[int | Literal["auto"], Literal["auto", "cpu", "cuda"]], list[Cell]] = {}
     for cell in cells:
         record = store.record(cell.id)
         assert record is not None
         where = record.environment
-        lanes: int | str = "auto"
-        if where is not None and where.lanes is not None and where.device.startswith("cpu"):
-            lanes = 1 if where.lanes == 0 else max(2, where.lanes)  # on a CPU their number changes no bit
-        device = "cpu" if where is not None and where.device.startswith("cpu") else engine.device
+        lanes: int | Literal["auto"] = "auto"
+        device = engine.device
+        if where is not None and where.device.startswith("cpu"):
+            device = "cpu"
+            if where.lanes is not None:
+                lanes = 1 if where.lanes == 0 else max(2, where.lanes)  # on a CPU their number changes no bit
         groups.setdefault((lanes, device), []).append(cell)
     for (lanes, device), group in groups.items():
         yield engine.model_copy(update={"lanes": lanes, "device": device, "keep_checkpoints": True}), group

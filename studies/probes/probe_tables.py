@@ -24,8 +24,9 @@ MOST_TOLD = 5
 def probe_tables(result: ProbingResult) -> Iterator[RenderableType]:
     """A table per probe, then what has no result and why, and what to do about it."""
     plan, probing = result.plan, result.probing
+    summary = result.summary
     for kind in result.kinds:
-        of_kind = result.summary.loc[lambda rows, kind=kind: rows["probe"] == kind.name]
+        of_kind = summary.loc[summary["probe"] == kind.name]
         if len(of_kind):
             yield _table(kind.title, of_kind, plan.spec.x)
     yield Text(f"{plan.study_id}: probes, {result.coverage.told}", style="bold")
@@ -46,14 +47,19 @@ def _table(title: str, rows: pd.DataFrame, x: str) -> Table:
     table = Table(title=f"{rows['probe'].iloc[0]}: {title}; mean over replicates ± 95% t-interval")
     table.add_column("arm")
     table.add_column("train size" if x == "num_train" else "pretrained on", justify="right")
-    columns = list(dict.fromkeys(rows[["quantity", "unit", "weights"]].itertuples(index=False, name=None)))
+    names = ["quantity", "unit", "weights"]
+    columns = list(rows[names].drop_duplicates().itertuples(index=False, name=None))
     for quantity, unit, weights in columns:
         table.add_column(f"{quantity} ({unit}), {weights}", justify="right")
-    for (arm, size), of_point in rows.groupby(["arm", "size"], dropna=False):
-        found = {
-            (row.quantity, row.unit, row.weights): str(Told(row.mean, row.half_width)) for row in of_point.itertuples()
-        }
-        table.add_row(arm, "unknown" if pd.isna(size) else f"{size:,.0f}", *(found.get(one, "-") for one in columns))
+    for arm in rows["arm"].unique():
+        for size in sorted(rows["size"].unique()):
+            of_point = rows[(rows["arm"] == arm) & (rows["size"] == size)].set_index(names)
+            told = [
+                str(Told(*of_point.loc[column, ["mean", "half_width"]])) if column in of_point.index else "-"
+                for column in columns
+            ]
+            if len(of_point):
+                table.add_row(str(arm), f"{size:,.0f}", *told)
     return table
 
 

@@ -132,10 +132,10 @@ def once(found: Iterable[Subject]) -> tuple[Subject, ...]:
 def _across_sizes(plan: Plan) -> Iterable[tuple[str, tuple[Cell, ...], tuple[int, ...]]]:
     """Arm, cells and sizes of every replicate that has several sizes."""
     other = "num_pretrain" if plan.spec.x == "num_train" else "num_train"
-    groups: dict[object, list[Cell]] = {}
+    groups: dict[tuple[str, int, int], list[Cell]] = {}
     for cell in plan.cells:
         groups.setdefault((plan.arm(cell).name, cell.replicate, _along(cell, other)), []).append(cell)
-    for (arm, *_), cells in groups.items():  # type: ignore[misc]
+    for (arm, _, _), cells in groups.items():
         ordered = sorted(cells, key=lambda cell: _size(cell, plan))
         sizes = tuple(_size(cell, plan) for cell in ordered)
         if len(set(sizes)) == len(sizes) > 1:

@@ -28,7 +28,7 @@ class Told:
     def __str__(self) -> str:
         if math.isnan(self.mean):
             return "-"
-        return f"{self.mean:.3g}" + ("" if math.isnan(self.half_width) else f" ± {self.half_width:.2g}")
+        return f"{self.mean:.3f}" + ("" if math.isnan(self.half_width) else f" ± {self.half_width:.3f}")
 
 
 def network_values(frame: pd.DataFrame, shown: Shown) -> pd.DataFrame:
@@ -47,8 +47,8 @@ def network_values(frame: pd.DataFrame, shown: Shown) -> pd.DataFrame:
         of = of[of["setting"] == shown.setting]
     if shown.layer is not None:
         of = of[of["layer"] == shown.layer]
-    values = of.groupby([*_NETWORK, "unit"], as_index=False, dropna=False)["value"].mean()
-    return values[values["value"].notna()]
+    values: pd.DataFrame = of.groupby([*_NETWORK, "unit"], as_index=False, dropna=False)["value"].mean()
+    return values.loc[values["value"].notna()]
 
 
 def probe_summary(
@@ -85,7 +85,7 @@ def run_values(
     for kind in kinds:
         of_kind = frame[frame["probe"] == kind.name]
         for shown in kind.shown:
-            for row in network_values(of_kind, shown).itertuples():
-                name = f"probe/{kind.name}/{shown.name}/{row.weights}"
-                found.setdefault(str(row.cell_id), {})[name] = float(row.value)
+            values = network_values(of_kind, shown)
+            for cell_id, weights, value in zip(values["cell_id"], values["weights"], values["value"], strict=True):
+                found.setdefault(cell_id, {})[f"probe/{kind.name}/{shown.name}/{weights}"] = float(value)
     return found
