@@ -48,6 +48,8 @@ PROBE_COLUMNS: dict[str, str] = {
     "num_images": "images it was read from, validation images, of few_shot test images; 0: the weights alone",
 }
 
+_NUMBERS = dict.fromkeys(("depth", "head", "setting", "value", "num_pretrain"), float)
+
 Outcome = Literal["measured", "inapplicable", "failed"]
 
 
@@ -156,7 +158,7 @@ def probe_frame(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = tuple(KIN
         if (result := known[subject.id]) is not None:
             rows += _rows(subject, result)
     order = ["probe", "arm", "num_train", "num_pretrain", "replicate", "weights", "quantity"]
-    frame = pd.DataFrame(rows, columns=list(PROBE_COLUMNS)).astype({"value": float, "setting": float})
+    frame = pd.DataFrame(rows, columns=list(PROBE_COLUMNS)).astype(_NUMBERS)
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 

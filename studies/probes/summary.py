@@ -47,8 +47,8 @@ def network_values(frame: pd.DataFrame, shown: Shown) -> pd.DataFrame:
         of = of[of["setting"] == shown.setting]
     if shown.layer is not None:
         of = of[of["layer"] == shown.layer]
-    values: pd.DataFrame = of.groupby([*_NETWORK, "unit"], as_index=False, dropna=False)["value"].mean()
-    return values.loc[values["value"].notna()]
+    values = of.groupby([*_NETWORK, "unit"], dropna=False)["value"].mean()
+    return values.dropna().reset_index()
 
 
 def probe_summary(
