@@ -24,7 +24,7 @@ def translated(maps: Tensor, pixels: float, dim: int) -> Tensor:
     size = maps.shape[dim]
     frequencies = torch.fft.rfftfreq(size, dtype=maps.dtype, device=maps.device)
     phases = torch.exp(-2j * math.pi * pixels * frequencies)
-    if size % 2 == 0:
+    if size % 2 == 0:  # said here, not left to how a back-end's inverse transform treats an imaginary part there
         phases[-1] = math.cos(math.pi * pixels)
     shape = [1] * maps.ndim
     shape[dim] = len(phases)

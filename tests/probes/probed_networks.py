@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import build_network, classifier_name
+from models import build_network, classifier_name, features
 from studies.probes import Probed, Reading
 
 SIZE = 16
@@ -27,11 +27,15 @@ def batches_of(pictures: Tensor, labels: Tensor | None = None, batch_size: int =
 
 
 def nano(family: str, form: str = "", classes: int = 5, **options: Any) -> nn.Module:
-    """A nano network whose classifier is random instead of zero."""
+    """A nano network whose classifier is random instead of zero, and has no favourite class."""
     torch.manual_seed(0)
     variant = f"nano-{form}" if form else "nano"
-    network = build_network(family, variant, **{"image_size": SIZE, "in_channels": 1, "num_classes": classes} | options)
-    nn.init.normal_(network.get_submodule(classifier_name(network)).weight)  # type: ignore[arg-type]
+    sizes = {"image_size": SIZE, "in_channels": 1, "num_classes": classes} | options
+    network = build_network(family, variant, **sizes)
+    classifier: Any = network.get_submodule(classifier_name(network))
+    nn.init.normal_(classifier.weight)
+    seen = features(network, images(50, sizes["in_channels"], sizes["image_size"]))
+    classifier.bias.data = -seen.mean(0).clone() @ classifier.weight.data.T
     return network
 
 
