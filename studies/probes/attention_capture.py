@@ -93,8 +93,8 @@ class _AttentionWatch(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             self._told(_kernel_logits(*args, **named))
         elif func in _SOFTMAXES:
-            if _over_keys(*args, **named):
-                self._told(named.get("input", args[0] if args else None))
+            if (logits := _softmax_logits(*args, **named)) is not None:
+                self._told(logits)
         elif func is F.multi_head_attention_forward:
             return self._with_weights(func, args, named)
         return func(*args, **named)
@@ -131,7 +131,9 @@ def _kernel_logits(
     return logits.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else logits + attn_mask
 
 
-def _over_keys(input: torch.Tensor, dim: int | None = None, *others: object, **named: object) -> bool:
-    """Whether a softmax is one of attention: over the last axis of `[B, heads, queries, keys]`."""
+def _softmax_logits(
+    input: torch.Tensor, dim: int | None = None, *others: object, **named: object
+) -> torch.Tensor | None:
+    """What a softmax is given if it is one of attention: over the last axis of `[B, heads, queries, keys]`."""
     del others, named  # precision
-    return input.ndim == 4 and dim in (-1, 3)
+    return input if input.ndim == 4 and dim in (-1, 3) else None

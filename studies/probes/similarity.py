@@ -172,7 +172,7 @@ class _Sums:
 
     def add(self, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> None:
         """Add one batch: representations `[n, ...]` in the order of the names."""
-        sides = []
+        sides: list[torch.Tensor] = []
         for side, representations in enumerate((first, second)):
             if side and second is first:
                 sides.append(sides[0])

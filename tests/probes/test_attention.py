@@ -258,7 +258,7 @@ def test_what_cannot_be_measured_is_told() -> None:
         attention_distance(Given(torch.zeros(1, 11, 11)), batches())
     with pytest.raises(ProbeError, match="single patch"):
         attention_distance(Given(torch.zeros(1, 1, 1)), batches())
-    with pytest.raises(ProbeError, match="no image to show"):
+    with pytest.raises(ProbeError, match="no images to show"):
         attention_distance(Given(torch.zeros(1, 16, 16)), [])
 
 

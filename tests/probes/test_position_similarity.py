@@ -137,7 +137,7 @@ def test_a_bias_that_falls_with_distance_says_so(form: str) -> None:
 
 def test_an_offset_goes_from_query_to_key() -> None:
     network = nano("relbias-shared")
-    bias = network.position.offsets.get_bias()[0, 1]  # type: ignore[union-attr, operator]
+    bias = network.position.offsets.get_bias()[0, 1].detach()  # type: ignore[union-attr, operator]
     table = position_similarity(network).arrays["position_bias"][0, 1]
     assert table[3 + 2, 3 - 1] == pytest.approx(float(bias[0 * GRID + 1, 2 * GRID + 0]))  # two down, one left
 
