@@ -51,15 +51,16 @@ def _table(title: str, rows: pd.DataFrame, x: str) -> Table:
     columns = list(rows[names].drop_duplicates().itertuples(index=False, name=None))
     for quantity, unit, weights in columns:
         table.add_column(f"{quantity} ({unit}), {weights}", justify="right")
-    for arm in rows["arm"].unique():
-        for size in sorted(rows["size"].unique()):
-            of_point = rows[(rows["arm"] == arm) & (rows["size"] == size)].set_index(names)
-            told = [
-                str(Told(*of_point.loc[column, ["mean", "half_width"]])) if column in of_point.index else "-"
-                for column in columns
-            ]
-            if len(of_point):
-                table.add_row(str(arm), f"{size:,.0f}", *told)
+    points = rows[["arm", "permutation", "size"]].drop_duplicates().sort_values(["arm", "permutation", "size"])
+    for arm, permutation, size in points.itertuples(index=False, name=None):
+        same = (rows["arm"] == arm) & (rows["permutation"] == permutation) & (rows["size"] == size)
+        of_point = rows[same].set_index(names)
+        told = [
+            str(Told(*of_point.loc[column, ["mean", "half_width"]])) if column in of_point.index else "-"
+            for column in columns
+        ]
+        label = arm if permutation == "none" else f"{arm}, {permutation} permuted"
+        table.add_row(label, f"{size:,.0f}", *told)
     return table
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from studies.cell import Cell
+from studies.cell import YOUNGER_CELL_FIELDS, Cell
 from studies.errors import ConfigError
 from studies.grid import Plan
 from studies.kept_results import id_of
@@ -22,6 +22,11 @@ from .catalogue import ProbeKind
 
 Weights = Literal["trained", "initial"]
 WEIGHTS: tuple[Weights, ...] = ("initial", "trained")
+OF_TRAINING = frozenset(
+    {"data", "num_train", "augmentation", "replicate", "seeds", "learning_rate", "weight_decay", "label_smoothing",
+     "precision", "batch_size", "steps", "branches", "warmup_fraction", "cooldown_fraction", "reads_test", "start"}
+)  # fmt: skip
+"""Fields of a cell that change neither its untrained network nor the images it is probed on, or only name them."""
 MOST_SEEDS = 1000
 """Draws of images of one replicate use seeds up to so many, so that no two replicates share one."""
 
@@ -61,7 +66,6 @@ class Subject:
             "settings": dict(self.kind.settings),
             "weights": self.weights,
             "networks": networks,
-            "protocol_version": self.cell.protocol_version,
         }
 
     @cached_property
@@ -73,7 +77,8 @@ class Subject:
     def title(self) -> str:
         """A name for people; never parsed."""
         cell = self.cell
-        network = f"{self.arm} r={cell.replicate}"
+        permuted = "" if cell.permutation == "none" else f", permuted={cell.permutation}"
+        network = f"{self.arm} r={cell.replicate}{permuted}"
         if self.kind.across_sizes:
             return f"{self.kind.name} of {network} across {', '.join(map(str, self.sizes))}"
         return f"{self.kind.name} of {network}, " + (
@@ -82,11 +87,13 @@ class Subject:
 
 
 def _untrained(cell: Cell) -> dict[str, Any]:
-    """What an untrained network and its validation images are made of; not the images it would be trained on."""
-    names = ("family", "variant", "designed_for", "head", "objective", "image_size", "in_channels", "num_classes",
-             "data_fingerprint", "num_validation", "num_test", "permutation")  # fmt: skip
+    """What an untrained network and its validation images are made of: of a cell all that is not of its training."""
+    of_training = set(OF_TRAINING)
+    for name in YOUNGER_CELL_FIELDS:  # as of the cell itself: at their default they move no id
+        if getattr(cell, name) == type(cell).model_fields[name].default:
+            of_training.add(name)
     seeds = {"initialization": cell.seeds.initialization, "subset": cell.seeds.subset}
-    return {name: getattr(cell, name) for name in names} | seeds
+    return cell.model_dump(mode="json", exclude=of_training) | {"seeds": seeds}
 
 
 def subjects(plan: Plan, kinds: Sequence[ProbeKind]) -> tuple[Subject, ...]:
@@ -132,10 +139,11 @@ def once(found: Iterable[Subject]) -> tuple[Subject, ...]:
 def _across_sizes(plan: Plan) -> Iterable[tuple[str, tuple[Cell, ...], tuple[int, ...]]]:
     """Arm, cells and sizes of every replicate that has several sizes."""
     other = "num_pretrain" if plan.spec.x == "num_train" else "num_train"
-    groups: dict[tuple[str, int, int], list[Cell]] = {}
+    groups: dict[tuple[str, str, int, int], list[Cell]] = {}
     for cell in plan.cells:
-        groups.setdefault((plan.arm(cell).name, cell.replicate, _along(cell, other)), []).append(cell)
-    for (arm, _, _), cells in groups.items():
+        key = (plan.arm(cell).name, cell.permutation, cell.replicate, _along(cell, other))
+        groups.setdefault(key, []).append(cell)
+    for (arm, _, _, _), cells in groups.items():
         ordered = sorted(cells, key=lambda cell: _size(cell, plan))
         sizes = tuple(_size(cell, plan) for cell in ordered)
         if len(set(sizes)) == len(sizes) > 1:

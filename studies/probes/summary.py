@@ -14,8 +14,19 @@ from studies.analysis.summary import CONFIDENCE
 
 from .catalogue import KINDS, ProbeKind, Shown
 
-SUMMARY_COLUMNS = ("probe", "quantity", "unit", "arm", "size", "weights", "num_replicates", "mean", "half_width")
-_NETWORK = ["arm", "num_train", "num_pretrain", "replicate", "weights", "cell_id"]
+SUMMARY_COLUMNS = (
+    "probe",
+    "quantity",
+    "unit",
+    "arm",
+    "permutation",
+    "size",
+    "weights",
+    "num_replicates",
+    "mean",
+    "half_width",
+)
+_NETWORK = ["arm", "permutation", "num_train", "num_pretrain", "replicate", "weights", "cell_id"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,8 @@ def network_values(frame: pd.DataFrame, shown: Shown) -> pd.DataFrame:
         shown: which readings.
 
     Returns:
-        Columns `arm`, `num_train`, `num_pretrain`, `replicate`, `weights`, `cell_id`, `unit`, `value`; networks of
-        which the quantity is not defined are left out.
+        Columns `arm`, `permutation`, `num_train`, `num_pretrain`, `replicate`, `weights`, `cell_id`, `unit`, `value`;
+        networks of which the quantity is not defined are left out.
     """
     of = frame[frame["quantity"] == shown.quantity]
     if shown.setting is not None:
@@ -54,7 +65,7 @@ def network_values(frame: pd.DataFrame, shown: Shown) -> pd.DataFrame:
 def probe_summary(
     frame: pd.DataFrame, x: str = "num_train", kinds: Sequence[ProbeKind] = tuple(KINDS.values())
 ) -> pd.DataFrame:
-    """Means over replicates with 95% t intervals, by arm, size and weights.
+    """Means over replicates with 95% t intervals, by arm, permutation of the images, size and weights.
 
     Args:
         frame: `probe_frame` of a study.
@@ -69,11 +80,13 @@ def probe_summary(
         of_kind = frame[frame["probe"] == kind.name]
         for shown in kind.shown:
             values = network_values(of_kind, shown)
-            for (arm, size, weights, unit), one in values.groupby(["arm", x, "weights", "unit"], dropna=False):
+            points = values.groupby(["arm", "permutation", x, "weights", "unit"], dropna=False)
+            for (arm, permutation, size, weights, unit), one in points:
                 found, count = one["value"].to_numpy(float), len(one)
                 std = float(np.std(found, ddof=1)) if count > 1 else math.nan
                 half_width = t_quantile(0.5 + CONFIDENCE / 2, count - 1) * std / math.sqrt(count)
-                rows.append((kind.name, shown.name, unit, arm, size, weights, count, float(found.mean()), half_width))
+                point = (arm, permutation, size, weights, count, float(found.mean()), half_width)
+                rows.append((kind.name, shown.name, unit, *point))
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from probed_study import small_plan, train_all
@@ -178,6 +180,20 @@ def test_what_is_probed_determines_the_id(plan: Plan) -> None:
     moves: Mapping[str, Any] = {"variant": "nano-cls", "permutation": "pixels", "num_validation": 59, "head": "hidden"}
     assert all(changed(**{name: value}).id != one.id for name, value in moves.items())
     assert changed(num_train=7, learning_rate=1.0, steps=3, data="renamed", replicate=9).id == one.id
+
+
+def test_networks_of_other_permutations_are_other_ones(plan: Plan) -> None:
+    permuted = [cell.model_copy(update={"permutation": "pixels"}) for cell in plan.cells]
+    both = replace(plan, cells=(*plan.cells, *permuted))
+    kinds = chosen(["first_layer", "representation_similarity"])
+    assert len(once(subjects(both, kinds))) == 2 * len(once(subjects(plan, kinds)))
+    frame = pd.DataFrame(
+        [["first_layer", "low_frequency_share", "fraction", "", "vit", scope, 40, 0, r, "trained", f"{scope}{r}", None, value]
+         for scope, value in (("none", 1.0), ("pixels", 3.0)) for r in range(2)],
+        columns=["probe", "quantity", "unit", "layer", "arm", "permutation", "num_train", "num_pretrain", "replicate",
+                 "weights", "cell_id", "setting", "value"],
+    )  # fmt: skip
+    assert probe_summary(frame)[["permutation", "mean"]].to_numpy().tolist() == [["none", 1.0], ["pixels", 3.0]]
 
 
 def test_networks_that_nobody_reports_are_refused() -> None:
