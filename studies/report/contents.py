@@ -8,6 +8,7 @@ import pandas as pd
 
 from studies.analysis.finding import Finding
 from studies.analysis.of_records import RULES, curve_points
+from studies.analysis.study import StudyAnswers
 
 from . import answer_tables, few_shot_section, fit_tables, hyperparameters, starts_table, statements, tables
 from .card import StudyCard
@@ -79,6 +80,12 @@ def _primary_tables(of: Material) -> list[Table]:
     return made
 
 
+def _differing(answers: StudyAnswers) -> str:
+    """What the declared pair differs in."""
+    pair = answers.primary.multipliers[:1] if answers.primary is not None else ()
+    return pair[0].differs_in if pair else "prior"
+
+
 def _left_out_of(findings: Sequence[Finding], names: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(answer, what, why) for everything that single answers do not rest on."""
     rows = []
@@ -127,7 +134,7 @@ def sections(of: Material, pictures: Mapping[str, Picture], shown: Mapping[str, 
         section("Few-shot on frozen features", "few_shot"),
         section("Beside the published numbers", "published"),
         section("What to choose", "choices", "images_needed"),
-        section("What the prior is worth", "data_multiplier"),
+        section(f"What the {_differing(answers)} is worth", "data_multiplier"),
         section("Where the curves end", "fitted_curves floors", "fits_selected"),
         section("At equal compute", "error_against_flops equal_compute", remarks=compute),
         section("Read with this in mind", remarks=reservation_statements(of.frame, of.card, answers)),
