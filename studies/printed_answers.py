@@ -14,6 +14,7 @@ from .analysis.fitted_curve import CurveFit
 from .analysis.jackknife import FEWEST_FOR_INTERVAL, t_quantile
 from .analysis.paired import PairedTests
 from .analysis.quantity import quantity
+from .name_table import NameTable
 
 
 def answer_tables(answers: Answers) -> Iterator[RenderableType]:
@@ -36,7 +37,12 @@ def answer_tables(answers: Answers) -> Iterator[RenderableType]:
 def _curves(answers: Answers) -> Table:
     of = quantity(answers.table.columns.x)
     percent = f"{100 * answers.confidence:g}%"
-    table = Table("family", of.axis, "replicates", "error", f"{percent} interval", title="Curves", title_justify="left")
+    table = NameTable(
+        *("family", of.axis, "replicates", "error", f"{percent} interval"),
+        names=("family",),
+        title="Curves",
+        title_justify="left",
+    )
     for family, curve in answers.table.curves.items():
         counts = np.sum(~np.isnan(curve.log_error), axis=0)
         for place, x in enumerate(curve.x):
@@ -74,10 +80,12 @@ def _tests(tests: PairedTests) -> Table:
 
 
 def _fits(answers: Answers) -> Table:
-    table = Table(
-        "family", "form", "floor", f"{100 * answers.confidence:g}% interval", "sizes", "cells", title="Fitted curves",
+    table = NameTable(
+        *("family", "form", "floor", f"{100 * answers.confidence:g}% interval", "sizes", "cells"),
+        names=("family",),
+        title="Fitted curves",
         title_justify="left",
-    )  # fmt: skip
+    )
     for family, fit in answers.fits.items():
         if isinstance(fit, CurveFit):
             floor = fit.floor

@@ -11,10 +11,11 @@ import pandas as pd
 from studies.analysis.jackknife import FEWEST_FOR_INTERVAL
 from studies.analysis.paired import PairedTests
 from studies.analysis.quantity import Quantity, quantity
+from studies.analysis.summary import data_curves
 from studies.counts import listed
 
 from .palette import looks_of
-from .tables import Table, percent
+from .tables import TWO_REPLICATES, Table, mean_text, percent
 
 
 def starts_table(frame: pd.DataFrame) -> Table:
@@ -60,6 +61,49 @@ def starts_table(frame: pd.DataFrame) -> Table:
         "arms are compared at equal FLOPs of fine-tuning.",
         num_label_columns=2,
     )
+
+
+def stages_table(stages: Mapping[str, pd.DataFrame]) -> Table:
+    """What the earlier stages were trained with, and the error they came to.
+
+    Args:
+        stages: by name of the stage its table of records.
+    """
+    rows = []
+    for name, frame in stages.items():
+        curves = data_curves(frame, "full_budget").set_index(["arm", "num_train"])
+        for arm, look in looks_of(frame).items():
+            for size, cells in frame[frame["arm"] == arm].groupby("num_train", sort=True):
+                full = cells[cells["branch"] == 1.0]
+                known = (arm, size) in curves.index
+                rows.append(
+                    (
+                        name,
+                        look.label,
+                        f"{size:,}",
+                        *(_values(cells[column]) for column in ("learning_rate", "weight_decay")),
+                        _values(full["steps"]) or "–",
+                        _values(cells["batch_size"]),
+                        mean_text(curves.loc[[(arm, size)]].iloc[0]) if known else "–",
+                        str(int(curves["num_replicates"].loc[[(arm, size)]].iloc[0])) if known else "0",
+                    )
+                )
+    return Table(
+        name="stages",
+        title="How the earlier stages were trained, and their own test error",
+        columns=(
+            *("Stage", "Network", "N", "Learning rate", "Weight decay", "Steps", "Batch", "Test error %", "Replicates"),
+        ),
+        rows=tuple(rows),
+        note="Test error in the stage's own task, on its own test images: mean over replicates ± half-width of the 95% "
+        f"t-interval of the mean. {TWO_REPLICATES} A masked stage has no class to name: its error is that of the "
+        "colours of hidden patches.",
+        num_label_columns=2,
+    )
+
+
+def _values(column: pd.Series[float]) -> str:
+    return ", ".join(f"{value:g}" for value in sorted(set(column.dropna())))
 
 
 def gain_table(tests: Sequence[PairedTests], names: Mapping[str, str]) -> Table:
@@ -127,15 +171,15 @@ def _elsewhere(rows: Sequence[Mapping[Hashable, float]], direction: str, of: Qua
     """Where else the errors differ significantly, with their ratios."""
     if not rows:
         return ""
-    parts = listed([f"{of.number(row['x'])} ({_ratio(row)} times)" for row in rows])
-    return f"; significantly {direction} with {parts} {of.unit}"
+    sizes, ratios = listed([of.number(row["x"]) for row in rows]), listed([_ratio(row) for row in rows])
+    return f"; with {sizes} {of.unit} significantly {direction}, {ratios} times"
 
 
 def _significance(row: Mapping[Hashable, float], confidence: float) -> str:
     p = row["p_holm"]
     if math.isnan(p):
         return ""
-    return f"; {'' if p <= 1 - confidence else 'not '}significant, p = {p:.2g} after Holm's correction"
+    return f"; {'' if p <= 1 - confidence else 'not '}significant, p = {p:.2g} by Holm's correction over sizes"
 
 
 def _ratio(row: Mapping[Hashable, float]) -> str:
