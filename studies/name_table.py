@@ -13,8 +13,8 @@ from rich.table import Column, Table
 class NameTable(Table):
     """A table that cuts no name: a name is what one types next.
 
-    Where the terminal is too narrow, columns that can be missed are left out first; the others are then wrapped, between
-    words as long as that suffices. Only names that do not fit by themselves are broken.
+    Where the terminal is too narrow, columns that can be missed are left out first; the others are then wrapped,
+    between words as long as that suffices. Only names that do not fit by themselves are broken.
 
     Args:
         headers: of all columns.

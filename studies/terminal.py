@@ -288,7 +288,8 @@ def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
     table = NameTable(
         "arm",
         *(_size_heading(size, by) for size in sizes),
-        title="test error in percent, of the branch chosen on validation: arithmetic mean (standard deviation)",
+        title="test error in percent, of the branch chosen on validation: arithmetic mean (standard deviation)"
+        + ("" if by == "num_train" else "; by images pretrained on"),
     )
     for arm in plan.arms:
         texts = []
@@ -303,7 +304,7 @@ def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
 def _size_heading(size: int, x: str) -> str:
     if x == "num_train":
         return f"N = {size:,}"
-    return f"pretrained on {size:,}" if size else "from scratch"
+    return f"{size:,}" if size else "scratch"
 
 
 def _one_per_length(plan: Plan) -> list[Cell]:

@@ -83,14 +83,13 @@ def _primary_tables(of: Material) -> list[Table]:
 def why_no_equal_compute(frame: pd.DataFrame, card: StudyCard) -> tuple[str, ...]:
     """Why nothing is said of other budgets than the full one."""
     if (frame.groupby("cell_id")["branch"].nunique() <= 1).all():
-        text = "Every run has one branch, at the full budget, so that no error is known at a smaller one. "
-        text += "All comparisons above are at equal FLOPs of that budget."
+        text = "Every run has one branch, at the full budget, so that no error is known at a smaller one."
     elif card.x != "num_train":
         text = "Curves run over pretraining images here; errors are compared over budgets for training images N alone."
     else:
         return ()
     if has_starts(frame):
-        text += " The FLOPs of pretraining are no part of it: they stand beside it in the table of starts."
+        text += " FLOPs of pretraining are no part of a budget: they stand in the table of what arms begin from."
     return (text,)
 
 

@@ -69,7 +69,7 @@ def stages_table(stages: Mapping[str, pd.DataFrame]) -> Table:
     Args:
         stages: by name of the stage its table of records.
     """
-    rows = []
+    rows, masked = [], any((frame["objective"] == "masked_patches").any() for frame in stages.values())
     for name, frame in stages.items():
         curves = data_curves(frame, "full_budget").set_index(["arm", "num_train"])
         for arm, look in looks_of(frame).items():
@@ -96,8 +96,8 @@ def stages_table(stages: Mapping[str, pd.DataFrame]) -> Table:
         ),
         rows=tuple(rows),
         note="Test error in the stage's own task, on its own test images: mean over replicates ± half-width of the 95% "
-        f"t-interval of the mean. {TWO_REPLICATES} A masked stage has no class to name: its error is that of the "
-        "colours of hidden patches.",
+        f"t-interval of the mean. {TWO_REPLICATES}"
+        + (" In masked patch prediction it is the error of the colours of hidden patches." if masked else ""),
         num_label_columns=2,
     )
 
