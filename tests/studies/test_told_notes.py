@@ -31,9 +31,9 @@ def test_starts_are_told_in_plain_words() -> None:
     told = told_notes(dataclasses.replace(planned(), notes=(stage, file, "Another.")))
     assert told == (
         "vit+labels, mlp+labels start from the weights of labels, trained on 64, 256 images of dial (16 px) "
-        "(objective: classification); each replicate starts from the same replicate of labels. The networks are then applied to "
-        "images of 32 px. One such training cost 1e+09 training FLOPs, which no budget here includes. Both stages draw "
-        "from cifar10.",
+        "(objective: classification); each replicate starts from the same replicate of labels. "
+        "The networks are then applied to images of 32 px. "
+        "One such training cost 1e+09 training FLOPs, which no budget here includes. Both stages draw from cifar10.",
         "vit+disk starts from weights trained elsewhere (sha256 00; classification, 64 images of 16 px), the same for "
         "every replicate. What they cost is not known.",
         "Another.",
