@@ -17,6 +17,7 @@ from .records import Record, records_frame
 from .report import ReportPaths, write_report
 from .report.card import StudyCard
 from .store import Store
+from .told_notes import told_notes
 
 
 def load_records(study: str = "data_scaling", store: Path | str = "results") -> list[Record]:
@@ -84,7 +85,8 @@ def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> 
     folder = store.study_folder(planned.study_id) / "report"
     records = store.records(planned)
     few_shot = few_shot_answers(planned, store)
-    return write_report(records, card or study_card(planned), folder, _predictions(records, store), few_shot)
+    stages = {stage.spec.name: store.records(stage) for stage in planned.pretraining}
+    return write_report(records, card or study_card(planned), folder, _predictions(records, store), few_shot, stages)
 
 
 def study_card(planned: Plan) -> StudyCard:
@@ -106,7 +108,7 @@ def study_card(planned: Plan) -> StudyCard:
         floor=getattr(spec.data, "position_dependence", None) if classifies else None,
         x=spec.x,
         num_validation=spec.num_validation,
-        notes=planned.notes,
+        notes=told_notes(planned),
         executed_flops=planned.executed_flops,
         tier=spec.tier,
         published=spec.published,

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from .analysis.answers import Answers
 from .analysis.fitted_curve import CurveFit
-from .analysis.jackknife import t_quantile
+from .analysis.jackknife import FEWEST_FOR_INTERVAL, t_quantile
 from .analysis.paired import PairedTests
 from .analysis.quantity import quantity
+from .name_table import NameTable
 
 
 def answer_tables(answers: Answers) -> Iterator[RenderableType]:
@@ -36,7 +37,12 @@ def answer_tables(answers: Answers) -> Iterator[RenderableType]:
 def _curves(answers: Answers) -> Table:
     of = quantity(answers.table.columns.x)
     percent = f"{100 * answers.confidence:g}%"
-    table = Table("family", of.axis, "replicates", "error", f"{percent} interval", title="Curves", title_justify="left")
+    table = NameTable(
+        *("family", of.axis, "replicates", "error", f"{percent} interval"),
+        names=("family",),
+        title="Curves",
+        title_justify="left",
+    )
     for family, curve in answers.table.curves.items():
         counts = np.sum(~np.isnan(curve.log_error), axis=0)
         for place, x in enumerate(curve.x):
@@ -45,7 +51,8 @@ def _curves(answers: Answers) -> Table:
             if curve.standard_error is not None:
                 se, degrees = float(curve.standard_error[place]), math.inf
             half = t_quantile(0.5 + answers.confidence / 2, degrees) * se
-            interval = "" if math.isnan(half) else f"{_exp(mean - half, '.4g')} to {_exp(mean + half, '.4g')}"
+            useful = degrees >= FEWEST_FOR_INTERVAL - 1 and not math.isnan(half)
+            interval = "" if not useful else f"{_exp(mean - half, '.4g')} to {_exp(mean + half, '.4g')}"
             table.add_row(family, of.number(x), str(count), _error(math.exp(mean)), interval)
     return table
 
@@ -64,7 +71,8 @@ def _tests(tests: PairedTests) -> Table:
         title_justify="left",
     )
     for row in tests.tests.to_dict("records"):
-        interval = "" if math.isnan(row["low"]) else f"{_exp(row['low'], '.3f')} to {_exp(row['high'], '.3f')}"
+        useful = not math.isnan(row["low"]) and row["num_pairs"] != FEWEST_FOR_INTERVAL - 1
+        interval = "" if not useful else f"{_exp(row['low'], '.3f')} to {_exp(row['high'], '.3f')}"
         shown = of.number(row["x"]) + ("" if row["measured"] else " (interpolated)")
         ratio = f"{math.exp(row['difference']):.3f}"
         table.add_row(shown, str(row["num_pairs"]), ratio, interval, _p(row["p_value"]), _p(row["p_holm"]))
@@ -72,10 +80,12 @@ def _tests(tests: PairedTests) -> Table:
 
 
 def _fits(answers: Answers) -> Table:
-    table = Table(
-        "family", "form", "floor", f"{100 * answers.confidence:g}% interval", "sizes", "cells", title="Fitted curves",
+    table = NameTable(
+        *("family", "form", "floor", f"{100 * answers.confidence:g}% interval", "sizes", "cells"),
+        names=("family",),
+        title="Fitted curves",
         title_justify="left",
-    )  # fmt: skip
+    )
     for family, fit in answers.fits.items():
         if isinstance(fit, CurveFit):
             floor = fit.floor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,7 @@ class Published(Strict):
     Attributes:
         source: paper, table, and what was trained and measured there.
         quantity: what the numbers are.
+        measure: whether they are accuracies or errors; ours are shown as the same.
         values: published number per arm; an arm without one is shown with ours alone.
         columns: heads of the paper's table, after the one of its rows.
         rows: head of a row -> its arms, a column each; null, or nothing at the end, where the paper has no entry.
@@ -26,6 +27,7 @@ class Published(Strict):
 
     source: str
     quantity: str
+    measure: Literal["accuracy", "error"] = "accuracy"
     values: Annotated[dict[str, float], Field(min_length=1)]
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
     rows: Annotated[dict[str, tuple[PlacedArm, ...]], Field(min_length=1)]

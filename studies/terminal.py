@@ -19,9 +19,11 @@ from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds
 from .few_shot_networks import frozen_networks
 from .few_shot_results import few_shot_coverage
 from .grid import Arm, Plan
+from .name_table import NameTable
 from .probes.probe_results import coverage
 from .records import records_frame, selected_rows
 from .store import CellState, Progress, Store
+from .told_notes import told_notes
 from .tuning import TuningSpec
 from .tuning_file import read_tuning
 
@@ -52,7 +54,11 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
     )
     begun = ("begins from", "its cost a run") if any(arm.start is not None for arm in plan.arms) else ()
     columns = ("forward / image", "exact / forward", "parameters", "peak lr", "decay", "replicates", "in all")
-    arms = Table("arm", "variant", *begun, *columns)
+    arms = NameTable(
+        "arm",
+        *("variant", *begun, *columns),
+        expendable=("variant", "exact / forward", "replicates", "parameters", "in all", "decay", "forward / image"),
+    )
     flops = shares(plan)
     for arm in plan.arms:
         arms.add_row(
@@ -102,7 +108,7 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             f"{describe_bytes(cost.bytes_kept)} kept, {describe_bytes(cost.bytes_while_running)} of checkpoints while "
             "running"
         )
-    for note in plan.notes:
+    for note in told_notes(plan):
         yield Text(f"note: {note}")
 
 
@@ -132,7 +138,7 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
     yield Text(f"{plan.study_id}: {_counted(states)}", style="bold")
     trial = ("peak lr", "decay") if plan.is_tuning else ()
     begun = ("pretrained on",) if any(cell.start is not None for cell in plan.cells) else ()
-    cells = Table("cell", "arm", *begun, "train size", *trial, "replicate", "state", "")
+    cells = NameTable("cell", "arm", *begun, "train size", *trial, "replicate", "state", "", names=("cell", "arm"))
     for cell in plan.cells:
         state = states[cell.id]
         cells.add_row(
@@ -201,7 +207,7 @@ def trial_tables(plan: Plan, rules: TuningSpec, cost: Estimate | None, num_done:
     )
     if cost is not None:
         yield Text(f"{_time_told(cost)} for what is left of this round")
-    for note in plan.notes:
+    for note in told_notes(plan):
         yield Text(f"note: {note}")
 
 
@@ -216,10 +222,9 @@ def tuned_tables(result: TuneResult, store: Store) -> Iterator[RenderableType]:
     """Winners by arm and size, or what is missing and why, and where the file lies."""
     plan, tuning = result.plan, result.tuning
     if tuning is not None:
-        table = Table(title="best on validation: peak learning rate, weight decay (validation error, trials)")
-        table.add_column("arm")
-        for size in plan.spec.num_train:
-            table.add_column(f"N = {size:,}", justify="right")
+        sizes = [f"N = {size:,}" for size in plan.spec.num_train]
+        title = "best on validation: peak learning rate, weight decay (validation error, trials)"
+        table = NameTable("arm", *sizes, title=title)
         for arm, points in tuning.arms.items():
             table.add_row(
                 arm,
@@ -245,7 +250,11 @@ def tuned_tables(result: TuneResult, store: Store) -> Iterator[RenderableType]:
 
 def tuning_list(tunings: Mapping[str, Path]) -> Iterator[RenderableType]:
     """The tunings that a study can cite by name."""
-    table = Table("tuning", "made for", "arms", "train sizes", "trials", "sha256", title="recipe.tuning=NAME cites one")
+    table = NameTable(
+        *("tuning", "made for", "arms", "train sizes", "trials", "sha256"),
+        names=("tuning",),
+        title="recipe.tuning=NAME cites one",
+    )
     for name, path in tunings.items():
         tuning = read_tuning(str(path))
         made = tuning.conditions
@@ -287,21 +296,28 @@ def _extent(values: Iterable[float]) -> str:
 
 
 def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
-    table = Table(
-        title="test error in percent, of the branch chosen on validation: arithmetic mean (standard deviation)"
-    )
     by = plan.spec.x
-    table.add_column("train size" if by == "num_train" else "pretrained on", justify="right")
+    sizes = sorted({int(size) for size in frame[by].dropna()})
+    table = NameTable(
+        "arm",
+        *(_size_heading(size, by) for size in sizes),
+        title="test error in percent, of the branch chosen on validation: arithmetic mean (standard deviation)"
+        + ("" if by == "num_train" else "; by images pretrained on"),
+    )
     for arm in plan.arms:
-        table.add_column(arm.name, justify="right")
-    for size in sorted({int(size) for size in frame[by].dropna()}):
         texts = []
-        for arm in plan.arms:
+        for size in sizes:
             errors = frame.loc[(frame["arm"] == arm.name) & (frame[by] == size), "test_error"]
             spread = f" ({100 * errors.std(ddof=1):.1f})" if len(errors) > 1 else ""
             texts.append(f"{100 * errors.mean():.1f}{spread}" if len(errors) else "-")
-        table.add_row(f"{size:,}", *texts)
+        table.add_row(arm.name, *texts)
     return table
+
+
+def _size_heading(size: int, x: str) -> str:
+    if x == "num_train":
+        return f"N = {size:,}"
+    return f"{size:,}" if size else "scratch"
 
 
 def _one_per_length(plan: Plan) -> list[Cell]:

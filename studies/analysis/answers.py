@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .choice import Choice, Needed, choose, needed
+from .choice import Choice, Needed, choose, needed, with_significance
 from .crossover import Crossover, corrected, crossover
 from .curve import Curve, Interpolation
 from .finding import Finding, Names, plain
@@ -21,6 +21,7 @@ from .interaction import DifferenceOfDifferences, difference_of_differences
 from .multiplier import Multiplier, multiplier
 from .paired import SAME_X
 from .table import CurveTable
+from .traits import differs_in
 
 DEFAULT_INTERPOLATION: Interpolation = "monotone"
 
@@ -153,14 +154,24 @@ def analyse(
         pair=pair,
         crossovers=tuple(crossovers),
         multipliers=tuple(
-            multiplier(curves[a], curves[b], confidence=confidence, interpolation=interpolation) for a, b in pairs
+            multiplier(
+                curves[a],
+                curves[b],
+                confidence=confidence,
+                interpolation=interpolation,
+                chance=chance,
+                differs_in=differs_in(a, b, table.traits),
+            )
+            for a, b in pairs
         ),
         fits=fits,
         floors={
             family: floor_of(curve, fits[family], chance=chance, confidence=confidence, seed=seed)
             for family, curve in curves.items()
         },
-        choices=tuple(choice for choice in choices if choice is not None),
+        choices=with_significance(
+            [choice for choice in choices if choice is not None], [one.tests for one in crossovers]
+        ),
         needed=tuple(
             needed(curve, error, confidence=confidence, interpolation=interpolation)
             for error in errors or _round_errors(curves)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -13,7 +13,7 @@ from .curve import Array, Curve, Interpolation, interpolate, pair_up
 from .finding import Finding, LeftOut, Names, name_of
 from .jackknife import Estimate, spread
 from .multiplier import first_reach
-from .paired import difference, local_pair
+from .paired import SAME_X, PairedTests, difference, local_pair
 from .quantity import quantity
 
 SEPARATED = 0.9
@@ -35,6 +35,9 @@ class Choice(Finding):
         against: per other family that shares replicates with it there, the probability that the chosen one has the
             lower expected log error: Student's t of the paired difference (the posterior under a flat prior).
         untested: families measured there that share fewer than two replicates with it, while others share more.
+        corrected_p: the largest p-value of the paired tests against the families of `against` there, each corrected by
+            Holm over all x; NaN where one of them was not tested there.
+        level: p up to which it is significantly better than they are.
     """
 
     x: float
@@ -45,6 +48,19 @@ class Choice(Finding):
     probability: float
     against: Mapping[str, float]
     untested: tuple[str, ...]
+    corrected_p: float = math.nan
+    level: float = 0.05
+
+    @property
+    def significance(self) -> str:
+        """Whether it is significantly better than all others there, in words; empty where that was not tested.
+
+        A probability of .9 is reason enough to choose, and no significant difference.
+        """
+        if math.isnan(self.corrected_p):
+            return ""
+        than = " than every other" if len(self.against) > 1 else ""
+        return f"{'' if self.corrected_p <= self.level else 'not '}significantly better{than}"
 
     def sentence(self, names: Names | None = None) -> str:
         """The choice and how sure it is."""
@@ -60,6 +76,8 @@ class Choice(Finding):
         if self.untested:
             listed = ", ".join(name_of(family, names) for family in self.untested)
             rest = f", for want of common replicates not counting {listed}"
+        if self.significance and self.probability >= SEPARATED:
+            rest += f"; {self.significance} by Holm's correction, p = {self.corrected_p:.2g}"
         if self.probability < SEPARATED:
             where = start.partition(" choose ")[0]
             best, lowest = name_of(self.family, names), f"{self.error:.3g}"
@@ -110,7 +128,7 @@ class Needed(Finding):
                 )
             return f"{name} is below {error} already at {of.value(self.measured[0])} (it has {self.highest:.3g})."
         interval = ""
-        if self.x.has_interval:
+        if self.x.is_telling:
             low, high = of.number(self.x.low), of.number(self.x.high)
             interval = f", {100 * self.x.confidence:g}% interval {low} to {high}"
         return f"For {error} {name} needs about {of.value(self.x.value)}{interval}."
@@ -155,6 +173,37 @@ def choose(
         against=tested,
         untested=untested,
     )
+
+
+def with_significance(choices: Sequence[Choice], tests: Sequence[PairedTests]) -> tuple[Choice, ...]:
+    """The choices with what paired tests at the same x say of them.
+
+    That a family is better than all others is claimed only if it is against each of them, so that no correction over
+    families is needed; the tests are corrected over x.
+
+    Args:
+        choices: at several x.
+        tests: of pairs of families, over the same quantity.
+    """
+    of_pair = {frozenset((one.first, one.second)): one for one in tests}
+    told = []
+    for choice in choices:
+        p = [_corrected_p(choice, of_pair.get(frozenset((choice.family, other)))) for other in choice.against]
+        level = 1 - tests[0].confidence if tests else choice.level
+        told.append(replace(choice, corrected_p=float(np.max(p)) if p else math.nan, level=level))
+    return tuple(told)
+
+
+def _corrected_p(choice: Choice, tests: PairedTests | None) -> float:
+    """Of the test at the x of a choice; 1 where the other family has the lower mean error, NaN without a test."""
+    if tests is None or tests.tests.empty:
+        return math.nan
+    distance = np.abs(np.log(tests.tests["x"].to_numpy(float)) - math.log(choice.x))
+    row = tests.tests.iloc[int(distance.argmin())]
+    if distance.min() > np.log1p(SAME_X):
+        return math.nan
+    better = tests.first if row["difference"] < 0 else tests.second
+    return float(row["p_holm"]) if better == choice.family else 1.0
 
 
 def needed(curve: Curve, error: float, *, confidence: float = 0.95, interpolation: Interpolation = "linear") -> Needed:

@@ -16,7 +16,14 @@ import numpy as np
 
 from .curve import Array, Curve, Interpolation, pair_up
 from .finding import Finding, Names, name_of
-from .inversion import Stretch, confidence_set, places_text, stretches_text
+from .inversion import (
+    Stretch,
+    confidence_set,
+    neighbours_around,
+    places_text,
+    stretches_text,
+    without_unmeasured_gaps,
+)
 from .jackknife import Estimate
 from .paired import SAME_X, PairedTests, describe, holm, paired_tests
 from .quantity import quantity
@@ -82,6 +89,16 @@ class Crossover(Finding):
         return tuple(root for root in self.roots if any(low < root.x < high for low, high in gaps))
 
     @property
+    def told_set(self) -> tuple[Stretch, ...]:
+        """The confidence set without gaps that lie between two neighbouring measured sizes."""
+        return without_unmeasured_gaps(self.confidence_set or (), self._measured)
+
+    @property
+    def _measured(self) -> list[float]:
+        tests = self.tests.tests
+        return [float(x) for x in tests.loc[tests["measured"].astype(bool), "x"]]
+
+    @property
     def fits_disagree(self) -> bool:
         """Fitted curves meet another number of times than is claimed, or outside the confidence set."""
         if self.fitted is None or self.decision == "not resolved":
@@ -113,16 +130,24 @@ class Crossover(Finding):
         ]
         text = ", ".join(told)
         if self.confidence_set is not None:
-            bounded = len(self.confidence_set) == 1 and not any(
-                part.open_below or part.open_above for part in self.confidence_set
-            )
+            bounded = len(self.told_set) == 1 and not any(part.open_below or part.open_above for part in self.told_set)
             interval = "interval" if bounded else "confidence set"
-            text += f", {percent} {interval} {stretches_text(self.confidence_set, self.column)} (by test inversion)"
+            text += f", {percent} {interval} {stretches_text(self.told_set, self.column)} ({self._inversion()})"
         if self.p_corrected > self.threshold:
             text += (
-                f". Corrected over the {of.places(len(self.tests.tests))} the claim has p = {self.p_corrected:.2f} only"
+                f". After correction over the {of.places(len(self.tests.tests))} this crossing is not significant "
+                f"(p = {self.p_corrected:.2f})"
             )
         return f"{text}."
+
+    def _inversion(self) -> str:
+        """How the set was found, and between which measured sizes an end of it is interpolated alone."""
+        of = quantity(self.column)
+        around = [places for part in self.told_set if (places := neighbours_around(part, self._measured)) is not None]
+        if not around:
+            return "by test inversion"
+        listed = " and ".join(f"{of.number(low)} and {of.number(high)}" for low, high in around)
+        return f"by test inversion, interpolated between {listed}, where nothing was measured"
 
     def _none(self, names: Names | None) -> str:
         tests, of = self.tests.tests, quantity(self.column)
@@ -130,33 +155,35 @@ class Crossover(Finding):
         if len(tests) == 1:
             return (
                 f"{name_of(better, names)} is better than {name_of(worse, names)} at {of.value(tests['x'].item())}, "
-                "the only place measured: whether they cross elsewhere is not known."
+                "the only place where both were measured; whether the two curves cross elsewhere is not known."
             )
         return (
             f"No crossover from {of.number(tests['x'].min())} to {of.value(tests['x'].max())}: "
-            f"{name_of(better, names)} is better than {name_of(worse, names)} at every one of {of.places(len(tests))}."
+            f"{name_of(better, names)} is better than {name_of(worse, names)} at every one of {of.places(len(tests))} "
+            "(a one-sided test at each)."
         )
 
     def _not_resolved(self, names: Names | None) -> str:
         first, second, of = name_of(self.first, names), name_of(self.second, names), quantity(self.column)
-        met = ", ".join(of.number(root.x) for root in self.roots)
+        met = " and ".join(of.number(root.x) for root in self.roots)
         mean = f"the mean curves meet at {met}" if met else "the mean curves do not meet"
         if self.confidence_set is None:
             return f"{first} and {second}: {mean}; without replicates nothing more can be said."
-        text = f"Whether {first} and {second} cross is not resolved: {mean}, and "
+        text = f"Whether the curves of {first} and {second} cross is not resolved: {mean}, and "
         if not self.confidence_set:
             known = self.tests.tests
             better = first if known["difference"].iloc[0] < 0 else second
             where = f"from {of.number(known['x'].min())} to {of.value(known['x'].max())}"
             if self.covered:
                 return (
-                    f"{text}{better} is better at every value {where} taken by itself, but not after correction over "
-                    f"{self.num_pairs} pairs (p = {self.p_none:.2f})."
+                    f"{text}{better} is better at every size {where} in a test of that size alone, but not after "
+                    f"correction over {self.num_pairs} pairs (p = {self.p_none:.2f})."
                 )
             return (
                 f"{text}{better} is better wherever both were measured, {where}; elsewhere one of the two is missing."
             )
-        return f"{text}the two cannot be told apart for {of.axis} {places_text(self.confidence_set, self.column)}."
+        places = places_text(self.told_set, self.column)
+        return f"{text}tested at each size alone, the two cannot be told apart for {of.axis} {places}."
 
 
 def crossover(

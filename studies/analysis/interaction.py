@@ -64,13 +64,17 @@ class DifferenceOfDifferences(Finding):
         for family, rows in ((first, surely[surely["difference"] < 0]), (second, surely[surely["difference"] > 0])):
             if len(rows):
                 at = ", ".join(
-                    f"{of.number(row['x'])} (error ratio x{np.exp(-abs(row['difference'])):.2f})"
+                    f"{of.number(row['x'])} (error ratio × {np.exp(-abs(row['difference'])):.2f})"
                     for row in rows.to_dict("records")
                 )
                 parts.append(f"the structure of the images helps {family} more at {of.axis} = {at}")
         if not parts:
-            return f"That the structure of the images helps one of {first} and {second} more is significant at no size."
-        return f"Against permuted pixels, {'; '.join(parts)} (paired t, Holm over {len(self.tests)})."
+            return (
+                f"At no size does the structure of the images help one of {first} and {second} significantly more than "
+                "the other."
+            )
+        tested = f"paired t-tests, corrected by Holm over {of.places(len(self.tests))}"
+        return f"Compared with permuted pixels, {'; '.join(parts)} ({tested})."
 
 
 def difference_of_differences(

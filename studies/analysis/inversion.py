@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,29 @@ def confidence_set(pair: Pair, confidence: float, interpolation: Interpolation) 
         high = grid[stop] if stop == len(grid) - 1 else linear_zero(grid, excess, stop)
         stretches.append(Stretch(math.exp(low), math.exp(high), start == 0, stop == len(grid) - 1))
     return tuple(stretches)
+
+
+def without_unmeasured_gaps(stretches: tuple[Stretch, ...], measured: Collection[float]) -> tuple[Stretch, ...]:
+    """The set as it may be told: gaps in which nothing was measured are filled.
+
+    Between two neighbouring measured sizes at which two curves cannot be told apart, interpolation alone may tell them
+    apart, which is no evidence.
+    """
+    told: list[Stretch] = []
+    for part in stretches:
+        if told and not any(told[-1].high <= x <= part.low for x in measured):
+            last = told.pop()
+            part = Stretch(last.low, part.high, last.open_below, part.open_above)
+        told.append(part)
+    return tuple(told)
+
+
+def neighbours_around(stretch: Stretch, measured: Collection[float]) -> tuple[float, float] | None:
+    """The measured places below and above a stretch that holds none; None where it holds one or is open."""
+    below, above = [x for x in measured if x < stretch.low], [x for x in measured if x > stretch.high]
+    if stretch.open_below or stretch.open_above or len(below) + len(above) < len(measured) or not (below and above):
+        return None
+    return max(below), min(above)
 
 
 def stretches_text(stretches: tuple[Stretch, ...], column: str) -> str:

@@ -17,6 +17,9 @@ from scipy import stats
 
 from .curve import Array, Curve
 
+FEWEST_FOR_INTERVAL = 3
+"""Replicates from which an interval is told: that of two reaches 12.7 standard errors to each side and says nothing."""
+
 Statistic = Callable[[Sequence[Array]], Array]
 """From mean log errors, one array [K, n] per curve, to K values of a statistic [K, ...]."""
 
@@ -43,6 +46,11 @@ class Estimate:
     def has_interval(self) -> bool:
         """Whether anything is known of its uncertainty."""
         return not (np.isnan(self.low) or np.isnan(self.high))
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the interval rests on more than two replicates, or on stated errors."""
+        return self.has_interval and self.degrees >= FEWEST_FOR_INTERVAL - 1
 
     def exponentiated(self) -> Estimate:
         """The same of exp(value)."""

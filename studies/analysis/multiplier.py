@@ -16,7 +16,8 @@ import pandas as pd
 
 from .curve import Array, Curve, Interpolation, Pair, interpolate, pair_up
 from .finding import Finding, LeftOut, Names, name_of
-from .jackknife import spread, t_quantile
+from .fit_points import NEAR_CHANCE
+from .jackknife import FEWEST_FOR_INTERVAL, spread, t_quantile
 from .paired import describe
 from .quantity import quantity
 
@@ -40,6 +41,11 @@ class Multiplier(Finding):
         by_x: the same at the measured x of the prior family, k(x).
         falls_back: families whose mean curve rises again after having reached some error of the table: x(e) is then
             where it is reached first.
+        num_replicates: common to both families.
+        stated: errors per point were stated, so that intervals need no replicates.
+        chance: error of guessing; None where it is not known. Near it curves are flat, and a ratio of sizes says
+            nothing: the sentence is about errors of at most `NEAR_CHANCE` x chance.
+        differs_in: what the two families differ in: the prior, or the size, the start, ... of one family.
     """
 
     prior: str
@@ -49,9 +55,27 @@ class Multiplier(Finding):
     by_error: pd.DataFrame
     by_x: pd.DataFrame
     falls_back: tuple[str, ...]
+    num_replicates: int = 0
+    stated: bool = False
+    chance: float | None = None
+    differs_in: str = "prior"
+
+    @property
+    def has_telling_intervals(self) -> bool:
+        """Whether its intervals rest on more than two replicates, or on stated errors."""
+        return self.stated or self.num_replicates >= FEWEST_FOR_INTERVAL
+
+    def is_near_chance(self, error: float) -> bool:
+        """Whether curves are flat at an error because it is nearly that of guessing."""
+        return self.chance is not None and error > NEAR_CHANCE * self.chance
+
+    def away_from_chance(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows of `by_x` or `by_error` that have a multiplier, at errors that are not near chance."""
+        return rows[[known and not self.is_near_chance(error) for known, error in zip(
+            rows["multiplier"].notna(), rows["error"], strict=True)]]  # fmt: skip
 
     def sentence(self, names: Names | None = None) -> str:
-        """What the prior is worth at the smallest and at the largest measured x that can be answered."""
+        """What the difference is worth at the smallest and at the largest measured x that can be answered."""
         of, prior, flexible = quantity(self.column), name_of(self.prior, names), name_of(self.flexible, names)
         known = self.by_x[self.by_x["multiplier"].notna()]
         if known.empty:
@@ -59,28 +83,56 @@ class Multiplier(Finding):
                 f"The {of.of} multiplier of {prior} over {flexible} cannot be measured: no error that {prior} has at "
                 f"measured {of.axis} is reached by both."
             )
-        told = [known.iloc[place] for place in sorted({0, len(known) - 1})]
-        parts = []
-        for row in told:
-            interval = ""
-            if math.isnan(row["low"]) and known["low"].notna().any():
-                interval = " (no interval: without some replicate the error is not reached)"
-            if not math.isnan(row["low"]):
-                interval = f" ({100 * self.confidence:g}% interval {row['low']:.2f} to {row['high']:.2f})"
-            parts.append((of.number(row["x_prior"]), f"{row['multiplier']:.2f} times as many{interval}"))
+        clear = self.away_from_chance(self.by_x)
+        if clear.empty:
+            return (
+                f"The {of.of} multiplier of {prior} over {flexible} is not told: every error that both reach is near "
+                f"chance (above {NEAR_CHANCE:g} × chance), where curves are flat."
+            )
+        told = [clear.iloc[place] for place in sorted({0, len(clear) - 1})]
+        parts = [
+            (of.number(row["x_prior"]), f"{row['multiplier']:.2f} times as many ({self._interval(row)})")
+            for row in told
+        ]
         (first_x, first), *rest = parts
         text = f"For the error that {prior} has at {first_x} {of.unit}, {flexible} needs {first}"
         text += "".join(f"; for its error at {x}, {times}" for x, times in rest)
         if self.falls_back:
             again = " and ".join(name_of(family, names) for family in self.falls_back)
             text += f"; the mean curve of {again} is not falling throughout, and the first {of.axis} counts"
-        return f"{text} ({of.of} multiplier of the prior)."
+        if len(clear) < len(known):
+            text += "; errors near chance are not counted"
+        return f"{text} ({of.of} multiplier of the {self.differs_in})."
+
+    def _interval(self, row: pd.Series[float]) -> str:
+        """The interval of a row in words, or why there is none."""
+        if not self.has_telling_intervals:
+            why = "two replicates carry no useful one" if self.num_replicates == 2 else "there are no replicates"
+            return f"without interval: {why}"
+        if math.isnan(row["low"]):
+            return "without interval: the error is not reached if one replicate is left out"
+        return f"{100 * self.confidence:g}% interval {row['low']:.2f} to {row['high']:.2f}"
 
 
 def multiplier(
-    prior: Curve, flexible: Curve, *, confidence: float = 0.95, interpolation: Interpolation = "linear"
+    prior: Curve,
+    flexible: Curve,
+    *,
+    confidence: float = 0.95,
+    interpolation: Interpolation = "linear",
+    chance: float | None = None,
+    differs_in: str = "prior",
 ) -> Multiplier:
-    """Measures k(e) and k(x) on interpolated mean curves, with jackknife-t intervals on ln k."""
+    """Measures k(e) and k(x) on interpolated mean curves, with jackknife-t intervals on ln k.
+
+    Args:
+        prior: the curve of the family with the stronger assumption.
+        flexible: that of the other.
+        confidence: nominal coverage of the intervals.
+        interpolation: of mean log errors in ln x.
+        chance: error of guessing, near which nothing is told.
+        differs_in: what the two differ in, as the sentence calls it.
+    """
     pair = pair_up(prior, flexible)
     by_error, by_x = pd.DataFrame(columns=COLUMNS, dtype=float), pd.DataFrame(columns=COLUMNS, dtype=float)
     left_out: list[LeftOut] = []
@@ -106,6 +158,10 @@ def multiplier(
             for curve in (() if pair is None else (pair.first, pair.second))
             if (np.diff(curve.mean) > 0).any()
         ),
+        num_replicates=0 if pair is None else pair.first.num_replicates,
+        stated=pair is not None and all(c.standard_error is not None for c in (pair.first, pair.second)),
+        chance=chance,
+        differs_in=differs_in,
     )
 
 

@@ -13,6 +13,7 @@ from studies.records import selected_rows
 
 from .finding import LeftOut
 from .table import Columns, CurveTable, curve_table, log_error
+from .traits import traits_of
 
 Rule = Literal["selected", "full_budget"]
 RULES: tuple[Rule, ...] = ("selected", "full_budget")
@@ -105,7 +106,9 @@ def records_table(
         notes.append(f"Diverged cells enter at chance: {num_diverged}.")
     if x == "train_seconds":
         notes.append("Seconds are of runs packed on one machine, not of isolated ones.")
-    return replace(table, left_out=(*table.left_out, *scratch, *left_out), notes=tuple(notes))
+    return replace(
+        table, left_out=(*table.left_out, *scratch, *left_out), notes=tuple(notes), traits=traits_of(of_size)
+    )
 
 
 def block_counts(

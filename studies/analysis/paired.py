@@ -75,8 +75,8 @@ class PairedTests(Finding):
             if at
         ]
         if not parts:
-            return f"{first} and {second} differ significantly at no {of.axis} (paired t, Holm over {len(self.tests)})."
-        return f"{'; '.join(parts)} (paired t, Holm over {len(self.tests)})."
+            parts = [f"{first} and {second} differ significantly at no {of.axis}"]
+        return f"{'; '.join(parts)} (paired t-tests, corrected by Holm over {of.places(len(self.tests))})."
 
 
 def paired_tests(

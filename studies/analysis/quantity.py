@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from studies.counts import counted
+
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -39,7 +41,8 @@ class Quantity:
 
     def places(self, count: int) -> str:
         """So many values of it: `9 sizes`, `4 values of training FLOPs`."""
-        return f"{count} sizes" if self.counts_images else f"{count} values of {self.axis}"
+        one = counted(count, "size" if self.counts_images else "value")
+        return one if self.counts_images else f"{one} of {self.axis}"
 
     def number(self, x: float) -> str:
         """A value without its unit, at four significant digits at most where it is counted."""

@@ -16,15 +16,16 @@ import pandas as pd
 from studies.records import read_predictions
 
 from .answers import DEFAULT_INTERPOLATION, Answers, analyse
-from .choice import Choice, choose
+from .choice import Choice, choose, with_significance
 from .crossover import Crossover, crossover
 from .curve import Curve
 from .finding import Finding, plain
 from .from_scratch import against_scratch
 from .multiplier import Multiplier, multiplier
 from .of_records import Rule, block_counts, records_table, rules_that_differ
-from .paired import SAME_X, PairedTests
+from .paired import SAME_X, PairedTests, paired_tests
 from .table import CurveTable
+from .traits import differs_in
 from .variance import VarianceSplit, variance_split
 
 Blocks = Mapping[Hashable, np.ndarray]
@@ -126,7 +127,7 @@ def analyse_study(
     told = list(dict.fromkeys([sizes[-1], sizes[(len(sizes) - 1) // 2]])) if sizes and x == "num_train" else []
     views = {
         column: tuple(
-            view for size in told if (view := cost_view(frame, column, size, pair=pair, blocks=blocks)) is not None
+            view for size in told if (view := cost_view(frame, column, size, pair=pair, blocks=blocks, chance=chance))
         )
         for column in ("train_flops", "train_seconds")
     }
@@ -146,6 +147,7 @@ def cost_view(
     *,
     pair: tuple[str, str] | None = None,
     blocks: Blocks | None = None,
+    chance: float | None = None,
 ) -> CostView | None:
     """Error against a cost at one size; None where no family has two branches there."""
     table = records_table(frame, x=column, num_train=num_train, blocks=blocks)
@@ -161,8 +163,17 @@ def cost_view(
     if pair is not None:
         first_curve, second_curve = curves[pair[0]], curves[pair[1]]
         compared["crossover"] = crossover(first_curve, second_curve, interpolation=DEFAULT_INTERPOLATION)
-        compared["multiplier"] = multiplier(first_curve, second_curve, interpolation=DEFAULT_INTERPOLATION)
-    return CostView(num_train, table, **compared, choices=tuple(choice for choice in choices if choice is not None))
+        compared["multiplier"] = multiplier(
+            first_curve,
+            second_curve,
+            interpolation=DEFAULT_INTERPOLATION,
+            chance=chance,
+            differs_in=differs_in(*pair, table.traits),
+        )
+    chosen = [choice for choice in choices if choice is not None]
+    rivals = {tuple(sorted((choice.family, other))) for choice in chosen for other in choice.against}
+    tests = [paired_tests(curves[a], curves[b], interpolation=DEFAULT_INTERPOLATION) for a, b in sorted(rivals)]
+    return CostView(num_train, table, **compared, choices=with_significance(chosen, tests))
 
 
 def measured_pair(table: CurveTable, pair: tuple[str, str] | None) -> tuple[str, str] | None:

@@ -7,7 +7,7 @@ every answer wrong is refused.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from studies.errors import ConfigError
 
 from .curve import Array, Curve
 from .finding import LeftOut
+from .traits import Traits
 from .values import labels, numbers, refuse, refuse_repeated
 
 MAX_REPLICATES = 1000
@@ -57,12 +58,14 @@ class CurveTable:
         curves: by family, in the order of names.
         left_out: rows that are in no curve.
         notes: what a reader of the answers must know of the table.
+        traits: by family what it is made of, where that is known; see `traits`.
     """
 
     columns: Columns
     curves: Mapping[str, Curve]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    traits: Mapping[str, Traits] = field(default_factory=dict)
 
 
 def log_error(error: np.ndarray, num_test: np.ndarray) -> Array:

@@ -22,7 +22,7 @@ SETTINGS = [
 ]
 """Cells that differ in one of these are not replicates of each other."""
 SEEDS = ("subset_seed", "order_seed", "initialization_seed", "augmentation_seed")
-COLUMNS = ["arm", "num_train", "varied", "num_groups", "degrees", "log_std", "low", "high"]
+COLUMNS = ["arm", "num_train", "num_pretrain", "varied", "num_groups", "degrees", "log_std", "low", "high"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,9 @@ class VarianceSplit(Finding):
     """Standard deviation of log errors between cells that differ in some seeds only.
 
     Attributes:
-        parts: a row per arm, size and set of seeds that differ: `varied` (joined by +), `num_groups` of cells that
-            share all other seeds, `degrees` of freedom, pooled `log_std` with the 95% chi-square interval `low` to
-            `high`.
+        parts: a row per arm, size, pretraining size (0 from scratch, NaN where it is not known) and set of seeds that
+            differ: `varied` (joined by +), `num_groups` of cells that share all other seeds, `degrees` of freedom,
+            pooled `log_std` with the 95% chi-square interval `low` to `high`.
     """
 
     parts: pd.DataFrame
@@ -45,8 +45,8 @@ class VarianceSplit(Finding):
         for (arm, varied), rows in self.parts.groupby(["arm", "varied"], sort=True):
             weight = rows["degrees"].to_numpy(float)
             pooled = np.sqrt(np.sum(weight * rows["log_std"].to_numpy(float) ** 2) / weight.sum())
-            told.append(f"{name_of(str(arm), names)} {varied}: {100 * pooled:.1f}%")
-        return f"Errors vary, in relative standard deviation, with the seeds of {'; '.join(told)}."
+            told.append(f"{name_of(str(arm), names)}, {str(varied).replace('+', ', ')}: {100 * pooled:.1f}%")
+        return f"Relative standard deviation of errors between runs that differ in these seeds: {'; '.join(told)}."
 
 
 def variance_split(frame: pd.DataFrame, *, confidence: float = 0.95) -> VarianceSplit:
@@ -76,7 +76,8 @@ def variance_split(frame: pd.DataFrame, *, confidence: float = 0.95) -> Variance
             squares = sum(float(((g["log_error"] - g["log_error"].mean()) ** 2).sum()) for g in groups)
             bounds = [np.sqrt(squares / stats.chi2.ppf(0.5 + side * confidence / 2, degrees)) for side in (1, -1)]
             label = "+".join(seed.removesuffix("_seed") for seed in varied)
-            rows.append([arm, size, label, len(groups), degrees, np.sqrt(squares / degrees), *bounds])
+            pretrained = float(cells["num_pretrain"].iloc[0]) if "num_pretrain" in cells else 0.0
+            rows.append([arm, size, pretrained, label, len(groups), degrees, np.sqrt(squares / degrees), *bounds])
         if not found:
             left_out.append(LeftOut(f"{arm} at {size}", "no two of its cells share all seeds but some"))
     return VarianceSplit(

@@ -29,14 +29,16 @@ def plot_multiplier(answer: Multiplier, names: Mapping[str, str]) -> Figure:
     """How many times more images the flexible family needs: k(N) at the sizes of the prior, and k(e) over errors.
 
     Args:
-        answer: with at least one known multiplier.
+        answer: with at least one known multiplier away from chance.
         names: labels of the families.
     """
     prior, flexible = names[answer.prior], names[answer.flexible]
     with print_style():
         figure = new_figure(8.4, 3.5)
         left, right = figure.subplots(1, 2, sharey=True)
-        by_x, by_error = (table[table["multiplier"].notna()] for table in (answer.by_x, answer.by_error))
+        by_x, by_error = map(answer.away_from_chance, (answer.by_x, answer.by_error))
+        if not answer.has_telling_intervals:
+            by_x, by_error = (table.assign(low=np.nan, high=np.nan) for table in (by_x, by_error))
         known = [by_x[["multiplier", "low", "high"]], by_error[["multiplier", "low", "high"]]]
         _ratio_axis(left, pd.concat(known).to_numpy(float).ravel())
         left.scatter(by_x["x_prior"], by_x["multiplier"], color=INK, s=26, zorder=4)

@@ -13,13 +13,15 @@ import numpy as np
 from studies.analysis.answers import Answers
 from studies.analysis.choice import SEPARATED, Choice, at_least, probability_text
 from studies.analysis.crossover import Crossover
+from studies.analysis.fit_points import NEAR_CHANCE
+from studies.analysis.jackknife import FEWEST_FOR_INTERVAL
 from studies.analysis.multiplier import Multiplier
 from studies.analysis.of_records import Rule
 from studies.analysis.quantity import quantity
 from studies.analysis.study import CostView
 from studies.analysis.variance import VarianceSplit
 
-from .tables import Table, percent
+from .tables import Table, percent, pretrained_text
 
 Names = Mapping[str, str]
 
@@ -31,6 +33,7 @@ CHOICE_COLUMNS = (
     "Error %",
     "Probability of being best",
     "Probability against the next",
+    "Largest p, Holm",
 )
 
 
@@ -64,6 +67,9 @@ def paired_table(answers: Answers, rule: Rule, names: Names) -> Table:
     )
 
 
+NO_USEFUL_INTERVAL = "none of 2 replicates"
+"""In place of an interval of two replicates, which carries no information."""
+
 _TEST_COLUMNS = ("Pair", "N", "Evidence", "Error ratio", "95% interval", "p", "p, Holm", "Replicates")
 
 
@@ -80,7 +86,9 @@ def _tests(crossover: Crossover, names: Names) -> list[tuple[str, ...]]:
                 of.number(row["x"]),
                 f"{better} better" if better else "not separated",
                 f"{math.exp(row['difference']):.2f}",
-                interval_text(math.exp(row["low"]), math.exp(row["high"])),
+                NO_USEFUL_INTERVAL
+                if row["num_pairs"] == FEWEST_FOR_INTERVAL - 1
+                else interval_text(math.exp(row["low"]), math.exp(row["high"])),
                 p_text(row["p_value"]),
                 p_text(row["p_holm"]),
                 str(row["num_pairs"]),
@@ -95,14 +103,18 @@ def multiplier_table(answer: Multiplier, names: Names) -> Table:
     of = quantity(answer.column)
     rows = []
     for row in answer.by_x.to_dict("records"):
-        known = not math.isnan(row["multiplier"])
+        flat = answer.is_near_chance(row["error"])
+        known = not (math.isnan(row["multiplier"]) or flat)
+        interval = interval_text(row["low"], row["high"])
+        if not answer.has_telling_intervals and answer.num_replicates:
+            interval = NO_USEFUL_INTERVAL if answer.num_replicates == FEWEST_FOR_INTERVAL - 1 else "no interval"
         rows.append(
             (
                 of.number(row["x_prior"]),
                 percent(row["error"]),
                 of.number(row["x_flexible"]) if known else "–",
                 f"{row['multiplier']:.2f}" if known else "–",
-                interval_text(row["low"], row["high"]) if known else "–",
+                interval if known else "near chance" if flat else "–",
             )
         )
     return Table(
@@ -110,7 +122,8 @@ def multiplier_table(answer: Multiplier, names: Names) -> Table:
         title=f"How many images {flexible} needs for the error of {prior}",
         columns=(f"N of {prior}", "Its error %", f"N of {flexible}", "Multiplier k", "95% interval"),
         rows=tuple(rows),
-        note=f"A dash: {flexible} does not reach this error at any size measured, or is below it from the first on.",
+        note=f"A dash: {flexible} does not reach this error at any size measured, or is below it from the first on. "
+        f"Near chance, above {NEAR_CHANCE:g} × the error of guessing, curves are flat and no multiplier is told.",
     )
 
 
@@ -125,7 +138,10 @@ def choice_table(choices: Sequence[Choice], names: Names, *, name: str, title: s
         num_label_columns=4,
         rows=tuple(rows),
         note="Geometric mean errors. Probabilities are one-sided, of Student's t on paired log errors; that of being "
-        f"best is a lower bound with more than two arms. Below {SEPARATED:.2g} the data do not separate the best.",
+        f"best is a lower bound with more than two arms. Below {SEPARATED:.2g} the data do not separate the best; from "
+        "there on an arm is the one to choose, which is no significant difference yet. That is the last column: the "
+        "largest p-value of the paired t-tests against each other arm there, corrected by Holm over the rows; at most "
+        ".05 is significant.",
     )
 
 
@@ -133,10 +149,12 @@ def choice_cells(one: Choice, names: Names) -> tuple[str, ...]:
     """The cells of `CHOICE_COLUMNS`."""
     next_one = one.runner_up
     if next_one is None:
-        return names[one.family], "–", "alone", percent(one.error), "–", "–"
+        return names[one.family], "–", "alone", percent(one.error), "–", "–", "–"
     if math.isnan(one.probability):
-        return names[one.family], names[next_one], "no replicates", percent(one.error), "–", "–"
+        return names[one.family], names[next_one], "no replicates", percent(one.error), "–", "–", "–"
     verdict = f"choose {names[one.family]}" if one.probability >= SEPARATED else "not separated"
+    if one.probability >= SEPARATED and one.significance:
+        verdict += ", significant" if one.corrected_p <= one.level else ", not significant"
     return (
         names[one.family],
         names[next_one],
@@ -144,6 +162,7 @@ def choice_cells(one: Choice, names: Names) -> tuple[str, ...]:
         percent(one.error),
         at_least(one.probability, "≥ " if len(one.against) > 1 else ""),
         probability_text(one.against[next_one]),
+        p_text(one.corrected_p),
     )
 
 
@@ -161,7 +180,7 @@ def needed_table(answers: Answers, names: Names) -> Table:
                 beyond = error < one.lowest
                 cells.append(f"> {x.number(one.measured[1])}" if beyond else f"< {x.number(one.measured[0])}")
                 continue
-            span = f" ({x.number(one.x.low)} – {x.number(one.x.high)})" if one.x.has_interval else ""
+            span = f" ({x.number(one.x.low)} – {x.number(one.x.high)})" if one.x.is_telling else ""
             cells.append(x.number(one.x.value) + span)
         rows.append((names[arm], *cells))
     return Table(
@@ -191,17 +210,22 @@ def cost_table_of(views: Sequence[CostView], names: Names, *, name: str, title: 
 
 
 def variance_table(split: VarianceSplit, names: Names) -> Table:
-    """Relative standard deviation of errors per arm, size and the seeds that differ."""
+    """Relative standard deviation of errors per arm, sizes and the seeds that differ."""
+    by = ["arm", "varied", "num_pretrain", "num_train"]
+    pretrained = not (split.parts["num_pretrain"] == 0).all()
     rows = [
         (
             names[row["arm"]],
             row["varied"].replace("+", ", "),
+            *((pretrained_text(row["num_pretrain"]),) if pretrained else ()),
             f"{row['num_train']:,}",
             f"{100 * row['log_std']:.1f}",
-            f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
+            f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
+            if row["degrees"] >= FEWEST_FOR_INTERVAL - 1
+            else "none of 1 degree of freedom",
             str(row["degrees"]),
         )
-        for row in split.parts.sort_values(["arm", "varied", "num_train"], kind="stable").to_dict("records")
+        for row in split.parts.sort_values(by, kind="stable").to_dict("records")
     ]
     return Table(
         name="variance",
@@ -209,6 +233,7 @@ def variance_table(split: VarianceSplit, names: Names) -> Table:
         columns=(
             "Arm",
             "Seeds that differ",
+            *(("Pretrained on",) if pretrained else ()),
             "N",
             "Relative standard deviation %",
             "95% interval",
@@ -216,7 +241,7 @@ def variance_table(split: VarianceSplit, names: Names) -> Table:
         ),
         rows=tuple(rows),
         note="Standard deviation of log errors between cells that share all other seeds, with its chi-square interval.",
-        num_label_columns=2,
+        num_label_columns=3 if pretrained else 2,
     )
 
 

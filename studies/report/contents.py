@@ -8,6 +8,7 @@ import pandas as pd
 
 from studies.analysis.finding import Finding
 from studies.analysis.of_records import RULES, curve_points
+from studies.analysis.study import StudyAnswers
 
 from . import answer_tables, few_shot_section, fit_tables, hyperparameters, starts_table, statements, tables
 from .card import StudyCard
@@ -16,7 +17,7 @@ from .methods import METHODS
 from .page import Picture, Section
 from .published_table import published_table
 from .reservations import reservation_statements
-from .tables import Table
+from .tables import Table, has_starts
 
 
 def report_tables(of: Material) -> dict[str, Table]:
@@ -79,6 +80,25 @@ def _primary_tables(of: Material) -> list[Table]:
     return made
 
 
+def why_no_equal_compute(frame: pd.DataFrame, card: StudyCard) -> tuple[str, ...]:
+    """Why nothing is said of other budgets than the full one."""
+    if (frame.groupby("cell_id")["branch"].nunique() <= 1).all():
+        text = "Every run has one branch, at the full budget, so that no error is known at a smaller one."
+    elif card.x != "num_train":
+        text = "Curves run over pretraining images here; errors are compared over budgets for training images N alone."
+    else:
+        return ()
+    if has_starts(frame):
+        text += " FLOPs of pretraining are no part of a budget: they stand in the table of what arms begin from."
+    return (text,)
+
+
+def _differing(answers: StudyAnswers) -> str:
+    """What the declared pair differs in."""
+    pair = answers.primary.multipliers[:1] if answers.primary is not None else ()
+    return pair[0].differs_in if pair else "prior"
+
+
 def _left_out_of(findings: Sequence[Finding], names: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(answer, what, why) for everything that single answers do not rest on."""
     rows = []
@@ -123,13 +143,18 @@ def sections(of: Material, pictures: Mapping[str, Picture], shown: Mapping[str, 
     seconds = [text for view in answers.seconds for text in statements.cost_statements(view, names)]
     made = [
         section("Data curves", "data_curves test_error_selected", "difference_selected paired_tests_selected"),
-        section("What the arms begin from", "gain starts"),
+        section("What the arms begin from", "gain starts stages"),
         section("Few-shot on frozen features", "few_shot"),
         section("Beside the published numbers", "published"),
         section("What to choose", "choices", "images_needed"),
-        section("What the prior is worth", "data_multiplier"),
+        section(f"What the {_differing(answers)} is worth", "data_multiplier"),
         section("Where the curves end", "fitted_curves floors", "fits_selected"),
-        section("At equal compute", "error_against_flops equal_compute", remarks=compute),
+        section(
+            "At equal compute",
+            "error_against_flops equal_compute",
+            remarks=compute,
+            paragraphs=why_no_equal_compute(of.frame, of.card) if answers.primary and not answers.compute else (),
+        ),
         section("Read with this in mind", remarks=reservation_statements(of.frame, of.card, answers)),
         section(
             "At the full budget",

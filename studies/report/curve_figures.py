@@ -17,6 +17,7 @@ from studies.analysis.answers import Answers
 from studies.analysis.crossover import Crossover
 from studies.analysis.curve import Array
 from studies.analysis.fitted_curve import CurveFit
+from studies.analysis.jackknife import FEWEST_FOR_INTERVAL
 from studies.analysis.of_records import Rule, curve_points
 from studies.analysis.quantity import quantity
 from studies.analysis.summary import data_curves
@@ -27,9 +28,7 @@ from .palette import CHANCE, FLOOR, INK, MUTED, Look, looks_of
 
 RULE_NAMES: dict[Rule, str] = {"selected": "branch chosen on validation", "full_budget": "branch at the full budget C"}
 
-BAND_REPLICATES = (
-    3  # two replicates give an interval of 12.7 standard errors: the table states it, a band would hide all
-)
+BAND_REPLICATES = FEWEST_FOR_INTERVAL
 
 
 def plot_curves(
@@ -178,7 +177,7 @@ def _mark_crossover(axes: Axes, crossover: Crossover | None) -> None:
     if crossover is None:
         return
     if crossover.decision != "none below x_max":
-        for part in crossover.confidence_set or ():
+        for part in crossover.told_set:
             low, high = axes.get_xlim()
             low, high = low if part.open_below else part.low, high if part.open_above else part.high
             axes.axvspan(low, high, facecolor=INK, alpha=0.06, linewidth=0, zorder=0)

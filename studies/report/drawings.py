@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from studies.analysis.crossover import Crossover
 from studies.analysis.few_shot_curves import FewShotAnswers
 from studies.analysis.fitted_curve import CurveFit
+from studies.analysis.multiplier import Multiplier
 from studies.analysis.of_records import Rule, curve_points, records_table
 from studies.analysis.quantity import quantity
 from studies.analysis.study import StudyAnswers
@@ -94,11 +95,12 @@ def drawings(of: Material) -> dict[str, Drawing]:
             "each the mean over its draws; dotted across: the same networks untrained, and chance in grey.",
         )
     if primary is not None:
-        if primary.pair is not None and primary.multipliers[0].by_x["multiplier"].notna().any():
+        if primary.pair is not None and not _told(primary.multipliers[0]).empty:
             of_pair = primary.multipliers[0]
             caption = (
                 "Data multiplier of the declared pair, with 95% intervals where every deletion of a replicate reaches "
-                "the error too. Above 1 the prior saves images, below 1 it costs them."
+                f"the error too. Above 1 {of.names[of_pair.prior]} needs fewer images, below 1 more. Errors near "
+                "chance are left out: curves are flat there."
             )
             found["data_multiplier"] = Drawing(lambda: answer_figures.plot_multiplier(of_pair, of.names), caption)
         fits = [fit for fit in primary.fits.values() if isinstance(fit, CurveFit)]
@@ -136,6 +138,10 @@ def drawings(of: Material) -> dict[str, Drawing]:
             "What equal nominal FLOPs leave unequal. Seconds are of packed runs, not a measurement of speed.",
         )
     return found
+
+
+def _told(multiplier: Multiplier) -> pd.DataFrame:
+    return multiplier.away_from_chance(multiplier.by_x)
 
 
 def _curves(of: Material, rule: Rule, shown: Crossover | None) -> Callable[[], Figure]:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from studies.analysis.few_shot_curves import FewShotAnswers
+from studies.analysis.jackknife import FEWEST_FOR_INTERVAL
 from studies.analysis.quantity import quantity
 from studies.counts import counted
 
@@ -17,7 +18,7 @@ from .axes import end_labels, error_axis, new_figure, print_style, size_axis
 from .card import StudyCard
 from .curve_figures import BAND_REPLICATES
 from .palette import CHANCE, Look, looks_of
-from .tables import Table, percent
+from .tables import TWO_REPLICATES, Table, mean_text
 
 
 def few_shot_table(few_shot: FewShotAnswers) -> Table:
@@ -27,10 +28,7 @@ def few_shot_table(few_shot: FewShotAnswers) -> Table:
     for arm, look in looks.items():
         for _, own in curves[curves["arm"] == arm].groupby(["num_pretrain", "designed_for"], dropna=False):
             of = own.set_index("shots")
-            texts = [
-                percent(float(of["mean"].loc[shots]), float(of["half_width"].loc[shots])) if shots in of.index else "–"
-                for shots in few_shot.shots
-            ]
+            texts = [mean_text(of.loc[[shots]].iloc[0]) if shots in of.index else "–" for shots in few_shot.shots]
             size = float(own["num_pretrain"].iloc[0])
             rows.append((look.label, _size(size), *texts, str(int(own["num_replicates"].max()))))
     note = (
@@ -40,6 +38,8 @@ def few_shot_table(few_shot: FewShotAnswers) -> Table:
         "drawn from all that are not held out, also where fewer are fine-tuned on; the regularisation is chosen on the "
         "validation images. Untrained: the same networks with the weights they were drawn with."
     )
+    if (curves["num_replicates"] == FEWEST_FOR_INTERVAL - 1).any():
+        note += f" {TWO_REPLICATES}"
     if few_shot.missing:
         note += f" Without a result: {'; '.join(few_shot.missing)}."
     return Table(
@@ -69,11 +69,11 @@ def few_shot_statements(few_shot: FewShotAnswers) -> list[str]:
         text = (
             f"With {few_shot.shots[-1]:,} labelled images per class (few-shot), a linear map of the frozen features of "
             f"{look.label}{_pretrained(float(row['num_pretrain']))} makes "
-            f"{percent(row['mean'], row['half_width'])}% errors"
+            f"{mean_text(row)}% errors"
         )
         if not reference.empty:
             first = reference.iloc[0]
-            text += f", one of the untrained network {percent(first['mean'], first['half_width'])}%"
+            text += f"; one of the untrained network makes {mean_text(first)}%"
         told.append(f"{text}.")
     return told
 

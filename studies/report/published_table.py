@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
+from studies.analysis.jackknife import FEWEST_FOR_INTERVAL
 from studies.analysis.of_records import Rule
 from studies.analysis.summary import data_curves
 from studies.published import PlacedArm, Published
 
-from .tables import Table, percent, size_heading
+from .tables import TWO_REPLICATES, Table, mean_text, size_heading
 
 EMPTY = "–"
 
@@ -23,14 +24,16 @@ def published_table(frame: pd.DataFrame, published: Published, rule: Rule = "sel
         x: which size, `num_train` or `num_pretrain`.
     """
     measured = {
-        (row["arm"], int(row[x])): percent(row["mean"], row["half_width"])
-        for row in data_curves(frame, rule, x=x).to_dict("records")
+        (row["arm"], int(row[x])): mean_text(row, accuracy=published.measure == "accuracy")
+        for _, row in data_curves(frame, rule, x=x).iterrows()
     }
     sizes = sorted({size for _, size in measured})
     width = len(published.columns)
+    scale = 100 if max(published.values.values()) <= 1 else 1
+    two = (data_curves(frame, rule, x=x)["num_replicates"] == FEWEST_FOR_INTERVAL - 1).any()
 
     def printed(arm: PlacedArm) -> str:
-        return f"{published.values[arm]:g}" if arm in published.values else EMPTY
+        return f"{scale * published.values[arm]:g}" if arm in published.values else EMPTY
 
     rows = []
     for head, named in published.rows.items():
@@ -45,8 +48,8 @@ def published_table(frame: pd.DataFrame, published: Published, rule: Rule = "sel
         title="Beside the published numbers",
         columns=("", "", *published.columns),
         rows=tuple(rows),
-        note=f"Published: {published.quantity}; {published.source}. Ours: test error in percent, mean over replicates "
-        "± half-width of the 95% t-interval of the mean. Other data, other sizes, another measure: what can be "
-        "compared is the order.",
+        note=f"Published: {published.quantity}, in percent; {published.source}. Ours: test {published.measure} in "
+        "percent, mean over replicates ± half-width of the 95% t-interval of the mean, of runs on other data, of other "
+        "sizes and trained in another way: what can be compared is the order." + (f" {TWO_REPLICATES}" if two else ""),
         num_label_columns=2,
     )

@@ -19,8 +19,9 @@ def reservation_statements(frame: pd.DataFrame, card: StudyCard, answers: StudyA
     statements = list(card.notes)
     replicates = int(data_curves(frame, x=card.x)["num_replicates"].min()) if len(points) else 0
     if 0 < replicates < 5:
-        word = "one replicate" if replicates == 1 else f"{replicates} replicates"
-        statements.append(f"Some points rest on {word}; a full study has at least 5.")
+        word = {1: "one replicate, without any interval", 2: "two replicates, which carry no useful interval"}
+        told = word.get(replicates, f"{replicates} replicates")
+        statements.append(f"Some points rest on only {told}; a full study has at least 5.")
     if points["replicate"].nunique() > 1 and points["test_checksum"].nunique() == 1:
         curves = answers.by_rule["selected"].table.curves.values()
         text = "All replicates are tested on the same images: the bands show the spread over seeds, not the choice of "
@@ -33,24 +34,26 @@ def reservation_statements(frame: pd.DataFrame, card: StudyCard, answers: StudyA
     if len(exact) and 1 - float(exact.min()) / float(exact.max()) > EXACT_FLOPS_TOLERANCE:
         statements.append(
             f"Exact training FLOPs differ by up to {100 * (1 - float(exact.min()) / float(exact.max())):.0f}% between "
-            "arms at equal nominal FLOPs (see the cost table): the cheaper arms had less compute than the budget says."
+            "arms at equal nominal FLOPs (see the cost table): the cheaper arms used less compute than their budget."
         )
     limited = sorted(set(points.loc[points["compute_limited"].astype(bool), "num_train"]))
     if limited:
         text = ", ".join(f"{size:,}" for size in limited)
         statements.append(
-            f"Compute-limited, fewer than 30 passes over the training images at the full budget: N = {text}."
+            f"Compute-limited: at N = {text} even the full budget is fewer than 30 passes over the training images."
         )
     small = sorted({int(size) for size in points["num_train"] if card.num_validation > size / 4})
     if small:
         text = f"{small[0]:,}" if len(small) == 1 else f"{small[0]:,} to {small[-1]:,}"
         statements.append(
-            f"The branch is chosen on V = {card.num_validation:,} validation images that N does not count; this is "
-            f"more than a quarter of N at N = {text}."
+            f"The branch is chosen on V = {card.num_validation:,} validation images, which N does not count; at N = "
+            f"{text} there are more than a quarter as many of them as training images."
         )
     if not all(frame["protocol_version"] == card.protocol_version):
         found = ", ".join(sorted(set(frame["protocol_version"])))
-        statements.append(f"Planned under protocol {card.protocol_version}, records made under {found}.")
+        statements.append(
+            f"The study was planned under protocol {card.protocol_version}; its records were made under {found}."
+        )
     for column, what in (
         ("code_version", "versions of the code"),
         ("torch", "versions of torch"),
@@ -60,11 +63,13 @@ def reservation_statements(frame: pd.DataFrame, card: StudyCard, answers: StudyA
         if len(values) > 1:
             statements.append(f"Records come from {len(values)} {what}: {', '.join(values)}.")
     if (frame[frame["subset_hash"] != ""].groupby(["num_train", "replicate"])["subset_hash"].nunique() > 1).any():
-        statements.append("Arms of one size and replicate were trained on different subsets: their pairing is broken.")
+        statements.append(
+            "Arms of the same size and replicate were trained on different subsets, which breaks their pairing."
+        )
     unseen = points[~points["sees_every_image"].astype(bool)]
     if len(unseen):
         statements.append(
-            f"In {counted(len(unseen), 'cell')} the chosen branch saw fewer images than N once: it could not use all "
-            "of them."
+            f"In {counted(len(unseen), 'cell')} the chosen branch ended before each of the N training images was seen "
+            "once."
         )
     return statements

@@ -1,4 +1,4 @@
-"""What a study answers, in sentences: the crossover first, then what the prior is worth, then what to choose.
+"""What a study answers, in sentences: what its starts are worth or where its pair differs, then what to choose.
 
 Errors are in percent, arms are called by their labels.
 """
@@ -12,13 +12,14 @@ import pandas as pd
 
 from studies.analysis.answers import Answers
 from studies.analysis.choice import SEPARATED, Choice, Needed, at_least, probability_text
+from studies.analysis.crossover import Crossover
 from studies.analysis.fitted_curve import CurveFit
 from studies.analysis.floors import Floor
 from studies.analysis.of_records import RULES, Rule
 from studies.analysis.paired import PairedTests
 from studies.analysis.quantity import quantity
 from studies.analysis.study import CostView, StudyAnswers
-from studies.counts import counted
+from studies.counts import counted, listed
 
 from .card import StudyCard
 from .fit_tables import floor_verdict, hull
@@ -61,11 +62,12 @@ def main_statements(answers: StudyAnswers, card: StudyCard, families: Mapping[st
     primary = answers.primary
     if primary is None:
         return []
+    gains = gain_statements(answers.against_scratch, names, card.primary_pair)
     over_budgets = compute_statements(answers, names)
-    told = over_budgets or crossover_statements(answers, names) or alone_statements(primary, names)
+    compared = over_budgets or crossover_statements(answers, names) or alone_statements(primary, names)
+    told = gains + compared
     if primary.pair is not None and not over_budgets:
         told += [one.sentence(names) for one in primary.multipliers[:1]]
-    told += gain_statements(answers.against_scratch, names)
     told += choice_statements(primary.choices, names)
     told += floor_statements(primary, card, families, names)
     return told
@@ -78,7 +80,12 @@ def crossover_statements(answers: StudyAnswers, names: Names) -> list[str]:
         if rule not in answers.by_rule:
             continue
         one = answers.by_rule[rule]
-        text = _pairs_that_cross(one, names) if one.pair is None else one.crossovers[0].sentence(names)
+        if one.pair is None:
+            text = _pairs_that_cross(one, names)
+        elif any({gain.first, gain.second} == set(one.pair) for gain in answers.against_scratch):
+            text = one.crossovers[0].sentence(names)  # at which sizes its arms differ is said of the start
+        else:
+            text = pair_statement(one.crossovers[0], names)
         if rule == "selected" or not told:
             told += [text] if text else []
         elif text:
@@ -89,13 +96,41 @@ def crossover_statements(answers: StudyAnswers, names: Names) -> list[str]:
     return told
 
 
+def pair_statement(one: Crossover, names: Names) -> str:
+    """The crossover; where it is not resolved, first at which sizes one of the two is significantly better."""
+    told, tests = one.sentence(names), one.tests.tests
+    winners = {x: winner for x, winner in one.tests.better() if winner is not None}
+    if one.decision != "not resolved" or not winners:
+        return told
+    of, parts = quantity(one.column), []
+    at = "with" if of.counts_images else "at"
+    for arm in dict.fromkeys(winners.values()):
+        rows = tests[[winners.get(float(x)) == arm for x in tests["x"]]]
+        other, own = ("second", "first") if arm == one.first else ("first", "second")
+        errors = [
+            f"{percent(math.exp(row[f'log_error_{own}']))}% against {percent(math.exp(row[f'log_error_{other}']))}%"
+            for row in rows.to_dict("records")
+        ]
+        sizes = listed([of.number(x) for x in rows["x"]])
+        rival = names[one.second if arm == one.first else one.first]
+        parts.append(
+            f"{at} {sizes} {of.unit} {names[arm]} is significantly better than {rival} (errors {listed(errors)})"
+        )
+    text = "; ".join(parts)
+    open_ones = [of.number(x) for x in tests["x"] if float(x) not in winners]
+    if open_ones:
+        text += f"; {at} {listed(open_ones)} {of.unit} the difference is not significant"
+    corrected = f"paired t-tests, corrected by Holm over {of.places(len(tests))}"
+    return f"{text[:1].upper()}{text[1:]} ({corrected}). {told}"
+
+
 def alone_statements(answers: Answers, names: Names) -> list[str]:
     """Where a single arm began and ended."""
     told = []
     for arm, curve in answers.table.curves.items():
         of = curve.quantity
         ends = [f"{percent(math.exp(curve.mean[i]))}% with {of.value(curve.x[i])}" for i in (0, -1)]
-        told.append(f"{names[arm]} alone was measured: mean error {' and '.join(dict.fromkeys(ends))}.")
+        told.append(f"Only {names[arm]} was measured; its mean error is {' and '.join(dict.fromkeys(ends))}.")
     return told
 
 
@@ -107,9 +142,10 @@ def _pairs_that_cross(answers: Answers, names: Names) -> str:
     none = sum(one.decision == "none below x_max" for one in answers.crossovers)
     pairs = len(answers.crossovers)
     start = (
-        f"No pair was declared; of all {pairs}, corrected by Holm: {len(of)} crossing, {none} with one arm better at "
+        f"No pair was declared. Of all {counted(pairs, 'pair')}, corrected by Holm over them, {len(of)} "
+        f"{'crosses' if len(of) == 1 else 'cross'}; in {none} one arm is better at every size; "
+        f"{pairs - len(of) - none} {'is' if pairs - len(of) - none == 1 else 'are'} not resolved."
     )
-    start += f"every size, {pairs - len(of) - none} not resolved."
     return " ".join([start, *(one.sentence(names) for one in of)])
 
 
@@ -126,15 +162,35 @@ def choice_statements(choices: Sequence[Choice], names: Names) -> list[str]:
             of = [one for one in sure if one.family == family]
             bound = len(of) > 1 or any(len(one.against) > 1 for one in of)
             least = at_least(min(one.probability for one in of), "at least " if bound else "")
-            parts.append(f"{place} {_sizes(of, choices)} {names[family]} (probability {least})")
+            significant = _significance(of, choices)
+            parts.append(f"{place} {_sizes(of, choices)} {names[family]} (probability {least}{significant})")
         if parts:
             told.append(f"What to choose at {budget}: {'; '.join(parts)}.")
+        if any(one.significance for one in sure):
+            sizes = "sizes" if of_data else "budgets"
+            told.append(f"Significance is that of paired t-tests, corrected by Holm over the {sizes}.")
         if unsure := [one for one in known if one not in sure]:
             told.append(_not_separated(unsure, names, choices))
     if blind := [one for one in compared if math.isnan(one.probability)]:
         parts = [f"{names[one.family]} {place} {quantity(one.column).value(one.x)}" for one in blind]
         told.append(f"Lowest errors, without replicates and therefore without a probability: {', '.join(parts)}.")
     return [" ".join(told)] if told else []
+
+
+def _significance(of: Sequence[Choice], among: Sequence[Choice]) -> str:
+    """At which of its sizes an arm is significantly better as well; a probability alone does not say so."""
+    known = [one for one in of if one.significance]
+    better = [one for one in known if one.corrected_p <= one.level]
+    if not known:
+        return ""
+    than = " than every other arm" if any(len(one.against) > 1 for one in known) else ""
+    if better and len(better) < len(known):
+        return f"; significantly better{than} only {_at(better)} {_sizes(better, among)}"
+    return f"; {'' if better else 'not '}significantly better{than}"
+
+
+def _at(choices: Sequence[Choice]) -> str:
+    return "with" if quantity(choices[0].column).counts_images else "at"
 
 
 def _not_separated(choices: Sequence[Choice], names: Names, among: Sequence[Choice] = ()) -> str:
@@ -146,7 +202,7 @@ def _not_separated(choices: Sequence[Choice], names: Names, among: Sequence[Choi
     ]
     start = "With" if quantity(choices[0].column).counts_images else "At"
     means = "the lowest mean error is that of" if len(choices) == 1 else "the lowest mean errors are those of"
-    return f"{start} {_sizes(choices, among)} the data do not separate the best; {means} {_listed(lowest)}."
+    return f"{start} {_sizes(choices, among)} the data do not separate the best; {means} {listed(lowest)}."
 
 
 def _chance_of_best(of: Sequence[Choice]) -> str:
@@ -169,7 +225,7 @@ def _sizes(choices: Sequence[Choice], among: Sequence[Choice] = ()) -> str:
         for run in runs
         for word in ([f"{of.number(run[0])} to {of.number(run[-1])}"] if len(run) > 2 else [of.number(x) for x in run])
     ]
-    return f"{_listed(numbers)} {of.unit}"
+    return f"{listed(numbers)} {of.unit}"
 
 
 def choice_statement(one: Choice, names: Names) -> str:
@@ -188,7 +244,7 @@ def needed_statement(one: Needed, names: Names) -> str:
             return f"{name} does not reach {error} up to {top} (lowest mean error {percent(one.lowest)}%)."
         return f"{name} is below {error} already with {of.value(one.measured[0])} ({percent(one.highest)}%)."
     interval = ""
-    if one.x.has_interval:
+    if one.x.is_telling:
         interval = f", {100 * one.x.confidence:g}% interval {of.number(one.x.low)} to {of.number(one.x.high)}"
     return f"For {error} {name} needs about {of.value(one.x.value)}{interval}."
 
@@ -267,7 +323,3 @@ def _tests_of(tests: PairedTests, names: Names) -> str:
 def statement_families(frame: pd.DataFrame) -> dict[str, str]:
     """The family of every arm."""
     return dict(zip(frame["arm"], frame["family"], strict=True))
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -45,7 +45,7 @@ def plot_answers(answers: Answers, names: Mapping[str, str] | None = None) -> Fi
         known = np.concatenate([curve.log_error[~np.isnan(curve.log_error)] for curve in curves.values()])
         error_axis(axes, np.exp(known))
         if answers.crossovers and answers.crossovers[0].decision == "crosses":
-            for stretch in answers.crossovers[0].confidence_set or ():
+            for stretch in answers.crossovers[0].told_set:
                 axes.axvspan(stretch.low, stretch.high, color=MUTED, alpha=0.12, linewidth=0, zorder=0)
         ends = [
             (curve.x[-1], float(np.exp(curve.mean[-1])), name_of(family, names), looks[family].colour)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from studies.analysis.jackknife import FEWEST_FOR_INTERVAL
 from studies.analysis.of_records import Rule, curve_points, left_out_cells
 from studies.analysis.summary import data_curves
 from studies.counts import counted
@@ -73,6 +74,21 @@ def percent(mean: float, half_width: float = math.nan) -> str:
     return text if math.isnan(half_width) else f"{text} ± {100 * half_width:.{digits}f}"
 
 
+TWO_REPLICATES = "Two replicates carry no useful interval: none is shown."
+
+
+def mean_text(curve: pd.Series[float], *, accuracy: bool = False) -> str:
+    """A mean error in percent with the half-width of its interval, where more than two replicates make one.
+
+    Args:
+        curve: `mean`, `half_width` and `num_replicates`.
+        accuracy: what is classified correctly instead of what is not.
+    """
+    half_width = float(curve["half_width"]) if curve["num_replicates"] >= FEWEST_FOR_INTERVAL else math.nan
+    mean = float(curve["mean"])
+    return percent(1 - mean if accuracy else mean, half_width)
+
+
 def error_table(frame: pd.DataFrame, rule: Rule = "selected", x: str = "num_train") -> Table:
     """Test error per arm and size, in percent, mean ± half-width of the 95% t-interval over replicates.
 
@@ -91,13 +107,14 @@ def error_table(frame: pd.DataFrame, rule: Rule = "selected", x: str = "num_trai
             if size not in cells.index:
                 texts.append("–")
                 continue
-            mean, half_width = float(cells["mean"].loc[size]), float(cells["half_width"].loc[size])
-            texts.append(percent(mean, half_width) + (" †" if cells["num_diverged"].loc[size] else ""))
+            texts.append(mean_text(cells.loc[size]) + (" †" if cells["num_diverged"].loc[size] else ""))
         counts = cells["num_replicates"]
         rows.append((look.label, *texts, _extent(counts.tolist()) if len(counts) else "0"))
     note = "Percent of test images misclassified: mean over replicates ± half-width of the 95% t-interval of the mean."
     if (curves["num_replicates"] == 1).any():
         note += " A single replicate has no interval."
+    if (curves["num_replicates"] == FEWEST_FOR_INTERVAL - 1).any():
+        note += f" {TWO_REPLICATES}"
     if (curves["num_diverged"] > 0).any():
         note += " † contains a diverged run, counted at chance."
     name = {"selected": "the branch chosen on validation", "full_budget": "the branch at the full budget C"}[rule]
@@ -182,27 +199,36 @@ def settings_table(frame: pd.DataFrame) -> Table:
 
 def missing_table(frame: pd.DataFrame, card: StudyCard) -> Table:
     """Cells that are not in the curves, or are but with a reservation: each with its reason."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    pretrained, of_cell = has_starts(frame), frame.drop_duplicates("cell_id").set_index("cell_id")["num_pretrain"]
+
+    def begun(cell_id: str) -> tuple[str, ...]:
+        return (pretrained_text(float(of_cell.loc[cell_id])),) if pretrained else ()
+
     points = curve_points(frame)
     diverged = points[points["status"] == "diverged"]
     reasons = [f"diverged, at chance where it did: {text}".rstrip(": ") for text in diverged["reason"]]
     diverged = diverged.assign(reason=reasons)
     for row in [*left_out_cells(frame).to_dict("records"), *diverged.to_dict("records")]:
-        rows.append((row["arm"], f"{row['num_train']:,}", str(row["replicate"]), row["reason"], row["cell_id"]))
+        of_row = (str(row["replicate"]), row["reason"], row["cell_id"])
+        rows.append((row["arm"], *begun(row["cell_id"]), f"{row['num_train']:,}", *of_row))
     cells = frame.drop_duplicates("cell_id")
     absent_of_grid = absent_cells(frame, card.x)
-    for arm, num_train, replicate in absent_of_grid:
-        rows.append((arm, f"{num_train:,}", str(replicate), "not trained yet", ""))
+    fine_tuned = ", ".join(f"{size:,}" for size in sorted(set(cells["num_train"]))) if card.x == "num_pretrain" else ""
+    for arm, size, replicate in absent_of_grid:
+        sizes = (f"{size:,}", fine_tuned) if fine_tuned else (*(("",) if pretrained else ()), f"{size:,}")
+        rows.append((arm, *sizes, str(replicate), "not trained yet", ""))
     absent = card.num_cells - len(cells) - len(absent_of_grid)
     if absent > 0:
         told = f"{counted(absent, 'more planned cell')} {'has' if absent == 1 else 'have'} no record yet"
-        rows.append(("other", "", "", told, ""))
+        rows.append(("other", *(("",) if pretrained else ()), "", "", told, ""))
     return Table(
         name="left_out",
         title="Cells left out, diverged or not trained",
-        columns=("Arm", "N", "Replicate", "Reason", "Cell"),
-        rows=tuple(rows) or (("none", "", "", "every planned cell is in the curves", ""),),
-        num_label_columns=5,
+        columns=("Arm", *(("Pretrained on",) if pretrained else ()), "N", "Replicate", "Reason", "Cell"),
+        rows=tuple(rows)
+        or (("none", *(("",) if pretrained else ()), "", "", "every planned cell is in the curves", ""),),
+        num_label_columns=6 if pretrained else 5,
     )
 
 
@@ -240,20 +266,35 @@ def seeds_table(frame: pd.DataFrame) -> Table:
 
 def cells_table(frame: pd.DataFrame) -> Table:
     """Every cell that is in the curves, with the hashes that name its subset and its weights."""
-    rows = []
+    rows, pretrained = [], has_starts(frame)
     for row in curve_points(frame).to_dict("records"):
         branch = f"{row['branch']:g} C"
         hashes = (row["subset_hash"][:12], row["weights_sha256"][:12], row["cell_id"])
         size, error = f"{row['num_train']:,}", percent(row["test_error"])
         epochs = f"{row['epochs']:.3g}"
-        rows.append((row["arm"], size, str(row["replicate"]), branch, error, epochs, *hashes))
+        begun = (pretrained_text(float(row["num_pretrain"])),) if pretrained else ()
+        rows.append((row["arm"], *begun, size, str(row["replicate"]), branch, error, epochs, *hashes))
     return Table(
         name="cells",
         title="Every cell in the curves",
-        columns=("Arm", "N", "Replicate", "Branch", "Test error %", "Epochs", "Subset", "Weights", "Cell"),
+        columns=(
+            "Arm",
+            *(("Pretrained on",) if pretrained else ()),
+            *("N", "Replicate", "Branch", "Test error %", "Epochs", "Subset", "Weights", "Cell"),
+        ),
         rows=tuple(rows),
-        num_label_columns=9,
+        num_label_columns=10 if pretrained else 9,
     )
+
+
+def has_starts(frame: pd.DataFrame) -> bool:
+    """Whether any arm begins from trained weights, so that cells differ in their pretraining images too."""
+    return bool((frame["start"] != "").any())
+
+
+def pretrained_text(size: float) -> str:
+    """A number of pretraining images; 0 is from scratch, NaN is not known."""
+    return "not known" if math.isnan(size) else f"{size:,.0f}" if size else "from scratch"
 
 
 def absent_cells(frame: pd.DataFrame, x: str = "num_train") -> list[tuple[str, int, int]]:

@@ -18,6 +18,7 @@ from .contents import report_tables, sections
 from .drawings import drawings, material
 from .few_shot_section import few_shot_statements
 from .page import Picture, render_page
+from .starts_table import stages_table
 from .statements import main_statements, progress_statement, statement_families
 
 
@@ -46,6 +47,7 @@ def write_report(
     folder: Path,
     predictions: Mapping[str, Path] | None = None,
     few_shot: FewShotAnswers | None = None,
+    stages: Mapping[str, Sequence[Record]] | None = None,
 ) -> ReportPaths:
     """Writes `index.html`, `answers.json`, `figures/*.{png,svg}` and `tables/*.md` under `folder`.
 
@@ -55,12 +57,16 @@ def write_report(
         folder: made if absent. Figures and tables of an earlier report that no longer apply are removed.
         predictions: `predictions.npz` per cell id, to add the variance from a shared test set.
         few_shot: the few-shot evaluations, where the study declares some.
+        stages: by name the records of the earlier stages, whose weights arms begin from.
     """
     frame = records_frame(sorted(records, key=lambda record: record.cell_id), card.tier)
     blocks = read_blocks(frame, predictions or {})
     answers = analyse_study(frame, pair=card.primary_pair, chance=card.chance_error, blocks=blocks, x=card.x)
     of = material(records, frame, card, answers, few_shot)
+    earlier = {name: records_frame(own, card.tier) for name, own in (stages or {}).items() if own}
     shown = report_tables(of)
+    if earlier:
+        shown["stages"] = stages_table(earlier)
     progress = progress_statement(frame, card)
     main = main_statements(answers, card, statement_families(frame), of.names)
     values_of_all = answers.as_dict()

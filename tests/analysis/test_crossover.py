@@ -125,6 +125,6 @@ def test_a_claim_that_rests_on_one_size_says_so() -> None:
     found = crossover(*pair(gap, noise=0.02))
     assert found.decision == "crosses"
     assert found.p_crosses <= 0.05 < found.p_corrected
-    assert "Corrected over the 7 sizes" in found.sentence()
+    assert "After correction over the 7 sizes this crossing is not significant" in found.sentence()
     strong = crossover(*pair(10 * gap, noise=0.02))
-    assert "Corrected" not in strong.sentence()
+    assert "correction" not in strong.sentence()

@@ -60,7 +60,7 @@ def test_one_size(kind: str) -> None:
     found = answers.crossovers[0]
     assert found.decision == "none below x_max"
     assert found.roots == ()
-    assert found.sentence().startswith("a is better than b at 256 images, the only place measured")
+    assert found.sentence().startswith("a is better than b at 256 images, the only place where both were measured")
     assert [choice.family for choice in answers.choices] == ["a"]
 
 

@@ -61,3 +61,35 @@ def test_one_rival_without_replicates_does_not_take_the_probability_away() -> No
     assert found.probability > 0.99
     assert "not counting c" in found.sentence()
     assert any(item.what == "c" for item in found.left_out)
+
+
+def test_no_multiplier_is_told_near_chance() -> None:
+    """Above 0.8 of chance curves are flat, and the size that reached an error is an accident."""
+    prior, flexible = curve("prior", [0.48, 0.46, 0.2, 0.1], noise=0.01), curve("flexible", [0.49, 0.47, 0.3, 0.1])
+    assert "at 64 images" in multiplier(prior, flexible).sentence()
+    found = multiplier(prior, flexible, chance=0.5)
+    assert "at 64 images" not in found.sentence()
+    assert "at 1,024 images" in found.sentence()
+    assert "errors near chance are not counted" in found.sentence()
+    assert list(found.away_from_chance(found.by_x)["x_prior"].round()) == [1024, 4096]
+    assert (
+        "is not told: every error that both reach is near chance" in multiplier(prior, flexible, chance=0.1).sentence()
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (("0",), "without interval: there are no replicates"),
+        (("0", "1"), "without interval: two replicates carry no useful one"),
+        (("0", "1", "2"), "95% interval"),
+    ],
+)
+def test_a_multiplier_without_an_interval_says_why(names: tuple[str, ...], why: str) -> None:
+    curves = [curve(family, [at, at / 2, at / 4], names, noise=0.01) for family, at in (("a", 0.3), ("b", 0.35))]
+    assert why in multiplier(*curves).sentence()
+
+
+def test_it_is_called_by_what_the_pair_differs_in() -> None:
+    found = multiplier(curve("a", [0.3, 0.1]), curve("b", [0.4, 0.1]), differs_in="size")
+    assert found.sentence().endswith("(data multiplier of the size).")

@@ -188,7 +188,8 @@ def test_networks_of_other_permutations_are_other_ones(plan: Plan) -> None:
     kinds = chosen(["first_layer", "representation_similarity"])
     assert len(once(subjects(both, kinds))) == 2 * len(once(subjects(plan, kinds)))
     frame = pd.DataFrame(
-        [["first_layer", "low_frequency_share", "fraction", "", "vit", scope, 40, 0, r, "trained", f"{scope}{r}", None, value]
+        [["first_layer", "low_frequency_share", "fraction", "", "vit", scope, 40, 0, r, "trained", f"{scope}{r}", None,
+          value]
          for scope, value in (("none", 1.0), ("pixels", 3.0)) for r in range(2)],
         columns=["probe", "quantity", "unit", "layer", "arm", "permutation", "num_train", "num_pretrain", "replicate",
                  "weights", "cell_id", "setting", "value"],

@@ -39,14 +39,24 @@ def records() -> list[Record]:
 def test_ours_stand_under_the_published_numbers(records: list[Record]) -> None:
     table = published_table(records_frame(records), Published.model_validate(SECTION))
     assert table.columns == ("", "", "stem", "every layer")
-    assert table.rows[0] == ("none", "published", "0.61382", "–")
-    assert table.rows[1] == ("", "ours, N = 128", "31.0 ± 2.5", "–")
-    assert table.rows[3] == ("1-D", "published", "0.64206", "0.63964")
-    assert table.rows[4] == ("", "ours, N = 128", "11.0 ± 2.5", "–")  # vit-every was not trained
+    assert table.rows[0] == ("none", "published", "61.382", "–")
+    assert table.rows[1] == ("", "ours, N = 128", "69.0 ± 2.5", "–")
+    assert table.rows[3] == ("1-D", "published", "64.206", "63.964")
+    assert table.rows[4] == ("", "ours, N = 128", "89.0 ± 2.5", "–")  # vit-every was not trained
     assert table.rows[6] == ("other", "published", "–", "–")
-    assert table.rows[8] == ("", "ours, N = 512", "–", "21.0 ± 2.5")
+    assert table.rows[8] == ("", "ours, N = 512", "–", "79.0 ± 2.5")
     assert len(table.rows) == 9
     assert "A paper, table 8" in table.note
+    assert "Ours: test accuracy in percent" in table.note
+
+
+def test_ours_are_errors_where_the_published_numbers_are(records: list[Record]) -> None:
+    """One measure in one table: whoever publishes errors sees ours beside them, in the same unit."""
+    section = Published.model_validate(SECTION | {"measure": "error", "values": {"vit": 35.8}})
+    table = published_table(records_frame(records), section)
+    assert table.rows[3] == ("1-D", "published", "35.8", "–")
+    assert table.rows[4] == ("", "ours, N = 128", "11.0 ± 2.5", "–")
+    assert "Ours: test error in percent" in table.note
 
 
 def test_over_pretraining_images_sizes_are_no_replicates(records: list[Record]) -> None:
@@ -58,10 +68,10 @@ def test_over_pretraining_images_sizes_are_no_replicates(records: list[Record]) 
     table = published_table(frame, Published.model_validate(SECTION), x="num_pretrain")
     assert table.rows[5:8] == (
         ("", "ours, from scratch", "–", "–"),
-        ("", "ours, pretrained on 64", "11.0 ± 2.5", "–"),
-        ("", "ours, pretrained on 256", "5.5 ± 1.2", "–"),
+        ("", "ours, pretrained on 64", "89.0 ± 2.5", "–"),
+        ("", "ours, pretrained on 256", "94.5 ± 1.2", "–"),
     )
-    assert table.rows[1] == ("", "ours, from scratch", "31.0 ± 2.5", "–")
+    assert table.rows[1] == ("", "ours, from scratch", "69.0 ± 2.5", "–")
 
 
 def test_the_report_passes_what_the_curves_run_over(tmp_path: Path) -> None:
@@ -78,7 +88,7 @@ def test_the_report_shows_them(tmp_path: Path) -> None:
     write_report(records, card, tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert "<h2>Beside the published numbers</h2>" in page
-    assert "0.61382" in page
+    assert "61.382" in page
     write_report(records, CARD, tmp_path)
     assert "published numbers" not in (tmp_path / "index.html").read_text()
     assert not (tmp_path / "tables" / "published.md").exists()

@@ -155,7 +155,7 @@ def test_one_replicate_has_no_interval(tmp_path: Path) -> None:
 def test_one_size_and_no_pair(tmp_path: Path) -> None:
     card = dataclasses.replace(CARD, num_cells=3, primary_pair=None, floor=None, bayes_error=None)
     paths = write_report([make_record("vit", replicate=index, error=0.2) for index in range(3)], card, tmp_path)
-    assert paths.statements == ("ViT alone was measured: mean error 20.0% with 512 images.",)
+    assert paths.statements == ("Only ViT was measured; its mean error is 20.0% with 512 images.",)
     assert "| ViT | 20.0 ± 0.0 | 3 |" in (tmp_path / "tables" / "test_error_selected.md").read_text()
     assert not (tmp_path / "figures" / "data_multiplier.svg").exists()
 
@@ -189,7 +189,7 @@ def test_diverged_and_error_free_cells_are_drawn(tmp_path: Path) -> None:
     records[0] = make_record(num_train=128, branch_errors=[0.5] * 4, status="diverged", reason="loss nan at step 40")
     records[1] = make_record(num_train=128, replicate=1, branch_errors=[0.1, 0.05, 0.01, 0.0])
     write_report(records, dataclasses.replace(CARD, num_cells=8), tmp_path)
-    assert "25.0 ± 317.7 †" in (tmp_path / "tables" / "test_error_selected.md").read_text()
+    assert "| 25.0 † |" in (tmp_path / "tables" / "test_error_selected.md").read_text()
     assert "diverged, at chance where it did: loss nan at step 40" in (tmp_path / "tables" / "left_out.md").read_text()
 
 

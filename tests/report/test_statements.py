@@ -52,7 +52,9 @@ def test_no_crossover_is_said_as_such() -> None:
 def test_what_is_not_resolved_is_said_as_such() -> None:
     same = {"vit": power_error(3, 0.4), "resnet": power_error(3, 0.4)}
     answers = answered(study_records(same, replicates=3, noise=0.1))
-    assert crossover_statements(answers, NAMES)[0].startswith("Whether ResNet and ViT cross is not resolved: ")
+    assert crossover_statements(answers, NAMES)[0].startswith(
+        "Whether the curves of ResNet and ViT cross is not resolved: "
+    )
     chosen = " ".join(choice_statements(answers.by_rule["selected"].choices, NAMES))
     assert "the data do not separate the best" in chosen
 
@@ -87,7 +89,7 @@ def test_the_other_rule_may_answer_differently() -> None:
 
 def test_without_a_pair_all_pairs_are_counted(records: list[Record]) -> None:
     text = crossover_statements(answered(records, None), NAMES)[0]
-    assert text.startswith("No pair was declared; of all 6, corrected by Holm: ")
+    assert text.startswith("No pair was declared. Of all 6 pairs, corrected by Holm over them, ")
 
 
 def test_sure_choices_name_their_probability_and_others_are_not_made() -> None:
@@ -118,7 +120,7 @@ def test_neighbouring_sizes_become_a_range() -> None:
 def test_a_single_arm_is_described() -> None:
     answers = answered(study_records({"vit": power_error(4, 0.4)}, replicates=2, noise=0))
     assert main_statements(answers, CARD, FAMILIES, NAMES) == [
-        "ViT alone was measured: mean error 50.0% with 128 images and 10.9% with 8,192 images."
+        "Only ViT was measured; its mean error is 50.0% with 128 images and 10.9% with 8,192 images."
     ]
 
 
@@ -175,10 +177,10 @@ def test_nothing_finished_says_nothing() -> None:
 def test_reservations_name_what_records_show(records: list[Record]) -> None:
     odd = [record.model_copy(update={"protocol_version": "0", "subset_hash": record.cell_id}) for record in records]
     text = " ".join(reservation_statements(records_frame(odd), CARD, answered(odd)))
-    assert "protocol 1, records made under 0" in text
-    assert "pairing is broken" in text
+    assert "protocol 1; its records were made under 0" in text
+    assert "breaks their pairing" in text
     assert "Compute-limited" in text
-    assert "rest on 3 replicates" in text
+    assert "rest on only 3 replicates" in text
     text = " ".join(reservation_statements(records_frame(records), CARD, answered(records)))
     assert "pairing" not in text
     assert "Exact training FLOPs differ by up to 23% between arms" in text

@@ -44,8 +44,9 @@ def answers(records: list[Record]) -> StudyAnswers:
 def test_error_table_rows() -> None:
     table = error_table(records_frame(make_record(replicate=i, error=e) for i, e in enumerate([0.2, 0.22])))
     assert table.columns == ("Arm", "N = 512", "Replicates")
-    assert table.rows == (("ViT", "21.0 ± 12.7", "2"),)
-    assert "| ViT | 21.0 ± 12.7 | 2 |" in table.markdown()
+    assert table.rows == (("ViT", "21.0", "2"),)
+    assert "| ViT | 21.0 | 2 |" in table.markdown()
+    assert "Two replicates carry no useful interval" in table.note
 
 
 def test_a_single_branch_is_shown_once_with_its_cost() -> None:
@@ -108,7 +109,8 @@ def test_ties_are_not_called_winners() -> None:
     for choice in of.choices:
         size = f"{choice.x:,.0f}"
         sure = choice.probability >= 0.9
-        assert verdicts[size] == (f"choose {NAMES[choice.family]}" if sure else "not separated")
+        significant = "significant" if choice.corrected_p <= 0.05 else "not significant"
+        assert verdicts[size] == (f"choose {NAMES[choice.family]}, {significant}" if sure else "not separated")
     assert "not separated" in verdicts.values()
 
 
