@@ -284,6 +284,16 @@ def test_a_result_that_another_process_computes_is_left_to_it(plan: Plan, store:
     assert "another process" in found.faults[asked[0].title]
 
 
+def test_what_another_process_has_computed_meanwhile_is_taken(plan: Plan, probed_copy: Store) -> None:
+    one = subjects(plan, QUICK)[0]
+    known = PROBED.read(probed_copy, one.id)
+
+    def never() -> Any:
+        pytest.fail("computed twice")
+
+    assert PROBED.compute(probed_copy, one.id, one.title, never, print) == known
+
+
 # --- weights ---------------------------------------------------------------------------------------
 
 
