@@ -32,7 +32,7 @@ from studies.probes.attention import attention_distance
 from studies.probes.catalogue import ProbeKind, chosen
 from studies.probes.held_out import HeldOut
 from studies.probes.probe import Probed
-from studies.probes.probe_results import PROBED, coverage
+from studies.probes.probe_results import PROBED, coverage, result_ids
 from studies.probes.probe_tables import probe_tables
 from studies.probes.probing import probe_networks
 from studies.probes.study_probing import ProbingResult, probe_study
@@ -420,6 +420,18 @@ def test_a_bundle_with_a_foreign_result_is_found_out(plan: Plan, probed_copy: St
     path.write_text(json.dumps(content))
     with pytest.raises(Exception, match="is damaged"):
         bundle_study(probed_copy, plan.study_id, tmp_path / "small.tar")
+
+
+def test_a_bundle_holds_no_result_that_its_plan_does_not_ask_for(
+    plan: Plan, probed_copy: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smaller = small_plan(families=["mlp"])
+    probed_copy.lock_plan(smaller)
+    monkeypatch.setattr("studies.bundle.result_ids", lambda _: result_ids(plan))
+    bundle = bundle_study(probed_copy, smaller.study_id, tmp_path / "small.tar")
+    monkeypatch.undo()
+    foreign = result_ids(plan) - result_ids(smaller)
+    assert verify_bundle(bundle) == [f"probes/{one}: is not in the plan" for one in sorted(foreign)]
 
 
 def test_results_that_no_plan_names_are_orphans(plan: Plan, probed_copy: Store) -> None:
