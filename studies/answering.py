@@ -17,7 +17,6 @@ from .records import Record, records_frame
 from .report import ReportPaths, write_report
 from .report.card import StudyCard
 from .store import Store
-from .told_notes import told_notes
 
 
 def load_records(study: str = "data_scaling", store: Path | str = "results") -> list[Record]:
@@ -108,7 +107,7 @@ def study_card(planned: Plan) -> StudyCard:
         floor=getattr(spec.data, "position_dependence", None) if classifies else None,
         x=spec.x,
         num_validation=spec.num_validation,
-        notes=told_notes(planned),
+        notes=planned.notes,
         executed_flops=planned.executed_flops,
         tier=spec.tier,
         published=spec.published,

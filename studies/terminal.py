@@ -21,7 +21,6 @@ from .grid import Arm, Plan
 from .name_table import NameTable
 from .records import records_frame, selected_rows
 from .store import CellState, Progress, Store
-from .told_notes import told_notes
 from .tuning import TuningSpec
 from .tuning_file import read_tuning
 
@@ -106,7 +105,7 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             f"{describe_bytes(cost.bytes_kept)} kept, {describe_bytes(cost.bytes_while_running)} of checkpoints while "
             "running"
         )
-    for note in told_notes(plan):
+    for note in plan.notes:
         yield Text(f"note: {note}")
 
 
@@ -194,7 +193,7 @@ def trial_tables(plan: Plan, rules: TuningSpec, cost: Estimate | None, num_done:
     )
     if cost is not None:
         yield Text(f"{_time_told(cost)} for what is left of this round")
-    for note in told_notes(plan):
+    for note in plan.notes:
         yield Text(f"note: {note}")
 
 

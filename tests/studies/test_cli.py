@@ -23,7 +23,6 @@ from studies.grid import Plan
 from studies.interruption import Interrupted
 from studies.report import ReportPaths
 from studies.store import Store
-from studies.told_notes import told_notes
 from studies.tracking import MirrorResult
 
 Call = Callable[..., tuple[int, str, str]]
@@ -265,7 +264,7 @@ def test_plan_prints_the_locked_form_and_what_is_done(study: Call, tmp_path: Pat
     _, table, _ = study("plan", *args)
     assert f"{plan.study_id}: {plan.spec.question}" in table
     assert "2 cells, 1 done; " in table
-    assert all(f"note: {note}" in table for note in told_notes(plan))
+    assert all(f"note: {note}" in table for note in plan.notes)
 
 
 def test_status_tells_the_state_of_every_cell(study: Call, store: Store, plan: Plan) -> None:
