@@ -217,7 +217,7 @@ def test_a_plan_holds_its_stages_and_reads_back(small: Plan) -> None:
 def test_pretraining_is_told_and_is_no_part_of_a_budget(small: Plan) -> None:
     (note,) = [note for note in small.notes if "start from the weights of labels" in note]
     assert "vit+labels, mlp+labels" in note
-    assert "64, 128 images of dial (16 px)" in note
+    assert "64, 128 images of dial (16 px; objective: classification)" in note
     assert "which no budget here includes" in note
     assert small.executed_flops == sum(cell.executed_flops for cell in small.cells)
 
