@@ -91,15 +91,23 @@ def plan(
     tuning: Annotated[bool, typer.Option("--tuning", help="Plan what `study tune` would do instead.")] = False,
 ) -> None:
     """Validate a study and print its cells, steps, FLOPs, time and disk, without training."""
-    from . import asking, readiness, rounds
+    from . import asking
     from .compose import compose_study
+
+    composed = compose_study(study, overrides or [], config_dir)
+    if tuning:
+        from . import rounds
+
+        planned = rounds.plan_tuning(composed)
+    else:
+        planned = asking.plan(composed.spec)
+
+    from . import readiness  # what follows loads much, and a mistake has been named by now
     from .estimate import estimate
     from .jobs import cells_at_once
     from .store import Store
     from .terminal import plan_tables, stages_in_all, trial_tables
 
-    composed = compose_study(study, overrides or [], config_dir)
-    planned = rounds.plan_tuning(composed) if tuning else asking.plan(composed.spec)
     available = readiness.check_machine(planned, composed.engine)
     found = Store(store)
     records = found.all_records()
