@@ -165,6 +165,28 @@ def test_where_no_exception_comes_out_it_is_told_all_the_same() -> None:
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (130, "", MESSAGE + "\n")
 
 
+def test_a_signal_within_such_a_callback_is_told_too() -> None:
+    begun = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program = begun + SWALLOWED.replace("raise KeyboardInterrupt", "signal.raise_signal(signal.SIGINT)")
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (130, "", MESSAGE + "\n")
+
+
+def test_code_that_goes_on_after_every_exception_does_not_go_on() -> None:
+    program = """
+import signal
+from studies.interruption import told_once
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with told_once():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except Exception:
+        print("went on")
+"""
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (130, "", MESSAGE + "\n")
+
+
 def test_other_faults_that_cannot_come_out_are_printed_as_ever() -> None:
     program = SWALLOWED.replace("raise KeyboardInterrupt", "raise ArithmeticError")
     outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
