@@ -51,7 +51,7 @@ def _parts(file: IO[bytes]) -> list[list[int]]:
     """What every value holds, by their numbers."""
     parts: list[list[int]] = [[]]
     stacks: list[list[int]] = [[]]  # one more for every mark, as in torch's unpickler
-    memo: dict[int, int] = {}
+    memo: dict[object, int] = {}
     with contextlib.suppress(Exception):  # whatever a crafted pickle provokes: here it cannot be read on
         for operation, argument, _ in pickletools.genops(file):
             name, taken = operation.name, _taken(stacks, operation)
