@@ -126,6 +126,12 @@ def set_aside_result(store: Store, evaluation_id: str) -> Path:
     return path.rename(path.with_name(f"result.damaged-{time.time_ns()}.json"))
 
 
+def count_results(plan: Plan, store: Store) -> tuple[int, int]:
+    """Results of a plan that are done and can be read, of how many; (0, 0) where it declares no `few_shot`."""
+    ids = {network.id for network in frozen_networks(plan)}
+    return len(ids) - len({network.id for network in waiting_networks(plan, store)}), len(ids)
+
+
 def waiting_networks(plan: Plan, store: Store) -> list[FrozenNetwork]:
     """The networks of a plan without a result that can be read."""
     return [network for network in frozen_networks(plan) if _readable(store, network.id) is None]

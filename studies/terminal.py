@@ -15,11 +15,14 @@ from rich.text import Text
 
 from .cell import Cell
 from .counts import counted
+from .errors import ConfigError
 from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds, shares
 from .few_shot_networks import frozen_networks
+from .few_shot_results import count_results
 from .grid import Arm, Plan
 from .name_table import NameTable
 from .records import records_frame, selected_rows
+from .start_checks import lost_starts
 from .store import CellState, Progress, Store
 from .tuning import TuningSpec
 from .tuning_file import read_tuning
@@ -136,6 +139,7 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
     trial = ("peak lr", "decay") if plan.is_tuning else ()
     begun = ("pretrained on",) if any(cell.start is not None for cell in plan.cells) else ()
     cells = NameTable("cell", "arm", *begun, "train size", *trial, "replicate", "state", "", names=("cell", "arm"))
+    lost = lost_starts(plan, store)
     for cell in plan.cells:
         state = states[cell.id]
         cells.add_row(
@@ -146,9 +150,12 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
             *((f"{cell.learning_rate:g}", f"{cell.weight_decay:g}") if trial else ()),
             str(cell.replicate),
             Text(state, style=STATE_STYLES[state]),
-            _remark(cell, state, store),
+            lost.get(cell.id) or _remark(cell, state, store),
         )
     yield cells
+    done, networks = count_results(plan, store)
+    if networks:
+        yield Text(f"few-shot: {done} of {counted(networks, 'network')} evaluated")
 
 
 def result_tables(result: RunResult, store: Store) -> Iterator[RenderableType]:
@@ -242,7 +249,11 @@ def tuning_list(tunings: Mapping[str, Path]) -> Iterator[RenderableType]:
         title="recipe.tuning=NAME cites one",
     )
     for name, path in tunings.items():
-        tuning = read_tuning(str(path))
+        try:
+            tuning = read_tuning(str(path))
+        except ConfigError as error:  # one damaged file must not hide all others
+            table.add_row(name, Text(str(error).removeprefix("recipe.tuning: "), style="red"))
+            continue
         made = tuning.conditions
         sizes = sorted({size for points in tuning.arms.values() for size in points})
         table.add_row(

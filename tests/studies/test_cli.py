@@ -157,6 +157,23 @@ def test_an_unknown_family_names_the_closest(study: Call, here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+def test_a_misspelt_form_is_named_before_torch_or_any_table_is_loaded(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from studies.__main__ import main\n"
+        "try:\n    main()\n"
+        "finally:\n"
+        "    heavy = {'torch', 'timm', 'pytorch_lightning', 'pandas', 'scipy', 'matplotlib', 'datasets'}\n"
+        "    print(sorted(heavy & set(sys.modules)))"
+    )
+    arms = ["families=[vit,vit-lerned2d]", "primary_pair=null", "data=dial_positions"]
+    command = [sys.executable, "-c", program, "plan", "position_embedding", *arms]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "families[1]: family 'vit' has no variant 'nano-lerned2d' (did you mean" in " ".join(ended.stderr.split())
+    assert ended.stdout == "[]\n"
+
+
 def test_a_wrong_command_is_exit_code_2(study: Call) -> None:
     assert study("rnu")[0] == 2
     assert study("plan", "mine", "--fast")[0] == 2
