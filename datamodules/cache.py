@@ -134,6 +134,11 @@ def _write(folder: Path, shape: SplitShape, decode: Callable[[], Chunks]) -> Non
         shutil.rmtree(temporary, ignore_errors=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_full(folder, needed, shutil.disk_usage(folder.parent).free) from error
+        if error.errno == errno.EFBIG:
+            raise CacheUnavailableError(
+                f"{folder.parent} takes no file of {needed / 1e6:.1f} MB, by a limit on the size of files (ulimit -f) "
+                f"or by its file system; raise the limit, or set {CACHE_VARIABLE} to a folder elsewhere"
+            ) from error
         raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -27,6 +27,7 @@ import torch
 from timm.models import clean_state_dict
 
 from models.families import Head
+from models.unfolded import unfolded
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -39,6 +40,9 @@ LARGEST_SIZE = 2**20
 LONGEST_SHOWN = 80
 """Letters of a name from a file that a message repeats."""
 _MOST_NAMED = 5  # functions named in a refusal
+_MOST_VALUES, _MOST_LEVELS = 2**24, 200
+"""Values and levels of a pickle, far above those of weights with the state of their optimiser."""
+_MOST_PICKLES = 5  # one after another in a file older than torch's archives
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -206,6 +210,7 @@ def _unpickled(path: Path, content: bytes, largest_bytes: int) -> object:
     file = io.BytesIO(content)
     if zipfile.is_zipfile(file):
         _check_archive(path, file, largest_bytes)
+    _check_unfolded(path, file)
     file.seek(0)
     # timm's trainings keep their settings in a Namespace, which is a bag of values.
     with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -239,6 +244,22 @@ def _check_archive(path: Path, file: io.BytesIO, largest_bytes: int) -> None:
         raise WeightsError(f"{path}: is damaged ({shown(str(error))}); not loaded") from error
     if damaged is not None:
         raise WeightsError(f"{path}: is damaged: the CRC-32 of its part '{shown(damaged)}' does not match; not loaded")
+
+
+def _check_unfolded(path: Path, file: io.BytesIO) -> None:
+    """Refuse a pickle whose values refer to each other so often that to hash or print one would take for ever."""
+    sizes = []
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            pickles = [part for part in archive.infolist() if part.filename.lower().endswith(".pkl")]
+            sizes += [unfolded(io.BytesIO(archive.read(part))) for part in pickles]
+    file.seek(0)
+    sizes += [unfolded(file) for _ in range(_MOST_PICKLES)]
+    if any(size.values > _MOST_VALUES or size.depth > _MOST_LEVELS for size in sizes):
+        raise WeightsError(
+            f"{path}: refused: its pickle nests values in each other until they are more than {_MOST_VALUES:,}, or "
+            f"more than {_MOST_LEVELS} levels deep, which no weights need and reading would not end; not loaded"
+        )
 
 
 def _asked_for(file: io.BytesIO, error: Exception) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .analysis.answers import Answers, analyse
@@ -10,14 +11,15 @@ from .analysis.few_shot_curves import FewShotAnswers
 from .analysis.of_records import Rule, records_table
 from .analysis.study import measured_pair, read_blocks
 from .analysis.table import CurveTable
+from .counts import counted
 from .errors import ConfigError
 from .few_shot_results import few_shot_frame, waiting_networks
 from .grid import Plan
 from .records import Record, records_frame
 from .report import ReportPaths, write_report
 from .report.card import StudyCard
+from .start_checks import lost_starts
 from .store import Store
-from .told_notes import told_notes
 
 
 def load_records(study: str = "data_scaling", store: Path | str = "results") -> list[Record]:
@@ -86,7 +88,16 @@ def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> 
     records = store.records(planned)
     few_shot = few_shot_answers(planned, store)
     stages = {stage.spec.name: store.records(stage) for stage in planned.pretraining}
-    return write_report(records, card or study_card(planned), folder, _predictions(records, store), few_shot, stages)
+    card = card or study_card(planned)
+    card = replace(card, notes=(*card.notes, *_lost_notes(planned, store)))
+    return write_report(records, card, folder, _predictions(records, store), few_shot, stages)
+
+
+def _lost_notes(planned: Plan, store: Store) -> tuple[str, ...]:
+    """What is told of cells that will not be trained, because what they begin from was lost."""
+    lost = lost_starts(planned, store)
+    reasons = "; ".join(dict.fromkeys(lost.values()))
+    return (f"{counted(len(lost), 'cell')} cannot be trained: {reasons}.",) if lost else ()
 
 
 def study_card(planned: Plan) -> StudyCard:
@@ -108,7 +119,7 @@ def study_card(planned: Plan) -> StudyCard:
         floor=getattr(spec.data, "position_dependence", None) if classifies else None,
         x=spec.x,
         num_validation=spec.num_validation,
-        notes=told_notes(planned),
+        notes=planned.notes,
         executed_flops=planned.executed_flops,
         tier=spec.tier,
         published=spec.published,

@@ -92,15 +92,22 @@ def plan(
     tuning: Annotated[bool, typer.Option("--tuning", help="Plan what `study tune` would do instead.")] = False,
 ) -> None:
     """Validate a study and print its cells, steps, FLOPs, time and disk, without training."""
-    from . import asking, readiness, rounds
-    from .compose import compose_study
+    from . import asking
+
+    composed = _composed(study, overrides, config_dir)
+    if tuning:
+        from . import rounds
+
+        planned = rounds.plan_tuning(composed)
+    else:
+        planned = asking.plan(composed.spec)
+
+    from . import readiness  # what follows loads much, and a mistake has been named by now
     from .estimate import estimate
     from .jobs import cells_at_once
     from .store import Store
     from .terminal import plan_tables, stages_in_all, trial_tables
 
-    composed = compose_study(study, overrides or [], config_dir)
-    planned = rounds.plan_tuning(composed) if tuning else asking.plan(composed.spec)
     available = readiness.check_machine(planned, composed.engine)
     found = Store(store)
     records = found.all_records()
@@ -385,13 +392,22 @@ def _for_training(
     study: str, overrides: list[str] | None, config_dir: Path | None, store: Path
 ) -> tuple[Composed, Store]:
     """The study and its store, with the engine's first worker on its way while the study is planned."""
-    from .compose import compose_study
     from .engines.local import warm_up
     from .store import Store
 
-    composed = compose_study(study, overrides or [], config_dir)
+    composed = _composed(study, overrides, config_dir)
     warm_up()
     return composed, Store(store)
+
+
+def _composed(study: str, overrides: list[str] | None, config_dir: Path | None) -> Composed:
+    """The study, after saying what its overrides did besides what they say."""
+    from .compose import compose_study
+
+    composed = compose_study(study, overrides or [], config_dir)
+    for note in composed.notes:
+        _tell(f"note: {note}")
+    return composed
 
 
 def _locked(plan: Plan, called: str, store: Store) -> str:
@@ -403,15 +419,12 @@ def _tell(message: str) -> None:
 
 
 def _status_json(planned: Plan, states: Mapping[str, str], store: Store) -> dict[str, Any]:
-    from .few_shot_results import few_shot_coverage
+    from .few_shot_results import count_results
     from .probes.probe_results import coverage
 
-    probed, (evaluated, networks) = coverage(planned, store), few_shot_coverage(planned, store)
+    probed, (done, networks) = coverage(planned, store), count_results(planned, store)
+    few_shot = {"few_shot": {"done": done, "networks": networks}} if networks else {}
+    asked = {name: {"done": probed.done.get(name, 0), "asked": count} for name, count in probed.asked.items()}
     cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
-    return {
-        "study_id": planned.study_id,
-        "counts": Counter(states.values()),
-        "few_shot": {"done": evaluated, "asked": networks},
-        "probes": {name: {"done": probed.done.get(name, 0), "asked": asked} for name, asked in probed.asked.items()},
-        "cells": cells,
-    }
+    told = {"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells}
+    return told | few_shot | {"probes": asked}

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from .engine_spec import EngineSpec
 from .errors import ConfigError
+from .left_out_arms import without_left_out_arms
 from .recipe import Recipe
 from .spec import StudySpec
 from .tracking import TrackingSpec
@@ -39,12 +40,14 @@ class Composed:
         engine: where cells run; changes no result.
         tracking: the W&B mirror; changes no result.
         tuning: how `study tune` tunes the study; changes no result of the study itself.
+        notes: what overrides did besides what they say, a sentence each.
     """
 
     spec: StudySpec
     engine: EngineSpec
     tracking: TrackingSpec
     tuning: TuningSpec = field(default_factory=TuningSpec)
+    notes: tuple[str, ...] = ()
 
 
 def compose_study(study: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> Composed:
@@ -73,11 +76,13 @@ def compose_study(study: str, overrides: Sequence[str] = (), config_dir: Path | 
     if "study" in content:
         raise ConfigError(f"study {study}: the first line of its file must be `# @package _global_`")
     engine, tracking, tuning = content.pop("engine"), content.pop("tracking"), content.pop("tuning")
+    content, notes = without_left_out_arms(content, overrides)
     return Composed(
         spec=_with_tuning_found(validate(StudySpec, content, f"study {study}"), config_dir),
         engine=validate(EngineSpec, engine, f"study {study}", "engine."),
         tracking=validate(TrackingSpec, tracking, f"study {study}", "tracking."),
         tuning=validate(TuningSpec, tuning, f"study {study}", "tuning."),
+        notes=notes,
     )
 
 

@@ -78,7 +78,7 @@ def check_matched(spec: StudySpec, arms: tuple[Arm, ...]) -> tuple[str, ...]:
     )
     if spec.allow_unequal_flops:
         meaning = "epochs, not FLOPs, are equal" if spec.budget.epochs is not None else OWN_STEPS
-        return (f"allow_unequal_flops is on: {meaning}; {difference}.",)
+        return (f"allow_unequal_flops is on: {meaning}; {difference}.", *_exact_cost(arms))
     if spread > MATCHED_FOR_A_REASON:
         raise PlanError(
             f"families: {difference}. At equal steps that is not a matched comparison (at most "
@@ -86,10 +86,10 @@ def check_matched(spec: StudySpec, arms: tuple[Arm, ...]) -> tuple[str, ...]:
             "arm its own number of steps at the same budget"
         )
     notes = [f"{difference[0].upper()}{difference[1:]}."] if spread > MATCHED else []
-    return (*notes, *exact_cost_notes(arms))
+    return (*notes, *_exact_cost(arms))
 
 
-def exact_cost_notes(arms: Sequence[Arm]) -> tuple[str, ...]:
+def _exact_cost(arms: Sequence[Arm]) -> tuple[str, ...]:
     """What must be said where arms of equal nominal cost differ in what their training exactly costs."""
     ratios = {arm.name: (3 * arm.forward_flops - arm.first_layer_flops) / arm.forward_flops for arm in arms}
     if max(ratios.values()) / min(ratios.values()) - 1 <= MATCHED_FOR_A_REASON:

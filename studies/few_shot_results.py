@@ -82,15 +82,15 @@ EVALUATIONS = Results("few_shot", FewShotResult, "evaluation_id", "few-shot resu
 """Where the results lie in a store."""
 
 
+def count_results(plan: Plan, store: Store) -> tuple[int, int]:
+    """Results of a plan that are done and can be read, of how many; (0, 0) where it declares no `few_shot`."""
+    ids = {network.id for network in frozen_networks(plan)}
+    return len(ids) - len({network.id for network in waiting_networks(plan, store)}), len(ids)
+
+
 def waiting_networks(plan: Plan, store: Store) -> list[FrozenNetwork]:
     """The networks of a plan without a result that can be read."""
     return [network for network in frozen_networks(plan) if EVALUATIONS.readable(store, network.id) is None]
-
-
-def few_shot_coverage(plan: Plan, store: Store) -> tuple[int, int]:
-    """Networks of a plan that have a result file, and all there are; nothing is read."""
-    ids = {network.id for network in frozen_networks(plan)}
-    return sum(EVALUATIONS.path(store, one).exists() for one in ids), len(ids)
 
 
 def few_shot_frame(plan: Plan, store: Store) -> pd.DataFrame:

@@ -86,7 +86,9 @@ class Results(Generic[Result]):
             if content["sha256"] != digest(content["result"]):
                 raise ValueError("its checksum does not match")
             result = self.kind.model_validate(content["result"])
-            if {getattr(result, self.id_field), id_of(content["result"]["identity"])} != {result_id}:
+            if (own := getattr(result, self.id_field)) != result_id:
+                raise ValueError(f"it belongs to {self.noun} {own}")
+            if id_of(content["result"]["identity"]) != result_id:
                 raise ValueError("its content does not have this id")
         except FileNotFoundError:
             return None
@@ -164,7 +166,7 @@ class Results(Generic[Result]):
             try:
                 known = self.read(store, result_id)
             except StoreError:
-                aside = self._set_aside(store, result_id)
+                aside = self.set_aside(store, result_id)
                 on_message(f"the {self.noun} of {title} is damaged: kept as {aside}, it is computed again")
                 known = None
             if known is not None and not again(known):
@@ -175,7 +177,7 @@ class Results(Generic[Result]):
             assert written is not None
             return written
 
-    def _set_aside(self, store: Store, result_id: str) -> Path:
+    def set_aside(self, store: Store, result_id: str) -> Path:
         """Renames a damaged result, so that it is computed again; the caller holds its lock."""
         path = self.path(store, result_id)
         return path.rename(path.with_name(f"result.damaged-{time.time_ns()}.json"))

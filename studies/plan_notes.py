@@ -36,7 +36,7 @@ def coverage_notes(spec: StudySpec, data: DataInfo, cells: list[Cell]) -> list[s
     )
     if unseen:
         listed = ", ".join(f"{fraction:g} C at N={size}" for fraction, size in unseen)
-        notes.append(f"Branches that see fewer images than N once: {listed}.")
+        notes.append(f"Branches that end before each of the N images was seen once: {listed}.")
     return notes
 
 

@@ -52,8 +52,8 @@ def _stage_spec(spec: StudySpec, name: str, stage_name: str) -> StudySpec:
     for arm in spec.families:
         parsed = parse_arm(arm, spec.tier)
         if parsed.start == name:
-            network = arm_name(parsed.family, parsed.variant, default_tier=spec.tier)
-            replicates[network] = max(spec.num_replicates(arm), replicates.get(network, 0))
+            # No two arms are one network with one start: their names would be the same.
+            replicates[arm_name(parsed.family, parsed.variant, default_tier=spec.tier)] = spec.num_replicates(arm)
     counts = set(replicates.values())
     return StudySpec(
         name=stage_name,

@@ -18,6 +18,8 @@ from .store import CellState, Store
 
 FINISHED: frozenset[CellState] = frozenset({"finished"})
 SETTLED: frozenset[CellState] = frozenset({"finished", "diverged"})
+LOST: frozenset[CellState] = frozenset({"diverged", "failed", "invalid"})
+"""States that a cell does not leave by itself, in which it may have left nothing to begin from."""
 
 
 def check_starts_fit(planned: Plan, starts: Mapping[str, StartSource]) -> None:
@@ -132,6 +134,21 @@ def without_start(planned: Plan, store: Store) -> dict[str, str]:
         if reason := reasons.get(cell.start.origin):
             blocked[cell.id] = f"there is nothing to begin from: {reason}"
     return blocked
+
+
+def lost_starts(planned: Plan, store: Store) -> dict[str, str]:
+    """Cell id -> why it will not begin, for cells without a result whose start has one and left no weights."""
+    reasons: dict[str, str | None] = {}
+    lost = {}
+    for cell in _unsettled(planned, store):
+        assert cell.start is not None
+        origin = cell.start.origin
+        if origin not in reasons:
+            of_cell = not cell.start.from_file and store.state(origin) in LOST
+            reasons[origin] = why_not_kept(origin, store) if of_cell else None
+        if reason := reasons[origin]:
+            lost[cell.id] = f"there is nothing to begin from: {reason}"
+    return lost
 
 
 def _unsettled(planned: Plan, store: Store) -> list[Cell]:

@@ -172,15 +172,19 @@ def _unequal_stages(stages: Sequence[StageStart]) -> tuple[str, ...]:
 
 def _note(source: StartSource, data: DataInfo, cells: Sequence[tuple[str, Cell]]) -> str:
     begun = [(arm, cell.start) for arm, cell in cells if cell.start is not None and cell.start.name == source.name]
-    arms = ", ".join(dict.fromkeys(arm for arm, _ in begun))
-    resized = f" and are applied to images of {data.image_size} px" if data.image_size != source.image_size else ""
+    arms = dict.fromkeys(arm for arm, _ in begun)
+    begins = f"{', '.join(arms)} {'start' if len(arms) > 1 else 'starts'}"
+    applied = data.image_size != source.image_size
+    resized = f" The networks are then applied to images of {data.image_size} px." if applied else ""
     if isinstance(source, FileStart):
-        cost = "is not known" if source.train_flops is None else f"was {source.train_flops:.3g} training FLOPs"
+        outside = "which no budget here includes"
+        cost = (
+            "is not known" if source.train_flops is None else f"was {source.train_flops:.3g} training FLOPs, {outside}"
+        )
         size = "an unknown number of" if source.num_pretrain is None else f"{source.num_pretrain:,}"
         return (
-            f"{arms} begin from weights trained elsewhere (sha256 {source.sha256[:12]}; {source.objective}, {size} "
-            f"images of {source.image_size} px){resized}, the same for every replicate. What they cost {cost}; it "
-            "is no part of any budget here."
+            f"{begins} from weights trained elsewhere (sha256 {source.sha256[:12]}; {source.objective}, {size} "
+            f"images of {source.image_size} px), the same for every replicate.{resized} What they cost {cost}."
         )
     assert isinstance(source, StageStart)
     stage = source.plan
@@ -188,9 +192,10 @@ def _note(source: StartSource, data: DataInfo, cells: Sequence[tuple[str, Cell]]
     costs = sorted({start.train_flops for _, start in begun if start.train_flops is not None})
     span = " to ".join(dict.fromkeys(f"{cost:.3g}" for cost in (costs[0], costs[-1])))
     note = (
-        f"{arms} begin from {source.name}: {stage.spec.objective} on {sizes} images of {stage.data.name} "
-        f"({stage.data.image_size} px), replicate r from replicate r{resized}. It cost {span} training FLOPs a run, "
-        "which are no part of any budget here."
+        f"{begins} from the weights of {source.name}, trained on {sizes} images of {stage.data.name} "
+        f"({stage.data.image_size} px; objective: {stage.spec.objective}); each replicate starts from the same "
+        f"replicate of {source.name}.{resized} One such training cost {span} training FLOPs, which no budget here "
+        "includes."
     )
     if stage.data.name == data.name and not stage.spec.data.fresh_per_replicate:
         note += (

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from .digest import digest
 from .errors import ConfigError, NotInStoreError, PlanError, StoreError
 from .files import leftovers, sha256_of, write_atomically, write_text
 from .grid import Plan
@@ -75,7 +75,7 @@ class Store:
         try:
             content = json.loads(path.read_bytes())
             payload = content["record"]
-            if content["sha256"] != _digest(payload):
+            if content["sha256"] != digest(payload, allow_nan=True):
                 raise ValueError("its checksum does not match")
             record = Record.model_validate(payload)
             if record.cell_id != cell_id:
@@ -116,7 +116,7 @@ class Store:
             write_atomically(path, lambda file: np.savez_compressed(file, **predictions))  # type: ignore[arg-type]
             record = record.model_copy(update={"predictions_sha256": sha256_of(path)})
         payload = record.model_dump(mode="json")
-        text = json.dumps({"record": payload, "sha256": _digest(payload)}, indent=1)
+        text = json.dumps({"record": payload, "sha256": digest(payload, allow_nan=True)}, indent=1)
         write_text(folder / "record.json", text)
         return record
 
@@ -373,10 +373,6 @@ def _is_still_there(file: IO[bytes], path: Path) -> bool:
         return os.fstat(file.fileno()).st_ino == path.stat().st_ino
     except FileNotFoundError:
         return False
-
-
-def _digest(payload: object) -> str:
-    return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

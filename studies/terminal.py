@@ -15,15 +15,16 @@ from rich.text import Text
 
 from .cell import Cell
 from .counts import counted
+from .errors import ConfigError
 from .estimate import Estimate, describe_bytes, describe_flops, describe_seconds, shares
 from .few_shot_networks import frozen_networks
-from .few_shot_results import few_shot_coverage
+from .few_shot_results import count_results
 from .grid import Arm, Plan
 from .name_table import NameTable
 from .probes.probe_results import coverage
 from .records import records_frame, selected_rows
+from .start_checks import lost_starts
 from .store import CellState, Progress, Store
-from .told_notes import told_notes
 from .tuning import TuningSpec
 from .tuning_file import read_tuning
 
@@ -108,7 +109,7 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             f"{describe_bytes(cost.bytes_kept)} kept, {describe_bytes(cost.bytes_while_running)} of checkpoints while "
             "running"
         )
-    for note in told_notes(plan):
+    for note in plan.notes:
         yield Text(f"note: {note}")
 
 
@@ -139,6 +140,7 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
     trial = ("peak lr", "decay") if plan.is_tuning else ()
     begun = ("pretrained on",) if any(cell.start is not None for cell in plan.cells) else ()
     cells = NameTable("cell", "arm", *begun, "train size", *trial, "replicate", "state", "", names=("cell", "arm"))
+    lost = lost_starts(plan, store)
     for cell in plan.cells:
         state = states[cell.id]
         cells.add_row(
@@ -149,17 +151,12 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
             *((f"{cell.learning_rate:g}", f"{cell.weight_decay:g}") if trial else ()),
             str(cell.replicate),
             Text(state, style=STATE_STYLES[state]),
-            _remark(cell, state, store),
+            lost.get(cell.id) or _remark(cell, state, store),
         )
     yield cells
-    yield from _results_told(plan, store)
-
-
-def _results_told(plan: Plan, store: Store) -> Iterator[RenderableType]:
-    """How many results besides records are there."""
-    evaluated, asked = few_shot_coverage(plan, store)
-    if asked:
-        yield Text(f"few-shot: {evaluated} of {asked} networks evaluated")
+    done, networks = count_results(plan, store)
+    if networks:
+        yield Text(f"few-shot: {done} of {counted(networks, 'network')} evaluated")
     probed = coverage(plan, store)
     if probed.asked:
         yield Text(f"probes: {probed.told}")
@@ -207,7 +204,7 @@ def trial_tables(plan: Plan, rules: TuningSpec, cost: Estimate | None, num_done:
     )
     if cost is not None:
         yield Text(f"{_time_told(cost)} for what is left of this round")
-    for note in told_notes(plan):
+    for note in plan.notes:
         yield Text(f"note: {note}")
 
 
@@ -256,7 +253,11 @@ def tuning_list(tunings: Mapping[str, Path]) -> Iterator[RenderableType]:
         title="recipe.tuning=NAME cites one",
     )
     for name, path in tunings.items():
-        tuning = read_tuning(str(path))
+        try:
+            tuning = read_tuning(str(path))
+        except ConfigError as error:  # one damaged file must not hide all others
+            table.add_row(name, Text(str(error).removeprefix("recipe.tuning: "), style="red"))
+            continue
         made = tuning.conditions
         sizes = sorted({size for points in tuning.arms.values() for size in points})
         table.add_row(

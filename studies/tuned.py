@@ -7,8 +7,6 @@ in the report.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
@@ -17,6 +15,7 @@ from pydantic import Field, PositiveInt
 
 from datamodules import DataInfo
 
+from .digest import digest
 from .errors import ConfigError
 from .protocol import PROTOCOL_VERSION
 from .spec import StudySpec
@@ -142,8 +141,7 @@ class Tuning(Strict):
 
     def digest(self) -> str:
         """SHA-256 of the content."""
-        content = self.model_dump(mode="json", exclude={"sha256"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return digest(self.model_dump(mode="json", exclude={"sha256"}), allow_nan=True)
 
     def sealed(self) -> Tuning:
         """The same with the hash of its content."""
@@ -163,7 +161,7 @@ class Tuning(Strict):
         if arm not in self.arms:
             raise ConfigError(
                 f"recipe.tuning: the tuning {self.name} has no arm {arm!r}; it has {', '.join(self.arms)}: leave "
-                f"{arm!r} out of families, or tune it too (study tune)"
+                f"{arm!r} out of families, tune it too (study tune), or set recipe.tuning=null for a fixed recipe"
             )
         points = self.arms[arm]
         rates = {size: point.learning_rate for size, point in points.items()}

@@ -2,7 +2,9 @@
 
 import errno
 import multiprocessing
+import resource
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
@@ -162,6 +164,18 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(tmp_path: Path, mo
     monkeypatch.setattr(cache_module, "_sync", full)
     with pytest.raises(DataError, match="is full"):
         cached_split(tmp_path / "train", SHAPE, decode)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.lock"]
+
+
+def test_a_limit_on_the_size_of_files_is_told_as_such(tmp_path: Path) -> None:
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"takes no file of 0\.0 MB, by a limit.*ulimit -f.*INDUCTIVE_BIAS_CACHE"):
+            cached_split(tmp_path / "train", SHAPE, decode)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert [path.name for path in tmp_path.iterdir()] == ["train.lock"]
 
 

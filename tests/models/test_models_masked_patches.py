@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -190,6 +191,41 @@ class TestNetwork:
             loss.backward()  # type: ignore[no-untyped-call]
             assert all(p.grad is not None for p in network.parameters())
 
+    def test_embeddings_kept_on_their_grid_are_corrupted_alike(self) -> None:
+        """timm's networks for images of any size keep patches as rows and columns until positions are added."""
+        torch.manual_seed(0)
+        plain = timm.create_model("test_vit", img_size=64, num_classes=2)
+        on_grid = timm.create_model("test_vit", img_size=64, num_classes=2, dynamic_img_size=True)
+        on_grid.load_state_dict(plain.state_dict())
+        first, second = MaskedPatchNetwork(plain).eval(), MaskedPatchNetwork(on_grid).eval()
+        second.load_state_dict(first.state_dict())
+        nn.init.normal_(first.predictor.weight)
+        second.predictor.weight = first.predictor.weight
+        images, corruption = torch.randn(2, 3, 64, 64), corruption_of(draws(2, seed=5), T)
+        assert second.backbone.patch_embed(images).ndim == 4  # type: ignore[operator]
+        expected = first(images, corruption)
+        assert expected.abs().max() > 0.1
+        torch.testing.assert_close(second(images, corruption), expected)
+
+    def test_the_mask_takes_the_precision_of_the_embeddings(self) -> None:
+        """Else `torch.where` would turn all that follows into fp32."""
+        network, told = masked_vit(), []
+        embed = network.backbone.patch_embed
+
+        def watch(module: nn.Module, inputs: object, output: Tensor) -> None:
+            told.append(output.dtype)
+
+        forward = network.backbone.forward_features
+
+        def watched(images: Tensor) -> Tensor:
+            with embed.register_forward_hook(watch):  # type: ignore[union-attr]  # behind the corruption's own hook
+                return forward(images)  # type: ignore[operator, no-any-return]
+
+        network.backbone.forward_features = watched
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            network(torch.randn(1, 1, 16, 16), corruption_of(draws(1), T))
+        assert told == [torch.bfloat16]
+
     def test_every_weight_learns(self) -> None:
         network = masked_vit()
         network(torch.randn(2, 1, 16, 16), corruption_of(draws(2), T)).square().mean().backward()
@@ -246,6 +282,43 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"5 channels make 8\^5 colours; expected at most 4"):
             masked_patch_flops("vit", "nano", image_size=16, in_channels=5)
         assert why_no_masked_patches(build_network("vit", "nano", image_size=16, in_channels=4, num_classes=2)) is None
+
+    @pytest.mark.parametrize(("kernel", "stride", "padding"), [(6, 4, 0), (3, 4, 0), (4, 3, 0), (4, 4, 1)])
+    def test_a_projection_that_is_not_of_each_patch_alone(self, kernel: int, stride: int, padding: int) -> None:
+        network = build_network("vit", "nano", num_classes=10, **GREY)
+        width = network.patch_embed.proj.out_channels  # type: ignore[union-attr]
+        network.patch_embed.proj = nn.Conv2d(1, width, kernel, stride, padding)  # type: ignore[union-attr, arg-type]
+        assert "see pixels of neighbouring patches" in str(why_no_masked_patches(network))
+
+    def test_an_image_of_one_patch(self) -> None:
+        network = timm.create_model("test_vit", img_size=16, num_classes=2)
+        assert network.patch_embed.num_patches == 1
+        assert "an image has 1 patches; expected 2 or more" in str(why_no_masked_patches(network))
+
+    def test_patches_that_are_dropped_in_training_only(self) -> None:
+        network = timm.create_model("test_vit", img_size=64, num_classes=2, patch_drop_rate=0.5)
+        assert "expected a token for every patch" in str(why_no_masked_patches(network.eval()))
+
+    def test_patch_embeddings_without_tokens(self) -> None:
+        network = nn.Module()
+        network.patch_embed = build_network("vit", "nano", num_classes=10, **GREY).patch_embed
+        assert "has no patch embeddings that it could fill in" in str(why_no_masked_patches(network))
+
+    def test_features_that_are_no_tokens_or_come_of_several_embeddings(self) -> None:
+        for change in ("grid", "twice"):
+            network = build_network("vit", "nano", num_classes=10, **GREY)
+
+            class Changed(type(network)):  # type: ignore[misc]
+                change = ""
+
+                def forward_features(self, images: Tensor) -> Tensor:
+                    if self.change == "twice":
+                        self.patch_embed(images)
+                    tokens: Tensor = super().forward_features(images)
+                    return tokens if self.change == "twice" else tokens.unflatten(1, (4, 4))
+
+            network.__class__, network.change = Changed, change  # type: ignore[assignment]
+            assert "expected a token for every patch" in str(why_no_masked_patches(network)), change
 
     def test_a_network_that_drops_patches(self) -> None:
         class Dropping(nn.Module):

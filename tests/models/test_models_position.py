@@ -160,3 +160,19 @@ def test_rotations_turn_by_powers_of_the_base_100() -> None:
 def test_places_of_the_original_grid_are_whole_numbers() -> None:
     assert patch_places(5, 5).tolist() == [0, 1, 2, 3, 4]
     assert patch_places(4, 2).tolist() == [-0.25, 0.25, 0.75, 1.25]
+
+
+@pytest.mark.parametrize("kind", [PositionKind.ROTARY, PositionKind.SINUSOIDAL_1D, PositionKind.SINUSOIDAL_2D])
+def test_what_is_fixed_is_no_part_of_the_weights(kind: PositionKind) -> None:
+    """So that a checkpoint of one grid is one of any: nothing in it belongs to places."""
+    position = build_position(kind, grid=2, original_grid=2, width=WIDTH, num_heads=HEADS, num_prefix_tokens=0)
+    assert position.state_dict() == {}
+    assert list(position.parameters()) == []
+    assert len(list(position.buffers())) > 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PositionKind if kind.in_attention])
+def test_attention_stays_in_the_precision_of_queries(kind: PositionKind) -> None:
+    position: Any = build_position(kind, grid=2, original_grid=2, width=WIDTH, num_heads=HEADS, num_prefix_tokens=1)
+    heads = torch.randn(1, HEADS, 5, WIDTH // HEADS, dtype=torch.bfloat16)
+    assert {told.dtype for told in position(heads, heads) if told is not None} == {torch.bfloat16}

@@ -43,7 +43,6 @@ def test_status_and_export_know_of_the_results(plan: Plan, probed_copy: Store, t
     assert "probes: 99 of 100 results" in found.stdout
     told = json.loads(CliRunner().invoke(app, ["status", "small", "--store", root, "--json"]).stdout)
     assert sum(one["done"] for one in told["probes"].values()) == 99
-    assert told["few_shot"] == {"done": 0, "asked": 0}
     found = CliRunner().invoke(app, ["export", "small", "--store", root, "--output", str(tmp_path / "out")])
     assert found.exit_code == ExitCode.OK
     frame = pd.read_parquet(tmp_path / "out" / f"{plan.study_id}.probes.parquet")

@@ -23,7 +23,6 @@ from studies.grid import Plan
 from studies.interruption import Interrupted
 from studies.report import ReportPaths
 from studies.store import Store
-from studies.told_notes import told_notes
 from studies.tracking import MirrorResult
 
 Call = Callable[..., tuple[int, str, str]]
@@ -158,6 +157,23 @@ def test_an_unknown_family_names_the_closest(study: Call, here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+def test_a_misspelt_form_is_named_before_torch_or_any_table_is_loaded(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from studies.__main__ import main\n"
+        "try:\n    main()\n"
+        "finally:\n"
+        "    heavy = {'torch', 'timm', 'pytorch_lightning', 'pandas', 'scipy', 'matplotlib', 'datasets'}\n"
+        "    print(sorted(heavy & set(sys.modules)))"
+    )
+    arms = ["families=[vit,vit-lerned2d]", "primary_pair=null", "data=dial_positions"]
+    command = [sys.executable, "-c", program, "plan", "position_embedding", *arms]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "families[1]: family 'vit' has no variant 'nano-lerned2d' (did you mean" in " ".join(ended.stderr.split())
+    assert ended.stdout == "[]\n"
+
+
 def test_a_wrong_command_is_exit_code_2(study: Call) -> None:
     assert study("rnu")[0] == 2
     assert study("plan", "mine", "--fast")[0] == 2
@@ -265,7 +281,7 @@ def test_plan_prints_the_locked_form_and_what_is_done(study: Call, tmp_path: Pat
     _, table, _ = study("plan", *args)
     assert f"{plan.study_id}: {plan.spec.question}" in table
     assert "2 cells, 1 done; " in table
-    assert all(f"note: {note}" in table for note in told_notes(plan))
+    assert all(f"note: {note}" in table for note in plan.notes)
 
 
 def test_status_tells_the_state_of_every_cell(study: Call, store: Store, plan: Plan) -> None:

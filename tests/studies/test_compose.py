@@ -244,6 +244,53 @@ def test_a_wrong_override_is_told_by_field_and_value(own: Path, override: str, s
     assert len(message.splitlines()) <= 2, message  # one heading, one mistake
 
 
+def test_replicates_of_arms_that_an_override_leaves_out_are_dropped_and_told(own: Path) -> None:
+    """The study `mine` gives vit and resnet five replicates and makes them its pair."""
+    composed = compose_study("mine", ["families=[vit@nano,mixer]", "primary_pair=[mixer,vit]"], own)
+    assert composed.spec.replicates == {"default": 3, "vit": 5}
+    (note,) = composed.notes
+    assert note.startswith("families leaves out resnet, to which the study file gives replicates of its own")
+    assert note.endswith("all arms that it does not name have 3")
+
+
+def test_a_primary_pair_that_lost_an_arm_is_none_and_told(own: Path) -> None:
+    composed = compose_study("mine", ["families=[vit,mixer]", "replicates=2"], own)
+    assert (composed.spec.primary_pair, composed.spec.replicates) == (None, 2)
+    (note,) = composed.notes
+    assert "families leaves out resnet of the study file's primary_pair, so that there is none" in note
+    assert "add 'primary_pair=[A,B]'" in note
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["families=[vit,resnet,mlp]"], ["+families=[resnet@nano,vit]"], ["tier=nano"], ["num_train=[64]"]],
+)
+def test_where_no_such_arm_is_left_out_nothing_changes(own: Path, overrides: list[str]) -> None:
+    composed = compose_study("mine", overrides, own)
+    assert composed.notes == ()
+    assert composed.spec.replicates == {"default": 3, "vit": 5, "resnet": 5}
+    assert composed.spec.primary_pair == ("resnet", "vit")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("replicates.resnet=4", "replicates names ['resnet'], expected some of families"),
+        ("replicates.restnet=4", "replicates names ['restnet'], expected some of families"),
+        ("primary_pair=[resnet,vit]", "primary_pair ['resnet', 'vit'] must name two of families ['vit', 'mlp']"),
+    ],
+)
+def test_what_an_override_itself_asks_of_an_arm_that_is_not_there_is_refused(
+    own: Path, override: str, says: str
+) -> None:
+    assert says in refusal("mine", "families=[vit,mlp]", override, config_dir=own)
+
+
+def test_a_shipped_study_takes_other_families_alone() -> None:
+    spec = compose_study("data_scaling", ["families=[vit,resnet]"]).spec
+    assert (spec.families, spec.replicates, spec.primary_pair) == (("vit", "resnet"), {"default": 3}, None)
+
+
 def test_several_mistakes_are_told_at_once(own: Path) -> None:
     message = refusal("mine", "tier=huge", "num_validation=0", "budget.steps=41", config_dir=own)
     assert len(message.splitlines()) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -66,6 +67,14 @@ def test_exact_costs_that_differ_by_more_than_five_percent_are_remarked() -> Non
     arms = make_arms(spec)
     assert not any("Exact training cost" in note for note in planned().notes)
     arms["mlp"] = type(arms["mlp"])(**(vars(arms["mlp"]) | {"first_layer_flops": 800_000}))
+    notes = make_plan(spec, spec.data.describe(), arms).notes
+    assert any("Exact training cost" in note and "mlp 2.20" in note for note in notes)
+
+
+def test_exact_costs_are_told_where_unequal_flops_are_allowed_too() -> None:
+    spec = make_spec(allow_unequal_flops=True)
+    arms = make_arms(spec)
+    arms["mlp"] = dataclasses.replace(arms["mlp"], first_layer_flops=800_000)
     notes = make_plan(spec, spec.data.describe(), arms).notes
     assert any("Exact training cost" in note and "mlp 2.20" in note for note in notes)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,35 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 print("begun", flush=True)
 main()
 """
+# Holds still where a module is about to be loaded: a moment that is the same on every machine.
+BEGIN_AND_HOLD = """
+import signal, sys, time
+
+class Holding:
+    def find_spec(self, name, path=None, target=None):
+        if name == MODULE:
+            print("begun", flush=True)
+            time.sleep(600)
+
+MODULE = sys.argv.pop(1)
+from studies.__main__ import main
+assert MODULE not in sys.modules
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Holding())
+main()
+"""
 
 
-def interrupted(folder: Path, verb: str, moment: float) -> tuple[int, str]:
-    """Exit code and standard error of a verb whose terminal sends Ctrl-C so many seconds after its beginning."""
-    command = [sys.executable, "-c", BEGIN, verb, *STUDY, "--store", str(folder)]
+def interrupted(folder: Path, program: Sequence[str], verb: str, moment: float = 0.0) -> tuple[int, str]:
+    """Exit code and standard error of a verb whose terminal sends Ctrl-C.
+
+    Args:
+        folder: of the results.
+        program: `BEGIN` or `BEGIN_AND_HOLD` with what it takes.
+        verb: of `study`.
+        moment: seconds between what the program says and Ctrl-C.
+    """
+    command = [sys.executable, "-c", *program, verb, *STUDY, "--store", str(folder)]
     with (folder / "stderr.txt").open("w+") as stderr:
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=stderr)
         try:
@@ -64,12 +89,16 @@ def interrupted(folder: Path, verb: str, moment: float) -> tuple[int, str]:
         return code, stderr.read()
 
 
-@pytest.mark.parametrize(
-    ("verb", "moment"),
-    [("run", 0.1), ("run", 0.4), ("run", 0.8), ("tune", 1.2), ("run", 2.0), ("plan", 0.6)],
-)
+@pytest.mark.parametrize(("verb", "moment"), [("run", 0.1), ("run", 0.4), ("run", 0.8), ("tune", 1.2), ("run", 2.0)])
 def test_at_any_moment_it_is_one_message(verb: str, moment: float, tmp_path: Path) -> None:
-    assert interrupted(tmp_path, verb, moment) == (130, MESSAGE + "\n")
+    """Run and tune last minutes on any machine (400,000 steps a cell), so that every such moment is within them."""
+    assert interrupted(tmp_path, [BEGIN], verb, moment) == (130, MESSAGE + "\n")
+
+
+@pytest.mark.parametrize("module", ["studies.cli", "hydra.utils", "studies.planning", "torch"])
+def test_a_plan_is_interrupted_at_any_of_its_steps(module: str, tmp_path: Path) -> None:
+    """A plan may be over within half a second: its moments are those at which it loads what its next step needs."""
+    assert interrupted(tmp_path, [BEGIN_AND_HOLD, module], "plan") == (130, MESSAGE + "\n")
 
 
 WITHIN_TYPER = """
@@ -133,6 +162,28 @@ with told_once():
 
 def test_where_no_exception_comes_out_it_is_told_all_the_same() -> None:
     outcome = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (130, "", MESSAGE + "\n")
+
+
+def test_a_signal_within_such_a_callback_is_told_too() -> None:
+    begun = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program = begun + SWALLOWED.replace("raise KeyboardInterrupt", "signal.raise_signal(signal.SIGINT)")
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (130, "", MESSAGE + "\n")
+
+
+def test_code_that_goes_on_after_every_exception_does_not_go_on() -> None:
+    program = """
+import signal
+from studies.interruption import told_once
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with told_once():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except Exception:
+        print("went on")
+"""
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (130, "", MESSAGE + "\n")
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from planned import finish, planned, record_of
 from rich.console import Console
 
+from studies.compose import list_tunings
 from studies.listing import OWN_FILE_IS_ELSEWHERE, ListedStudy, StageDone, listed_studies, listing_table
 from studies.store import Store
+from studies.terminal import tuning_list
 
 FILES = {
     "small": {"name": "small", "question": "who [b]wins[/b]?", "cost": "12 cells"},
@@ -68,6 +70,29 @@ def test_a_damaged_plan_hides_no_other_study(tmp_path: Path) -> None:
     (damaged,) = listed["file_of_other"].stages
     assert "was altered" in str(damaged)
     assert damaged.to_json()["problem"] == damaged.problem
+
+
+def test_every_plan_of_a_study_is_listed_not_the_latest_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, second = planned(), planned(seed=100)
+    finish(store, first, first.cells[:5])
+    finish(store, second, second.cells[:2])
+    (listed, *_) = listed_studies(FILES, store)
+    assert [(one.study_id, one.done) for one in listed.stages] == [(first.study_id, 5), (second.study_id, 2)]
+    assert all(one.study_id in shown([listed]) for one in (first, second))
+
+
+def test_an_altered_tuning_hides_no_other(tmp_path: Path) -> None:
+    (shipped,) = (path for name, path in list_tunings().items() if name == "data_scaling")
+    altered = tmp_path / "altered.yaml"
+    altered.write_text(shipped.read_text().replace("num_validation: 1000", "num_validation: 1001"))
+    console = Console(width=250, record=True, file=io.StringIO())
+    for part in tuning_list({"mine": altered, "data_scaling": shipped, "gone": tmp_path / "gone.yaml"}):
+        console.print(part)
+    lines = {line.split()[1]: line for line in console.export_text().splitlines() if line.startswith("│")}
+    assert "was altered: its content has the hash" in " ".join(lines["mine"].split())
+    assert "resnet-circular" in lines["data_scaling"]
+    assert "is neither a shipped tuning" in " ".join(lines["gone"].split())
 
 
 def test_stages_are_told_in_words() -> None:

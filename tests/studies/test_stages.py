@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from planned import COLOURED
 from planned import planned as planned_by_arithmetic
 from pydantic import ValidationError
 
@@ -22,8 +23,8 @@ from studies.errors import ConfigError, PlanError
 from studies.files import sha256_of
 from studies.grid import Plan
 from studies.spec import StudySpec
-from studies.stages import PRETRAINING_SEED, stage_specs
-from studies.starts import Start
+from studies.stages import PRETRAINING_SEED, stage_specs, start_sources, with_own_images
+from studies.starts import FileStart, Start
 
 DIAL = {"kind": "dial", "num_train": 1_000, "num_test": 200}
 MANY = DIAL | {"seed": 1, "num_classes": 4}
@@ -169,6 +170,48 @@ def test_a_stage_has_the_replicates_of_the_arm_that_begins_from_it_whatever_othe
     }
 
 
+def test_replicates_of_a_stage_are_written_as_a_number_where_they_are_one() -> None:
+    """How they are written is part of the hash of its plan."""
+    assert stage_specs(spec())["labels"].replicates == 2
+    uneven = spec(replicates={"default": 1, "mlp+labels": 3}, families=["vit+labels", "mlp+labels"])
+    assert stage_specs(uneven)["labels"].replicates == {"default": 1, "vit": 1, "mlp": 3}
+
+
+def test_a_stage_is_trained_as_it_declares_and_not_as_its_study() -> None:
+    declared = STAGE | {"recipe": {"learning_rate": 0.25}, "objective": "masked_patches"}
+    study = spec(families=["vit+labels"], recipe={"learning_rate": 0.5}, pretraining={"labels": declared})
+    stage = stage_specs(study)["labels"]
+    assert stage.recipe.value("learning_rate", "vit", "vit") == 0.25
+    assert stage.objective == "masked_patches"
+    assert stage.budget.branches == (1.0,)
+    assert stage.question == "Weights that small begins from: labels."
+
+
+def test_a_stage_beside_a_file_needs_no_name_of_its_own() -> None:
+    study = spec(
+        families=["mlp+labels", "mlp+disk"],
+        x="num_train",
+        pretraining={"labels": STAGE | {"num_train": 64}, "disk": {"checkpoint": "weights.pt"}},
+    )
+    assert {name: one.name for name, one in stage_specs(study).items()} == {"labels": "small-pretraining"}
+
+
+def test_the_name_of_a_stage_may_have_64_letters() -> None:
+    longest = "a" * (64 - len("-pretraining"))
+    assert len(stage_specs(spec(name=longest))["labels"].name) == 64
+    with pytest.raises(ConfigError, match=r"would have 65 letters of 64"):
+        stage_specs(spec(name=longest + "a"))
+
+
+def test_real_images_are_the_same_for_all_subset_seeds() -> None:
+    real, procedural = planned_by_arithmetic(data=parse_data(COLOURED)), planned_by_arithmetic()
+    assert with_own_images(real) is real
+    moved = with_own_images(procedural)
+    assert [
+        cell.seeds.subset - before.seeds.subset for cell, before in zip(moved.cells, procedural.cells, strict=True)
+    ] == [PRETRAINING_SEED] * len(moved.cells)
+
+
 def test_one_network_begins_from_one_start_in_one_arm_only() -> None:
     with pytest.raises(ValidationError, match=r"names vit\+labels twice"):
         spec(families=["vit+labels", "vit@nano+labels"])
@@ -215,10 +258,10 @@ def test_a_plan_holds_its_stages_and_reads_back(small: Plan) -> None:
 
 
 def test_pretraining_is_told_and_is_no_part_of_a_budget(small: Plan) -> None:
-    (note,) = [note for note in small.notes if "begin from labels" in note]
+    (note,) = [note for note in small.notes if "start from the weights of labels" in note]
     assert "vit+labels, mlp+labels" in note
-    assert "64, 128 images of dial (16 px)" in note
-    assert "no part of any budget" in note
+    assert "64, 128 images of dial (16 px; objective: classification)" in note
+    assert "which no budget here includes" in note
     assert small.executed_flops == sum(cell.executed_flops for cell in small.cells)
 
 
@@ -298,6 +341,8 @@ def test_a_permutation_of_pixels_needs_images_of_one_size() -> None:
         match=r"^permutation: pixels of 16 px has nothing to do with that of 32 px: .* size of pretraining.labels.data",
     ):
         plan(families=["mlp+labels"], permutation="pixels", data=DIAL | {"image_size": 32})
+    with pytest.raises(PlanError, match=r"^permutation: patches of 16 px has nothing to do with that of 32 px"):
+        plan(families=["mlp+labels"], permutation="patches", data=DIAL | {"image_size": 32})
     study = plan(families=["mlp+labels"], permutation="pixels")
     assert [{cell.permutation for cell in one.cells} for one in study.stages] == [{"pixels"}, {"pixels"}]
 
@@ -331,6 +376,22 @@ def test_a_file_is_a_start_by_its_content(tmp_path: Path) -> None:
     moved = from_file(path.rename(tmp_path / "moved.pt").resolve())
     assert [cell.id for cell in moved.cells] == [cell.id for cell in study.cells]
     assert moved.hash == study.hash
+
+
+def test_a_file_is_what_its_declaration_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    data = parse_data(DIAL).describe()
+    for written in ("~/weights.pt", "weights.pt"):
+        declared = {"checkpoint": written, "image_size": 32, "num_train": 640, "objective": "masked_patches"}
+        study = spec(families=["vit+disk"], x="num_train", pretraining={"disk": declared})
+        assert start_sources(study, data, {})["disk"] == FileStart(
+            "disk", tmp_path / "weights.pt", sha256_of(tmp_path / "weights.pt"), 32, "masked_patches", 640, None
+        )
+    silent = spec(families=["vit+disk"], x="num_train", pretraining={"disk": {"checkpoint": "weights.pt"}})
+    source = start_sources(silent, data, {})["disk"]
+    assert (source.image_size, source.sizes) == (data.image_size, (None,))
 
 
 def test_a_file_that_does_not_fit_is_refused_while_planning(tmp_path: Path) -> None:

@@ -51,5 +51,5 @@ def test_real_images_that_both_stages_draw_from_are_told_of() -> None:
 )
 def test_images_that_cannot_have_been_seen_before_are_not(earlier: dict[str, Any], later: dict[str, Any]) -> None:
     note = note_of(earlier, later)
-    assert note.startswith("vit+labels begin from labels: classification on 64, 256 images of ")
+    assert note.startswith("vit+labels starts from the weights of labels, trained on 64, 256 images of ")
     assert "Both stages draw" not in note
