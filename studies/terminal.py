@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -93,6 +94,8 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             f"trials; {describe_flops(cited.train_flops)}, {share:.0%} of this study's training)"
         )
     yield Text(f"branches end at {', '.join(f'{fraction:g} C' for fraction in spec.budget.branches)}")
+    if spec.ladder:
+        yield Text(f"every arm is trained under each permutation of the ladder: {', '.join(spec.ladder)}")
     if (asked := plan.spec.few_shot) is not None:
         shots = ", ".join(map(str, asked.shots))
         yield Text(
@@ -138,13 +141,16 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
     yield Text(f"{plan.study_id}: {_counted(states)}", style="bold")
     trial = ("peak lr", "decay") if plan.is_tuning else ()
     begun = ("pretrained on",) if any(cell.start is not None for cell in plan.cells) else ()
-    cells = NameTable("cell", "arm", *begun, "train size", *trial, "replicate", "state", "", names=("cell", "arm"))
+    permuted = ("permutation",) if plan.spec.ladder else ()
+    columns = ("cell", "arm", *permuted, *begun, "train size", *trial, "replicate", "state", "")
+    cells = NameTable(*columns, names=("cell", "arm"))
     lost = lost_starts(plan, store)
     for cell in plan.cells:
         state = states[cell.id]
         cells.add_row(
             cell.id,
             plan.arm(cell).name,
+            *((cell.permutation,) if permuted else ()),
             *((_pretrained_on(cell),) if begun else ()),
             f"{cell.num_train:,}",
             *((f"{cell.learning_rate:g}", f"{cell.weight_decay:g}") if trial else ()),
@@ -308,6 +314,20 @@ def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
             spread = f" ({100 * errors.std(ddof=1):.1f})" if len(errors) > 1 else ""
             texts.append(f"{100 * errors.mean():.1f}{spread}" if len(errors) else "-")
         table.add_row(arm.name, *texts)
+    table.add_column("train size" if by == "num_train" else "pretrained on", justify="right")
+    if plan.spec.ladder:
+        table.add_column("permutation")
+    for arm in plan.arms:
+        table.add_column(arm.name, justify="right")
+    sizes = sorted({int(size) for size in frame[by].dropna()})
+    for size, rung in itertools.product(sizes, plan.spec.rungs):
+        texts = []
+        for arm in plan.arms:
+            here = (frame["arm"] == arm.name) & (frame[by] == size) & (frame["permutation"] == rung)
+            errors = frame.loc[here, "test_error"]
+            spread = f" ({100 * errors.std(ddof=1):.1f})" if len(errors) > 1 else ""
+            texts.append(f"{100 * errors.mean():.1f}{spread}" if len(errors) else "-")
+        table.add_row(f"{size:,}", *((rung,) if plan.spec.ladder else ()), *texts)
     return table
 
 
