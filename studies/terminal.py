@@ -301,33 +301,22 @@ def _extent(values: Iterable[float]) -> str:
 def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
     by = plan.spec.x
     sizes = sorted({int(size) for size in frame[by].dropna()})
+    laddered = bool(plan.spec.ladder)
     table = NameTable(
         "arm",
+        *(("permutation",) if laddered else ()),
         *(_size_heading(size, by) for size in sizes),
         title="test error in percent, of the branch chosen on validation: arithmetic mean (standard deviation)"
         + ("" if by == "num_train" else "; by images pretrained on"),
     )
-    for arm in plan.arms:
+    for arm, rung in itertools.product(plan.arms, plan.spec.rungs):
+        own = frame[(frame["arm"] == arm.name) & (frame["permutation"] == rung)]
         texts = []
         for size in sizes:
-            errors = frame.loc[(frame["arm"] == arm.name) & (frame[by] == size), "test_error"]
+            errors = own.loc[own[by] == size, "test_error"]
             spread = f" ({100 * errors.std(ddof=1):.1f})" if len(errors) > 1 else ""
             texts.append(f"{100 * errors.mean():.1f}{spread}" if len(errors) else "-")
-        table.add_row(arm.name, *texts)
-    table.add_column("train size" if by == "num_train" else "pretrained on", justify="right")
-    if plan.spec.ladder:
-        table.add_column("permutation")
-    for arm in plan.arms:
-        table.add_column(arm.name, justify="right")
-    sizes = sorted({int(size) for size in frame[by].dropna()})
-    for size, rung in itertools.product(sizes, plan.spec.rungs):
-        texts = []
-        for arm in plan.arms:
-            here = (frame["arm"] == arm.name) & (frame[by] == size) & (frame["permutation"] == rung)
-            errors = frame.loc[here, "test_error"]
-            spread = f" ({100 * errors.std(ddof=1):.1f})" if len(errors) > 1 else ""
-            texts.append(f"{100 * errors.mean():.1f}{spread}" if len(errors) else "-")
-        table.add_row(f"{size:,}", *((rung,) if plan.spec.ladder else ()), *texts)
+        table.add_row(arm.name, *((rung,) if laddered else ()), *texts)
     return table
 
 
