@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from studies.analysis.crossover import crossover
     from studies.analysis.fitting import fit_curve, fit_curves
     from studies.analysis.interaction import difference_of_differences
+    from studies.analysis.ladder import Ladder, permutation_ladder
     from studies.analysis.multiplier import multiplier
     from studies.analysis.of_records import block_counts, records_table
     from studies.analysis.paired import paired_tests
     from studies.analysis.summary import data_curves
     from studies.analysis.table import Columns, curve_table
     from studies.analysis.variance import variance_split
-    from studies.answering import load_answers, load_records, report_study
+    from studies.answering import load_answers, load_ladder, load_records, report_study
     from studies.asking import load_study, plan
     from studies.budget import Budget
     from studies.cell import Cell
@@ -54,7 +55,8 @@ _MODULES = {
     "studies.analysis.summary": ("data_curves",),
     "studies.analysis.table": ("Columns", "curve_table"),
     "studies.analysis.variance": ("variance_split",),
-    "studies.answering": ("load_answers", "load_records", "report_study"),
+    "studies.analysis.ladder": ("Ladder", "permutation_ladder"),
+    "studies.answering": ("load_answers", "load_ladder", "load_records", "report_study"),
     "studies.asking": ("load_study", "plan"),
     "studies.budget": ("Budget",),
     "studies.cell": ("Cell",),
@@ -89,6 +91,7 @@ __all__ = [
     "ConfigError",
     "EngineSpec",
     "FewShot",
+    "Ladder",
     "Plan",
     "PlanError",
     "ProbingResult",
@@ -114,11 +117,13 @@ __all__ = [
     "fit_curve",
     "fit_curves",
     "load_answers",
+    "load_ladder",
     "load_records",
     "load_study",
     "multiplier",
     "needed",
     "paired_tests",
+    "permutation_ladder",
     "plan",
     "plan_tuning",
     "probe",

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from .analysis.answers import Answers, analyse
 from .analysis.few_shot_curves import FewShotAnswers
+from .analysis.ladder import Ladder, permutation_ladder, unpermuted
+from .analysis.measured import CONTROL
 from .analysis.of_records import Rule, records_table
 from .analysis.study import measured_pair, read_blocks
 from .analysis.table import CurveTable
@@ -49,7 +53,8 @@ def load_answers(
         rule: `selected` reads the branch chosen on validation, `full_budget` the branch at exactly C.
         x: what error is measured against; see `records_table`. By default what the study declares.
         num_train: only cells of this size; needed where x is a cost of branches, as `train_flops`.
-        control: name or id of the same study with permuted pixels, for the difference of differences.
+        control: name or id of the same study with permuted pixels, for the difference of differences; by default the
+            rung of permuted pixels of a study that has a ladder.
 
     Raises:
         StoreError: the store has no such study.
@@ -58,19 +63,57 @@ def load_answers(
     found = Store(store)
     planned = found.plan(study)
 
-    def table_of(one: Plan) -> CurveTable:
+    def tables_of(one: Plan) -> tuple[CurveTable, CurveTable | None]:
         records = found.records(one)
         frame = records_frame(records, one.spec.tier)
         blocks = read_blocks(frame, _predictions(records, found))
-        return records_table(frame, rule=rule, x=x or planned.spec.x, num_train=num_train, blocks=blocks)
 
-    table = table_of(planned)
+        def table_of(rows: pd.DataFrame) -> CurveTable:
+            return records_table(rows, rule=rule, x=x or planned.spec.x, num_train=num_train, blocks=blocks)
+
+        own = unpermuted(frame)
+        permuted = frame[frame["permutation"] == CONTROL]
+        return table_of(own), table_of(permuted) if len(own) < len(frame) and len(permuted) else None
+
+    table, own_control = tables_of(planned)
     return analyse(
         table,
         pair=measured_pair(table, planned.spec.primary_pair),
-        control=None if control is None else table_of(found.plan(control)),
+        control=own_control if control is None else tables_of(found.plan(control))[0],
         chance=chance_error(planned),
     )
+
+
+def load_ladder(study: str = "permutation_ladder", store: Path | str = "results", *, rule: Rule = "selected") -> Ladder:
+    """What permutations of the images cost the arms of a study, with its declared pair.
+
+    Args:
+        study: name or id of a study with a ladder.
+        store: where its records are.
+        rule: as of `load_answers`.
+
+    Raises:
+        StoreError: the store has no such study.
+        ConfigError: it has no results on both permuted and unpermuted images.
+    """
+    found = Store(store)
+    planned = found.plan(study)
+    records = found.records(planned)
+    frame = records_frame(records, planned.spec.tier)
+    ladder = permutation_ladder(
+        frame,
+        pair=planned.spec.primary_pair,
+        x=planned.spec.x,
+        rule=rule,
+        blocks=read_blocks(frame, _predictions(records, found)),
+        chance=chance_error(planned),
+    )
+    if ladder is None:
+        raise ConfigError(
+            f"{planned.study_id} has no finished cells both with and without a permutation of the images; "
+            "ladder=[none,within_patch,patches,pixels] makes a study train them"
+        )
+    return ladder
 
 
 def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> ReportPaths:

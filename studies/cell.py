@@ -12,8 +12,11 @@ from .protocol import ObjectiveName, Permutation
 from .starts import START_LABELS, Start
 from .strict import Strict
 
-YOUNGER_CELL_FIELDS = ("reads_test", "objective", "head", "designed_for", "start")
+YOUNGER_CELL_FIELDS = ("reads_test", "objective", "head", "designed_for", "start", "permutation_patch")
 """Fields of a cell that are younger than the ids of protocol 1: at their default they must not move one."""
+
+PERMUTED_PATCH = 4
+"""Pixels along a side of the patches of a permutation, in every tier for images up to 32 px."""
 
 ArmKey = tuple[str, str, str | None]
 """Family, variant and start."""
@@ -38,6 +41,7 @@ class Cell(Strict):
         head: the last layer or layers.
         designed_for: pixels of the images the network is sized for, where it is applied to others.
         start: what its weights begin from; None where they are drawn.
+        permutation_patch: pixels along a side of the patches that `permutation` knows, where it knows any.
     """
 
     protocol_version: str
@@ -71,6 +75,7 @@ class Cell(Strict):
     head: Head = "linear"
     designed_for: int | None = None
     start: Start | None = None
+    permutation_patch: int = PERMUTED_PATCH
 
     @property
     def id(self) -> str:
@@ -92,6 +97,8 @@ class Cell(Strict):
     def title(self) -> str:
         """A name for people; never parsed."""
         title = f"{self.family} {self.variant} {self.data} N={self.num_train} r={self.replicate}"
+        if self.permutation != "none":
+            title += f" permuted={self.permutation}"
         if self.start is not None:
             title += f" from {self.start.name}" + (f" of {self.start.num_pretrain}" if self.start.num_pretrain else "")
         return title if self.reads_test else f"{title} lr={self.learning_rate:g} decay={self.weight_decay:g}"

@@ -70,7 +70,7 @@ def batches_of(cell: Cell, data: JobData, device: str, *, pooled: bool) -> StepB
         order_seed=cell.seeds.order,
         augmentation_seed=cell.seeds.augmentation,
         augmentation=cell.augmentation,
-        permutation=PixelPermutation(cell.permutation, cell.image_size, seed=PERMUTATION_SEED),
+        permutation=PixelPermutation(cell.permutation, cell.image_size, cell.permutation_patch, PERMUTATION_SEED),
         normalization=data.normalization(cell.seeds.subset),
         device=device,
         resident=False if pooled else "auto",

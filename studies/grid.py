@@ -15,7 +15,7 @@ from .errors import PlanError
 from .spec import StudySpec
 from .tuned import Citation
 
-YOUNGER_SPEC_FIELDS = ("x", "objective", "head", "designed_for", "few_shot")
+YOUNGER_SPEC_FIELDS = ("x", "objective", "head", "designed_for", "few_shot", "ladder")
 """Fields of a study that are younger than the plans of protocol 1: at their default they must not move a hash."""
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from datamodules import DataInfo
+from models.tiers import TIERS
 
 from .budget import BranchPlan, Budget, branch_plans, step_multiple, steps_for_epochs, steps_for_flops, train_flops
-from .cell import Cell, Seeds
+from .cell import PERMUTED_PATCH, Cell, Seeds
 from .errors import PlanError
 from .fairness import check_data, check_distinct, check_equal_cost, check_matched, check_seeds
 from .grid import Arm, Plan
 from .plan_notes import FIXED_RECIPE, augmentation_notes, coverage_notes
-from .protocol import PROTOCOL_VERSION
+from .protocol import PROTOCOL_VERSION, Permutation
 from .spec import StudySpec
 from .starts import StageStart, Start, StartSource, start_notes
 from .tuned import Conditions, Network, Tuning
@@ -47,7 +48,8 @@ def make_plan(
             steps = _steps(spec, arm, costliest, num_train)
             for replicate in range(spec.num_replicates(arm.name)):
                 for start in _starts_of(arm, replicate, sources):
-                    cells.append(_cell(spec, data, arm, num_train, replicate, steps, tuning, start))
+                    cell = _cell(spec, data, arm, num_train, replicate, steps, tuning, start)
+                    cells += [_permuted(cell, rung, spec.tier) for rung in spec.rungs]
     cells.sort(key=_complete_replicates_first)
     check_distinct(cells)
     notes = (*notes, *check_equal_cost(spec, cells))
@@ -107,7 +109,7 @@ def _cell(
         num_train=num_train,
         num_validation=spec.num_validation,
         num_test=data.num_test,
-        permutation=spec.permutation,
+        permutation="none",
         augmentation=spec.augmentation,
         replicate=replicate,
         seeds=Seeds(**{kind: spec.seed + (replicate if kind in spec.vary else 0) for kind in kinds}),
@@ -127,6 +129,23 @@ def _cell(
         designed_for=arm.designed_for,
         start=start,
     )
+
+
+def _permuted(cell: Cell, rung: Permutation, tier: str) -> Cell:
+    """The cell on permuted images; where a permutation knows patches, they are those of the tier's transformer.
+
+    Raises:
+        PlanError: the images are not made of such patches.
+    """
+    if rung in ("none", "pixels"):
+        return cell.model_copy(update={"permutation": rung})
+    patch = TIERS[tier].patch_sizes.get(cell.designed_for or cell.image_size, PERMUTED_PATCH)
+    if cell.image_size % patch:
+        raise PlanError(
+            f"permutation: {rung} needs images that are made of whole patches: {cell.image_size} px are no multiple of "
+            f"{patch}; resize the images, or leave this rung out"
+        )
+    return cell.model_copy(update={"permutation": rung, "permutation_patch": patch})
 
 
 def _steps(spec: StudySpec, arm: Arm, costliest: int, num_train: int) -> int:

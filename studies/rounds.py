@@ -166,6 +166,7 @@ def _template(spec: StudySpec, rules: TuningSpec) -> Plan:
         "recipe": spec.recipe.model_copy(update={"tuning": None}),
         "primary_pair": None,
         "few_shot": None,  # it reads the test split
+        "ladder": (),  # rates are tuned on images as they are
     }
     try:
         return plan(spec.model_copy(update=changes))

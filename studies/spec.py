@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
@@ -32,6 +32,8 @@ class StudySpec(Strict):
         replicates: settings of the seeds; a number, or a mapping of arms with `default`. Fixed before running.
         vary: the seeds that change with the replicate; the others stay at their first value (a variance split).
         permutation: pixel permutation control applied to every image.
+        ladder: permutations that every arm is trained under, each a rung, `none` among them, instead of the one
+            `permutation`; empty: no ladder (PROTOCOL 9).
         primary_pair: the two arms whose crossover the study is about, the stronger prior first.
         allow_unequal_flops: admit arms whose forward FLOPs differ by more than 5%; each then takes its own number of
             steps at the same C, and the report says so.
@@ -59,6 +61,7 @@ class StudySpec(Strict):
     budget: Budget
     recipe: Recipe = Recipe()
     permutation: Permutation = "none"
+    ladder: tuple[Permutation, ...] = ()
     primary_pair: tuple[str, str] | None = None
     allow_unequal_flops: bool = False
     pretraining: dict[str, Pretraining] = Field(default_factory=dict)
@@ -81,7 +84,7 @@ class StudySpec(Strict):
     def _one_name_for_an_arm(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401  # any of the four
         return _canonical(value, str(info.data.get("tier", "")))
 
-    @field_validator("families", "num_train")
+    @field_validator("families", "num_train", "ladder")
     @classmethod
     def _no_repeats(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         repeated = sorted({str(value) for value in values if values.count(value) > 1})
@@ -120,6 +123,28 @@ class StudySpec(Strict):
                 raise ValueError(f"replicates names {sorted(unknown)}, expected some of families {list(self.families)}")
         if not self.vary and max(map(self.num_replicates, self.families)) > 1:
             raise ValueError("vary is empty, so that all replicates are the same run: name a seed or set replicates=1")
+        return self
+
+    @field_validator("ladder")
+    @classmethod
+    def _from_none_to_all(cls, ladder: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+        """The rungs in one order, whatever the file's; a ladder without its lowest rung has nothing to compare with."""
+        if ladder and ("none" not in ladder or len(ladder) == 1):
+            raise ValueError("needs the rung none, which the others are compared with, and at least one other")
+        return tuple(sorted(ladder, key=get_args(Permutation).index))
+
+    @model_validator(mode="after")
+    def _one_way_to_permute(self) -> StudySpec:
+        if self.ladder and self.permutation != "none":
+            raise ValueError(
+                f"permutation: {self.permutation} beside a ladder; leave it none, or set ladder=[] for a study under "
+                "this permutation alone"
+            )
+        if self.ladder and self.starts:
+            raise ValueError(
+                f"ladder: is for arms that are trained from scratch, and some begin from {', '.join(self.starts)}: "
+                "leave those out, or run the study once per permutation=..."
+            )
         return self
 
     @field_validator("pretraining")
@@ -170,6 +195,11 @@ class StudySpec(Strict):
         """The starts that arms begin from, in the order of the arms."""
         named = (parse_arm(arm, self.tier).start for arm in self.families)
         return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    @property
+    def rungs(self) -> tuple[Permutation, ...]:
+        """The permutations that every arm is trained under: those of the ladder, or the one of the study."""
+        return self.ladder or (self.permutation,)
 
     @property
     def augmentation(self) -> tuple[str, ...]:

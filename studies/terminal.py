@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -94,6 +95,8 @@ def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[Re
             f"trials; {describe_flops(cited.train_flops)}, {share:.0%} of this study's training)"
         )
     yield Text(f"branches end at {', '.join(f'{fraction:g} C' for fraction in spec.budget.branches)}")
+    if spec.ladder:
+        yield Text(f"every arm is trained under each permutation of the ladder: {', '.join(spec.ladder)}")
     if (asked := plan.spec.few_shot) is not None:
         shots = ", ".join(map(str, asked.shots))
         yield Text(
@@ -139,13 +142,16 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
     yield Text(f"{plan.study_id}: {_counted(states)}", style="bold")
     trial = ("peak lr", "decay") if plan.is_tuning else ()
     begun = ("pretrained on",) if any(cell.start is not None for cell in plan.cells) else ()
-    cells = NameTable("cell", "arm", *begun, "train size", *trial, "replicate", "state", "", names=("cell", "arm"))
+    permuted = ("permutation",) if plan.spec.ladder else ()
+    columns = ("cell", "arm", *permuted, *begun, "train size", *trial, "replicate", "state", "")
+    cells = NameTable(*columns, names=("cell", "arm"))
     lost = lost_starts(plan, store)
     for cell in plan.cells:
         state = states[cell.id]
         cells.add_row(
             cell.id,
             plan.arm(cell).name,
+            *((cell.permutation,) if permuted else ()),
             *((_pretrained_on(cell),) if begun else ()),
             f"{cell.num_train:,}",
             *((f"{cell.learning_rate:g}", f"{cell.weight_decay:g}") if trial else ()),
@@ -299,19 +305,22 @@ def _extent(values: Iterable[float]) -> str:
 def _error_table(plan: Plan, frame: pd.DataFrame) -> Table:
     by = plan.spec.x
     sizes = sorted({int(size) for size in frame[by].dropna()})
+    laddered = bool(plan.spec.ladder)
     table = NameTable(
         "arm",
+        *(("permutation",) if laddered else ()),
         *(_size_heading(size, by) for size in sizes),
         title="test error in percent, of the branch chosen on validation: arithmetic mean (standard deviation)"
         + ("" if by == "num_train" else "; by images pretrained on"),
     )
-    for arm in plan.arms:
+    for arm, rung in itertools.product(plan.arms, plan.spec.rungs):
+        own = frame[(frame["arm"] == arm.name) & (frame["permutation"] == rung)]
         texts = []
         for size in sizes:
-            errors = frame.loc[(frame["arm"] == arm.name) & (frame[by] == size), "test_error"]
+            errors = own.loc[own[by] == size, "test_error"]
             spread = f" ({100 * errors.std(ddof=1):.1f})" if len(errors) > 1 else ""
             texts.append(f"{100 * errors.mean():.1f}{spread}" if len(errors) else "-")
-        table.add_row(arm.name, *texts)
+        table.add_row(arm.name, *((rung,) if laddered else ()), *texts)
     return table
 
 

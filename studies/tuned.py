@@ -66,7 +66,7 @@ class Conditions(Strict):
             num_validation=spec.num_validation,
             augmentation=spec.augmentation,
             precision=spec.recipe.precision,
-            permutation=spec.permutation,
+            permutation=", ".join(spec.rungs),
             label_smoothing=spec.recipe.label_smoothing,
             warmup_fraction=spec.budget.warmup_fraction,
             cooldown_fraction=spec.budget.cooldown_fraction,

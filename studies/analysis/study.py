@@ -21,6 +21,7 @@ from .crossover import Crossover, crossover
 from .curve import Curve
 from .finding import Finding, plain
 from .from_scratch import against_scratch
+from .ladder import Ladder, permutation_ladder, unpermuted
 from .multiplier import Multiplier, multiplier
 from .of_records import Rule, block_counts, records_table, rules_that_differ
 from .paired import SAME_X, PairedTests, paired_tests
@@ -73,6 +74,8 @@ class StudyAnswers:
         seconds: against seconds of training, of packed runs.
         variance: where the spread over replicates comes from.
         against_scratch: what the starts of arms are worth.
+        ladder: what permutations of the images cost, where some of them are permuted; all other answers are of those
+            that are not.
     """
 
     by_rule: Mapping[Rule, Answers]
@@ -80,6 +83,7 @@ class StudyAnswers:
     seconds: tuple[CostView, ...]
     variance: VarianceSplit
     against_scratch: tuple[PairedTests, ...] = ()
+    ladder: Ladder | None = None
 
     @property
     def primary(self) -> Answers | None:
@@ -97,6 +101,7 @@ class StudyAnswers:
             "by_cost": views,
             "variance": self.variance.as_dict(),
             "against_scratch": plain(self.against_scratch),
+            **({} if self.ladder is None else {"ladder": self.ladder.as_dict()}),
         }
 
 
@@ -117,6 +122,8 @@ def analyse_study(
         blocks: `read_blocks`.
         x: what the curves run over, `num_train` or `num_pretrain`; costs are compared at sizes of the former alone.
     """
+    ladder = permutation_ladder(frame, pair=pair, x=x, blocks=blocks, chance=chance)
+    frame = unpermuted(frame)
     by_rule = {}
     for rule in rules_that_differ(frame):
         table = records_table(frame, rule=rule, x=x, blocks=blocks)
@@ -137,6 +144,7 @@ def analyse_study(
         views["train_seconds"],
         variance_split(frame),
         against_scratch(frame, x=x, blocks=blocks),
+        ladder,
     )
 
 

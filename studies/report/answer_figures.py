@@ -40,7 +40,7 @@ def plot_multiplier(answer: Multiplier, names: Mapping[str, str]) -> Figure:
         if not answer.has_telling_intervals:
             by_x, by_error = (table.assign(low=np.nan, high=np.nan) for table in (by_x, by_error))
         known = [by_x[["multiplier", "low", "high"]], by_error[["multiplier", "low", "high"]]]
-        _ratio_axis(left, pd.concat(known).to_numpy(float).ravel())
+        ratio_axis(left, pd.concat(known).to_numpy(float).ravel())
         left.scatter(by_x["x_prior"], by_x["multiplier"], color=INK, s=26, zorder=4)
         sure = by_x[by_x["low"].notna() & by_x["high"].notna()]
         left.vlines(sure["x_prior"], sure["low"], sure["high"], color=INK, linewidth=1.6, zorder=3)
@@ -104,7 +104,7 @@ def plot_floors(answers: Answers, looks: Mapping[str, Look], floor: float | None
         return figure
 
 
-def _ratio_axis(axes: Axes, ratios: np.ndarray) -> None:
+def ratio_axis(axes: Axes, ratios: np.ndarray) -> None:
     """A logarithmic axis of factors around 1."""
     known = ratios[np.isfinite(ratios) & (ratios > 0)]
     low, high = min(known.min() / 1.2, 0.7), max(known.max() * 1.2, 1.4)

@@ -10,7 +10,17 @@ from studies.analysis.finding import Finding
 from studies.analysis.of_records import RULES, curve_points
 from studies.analysis.study import StudyAnswers
 
-from . import answer_tables, few_shot_section, fit_tables, hyperparameters, starts_table, statements, tables
+from . import (
+    answer_tables,
+    few_shot_section,
+    fit_tables,
+    hyperparameters,
+    ladder_section,
+    probe_section,
+    starts_table,
+    statements,
+    tables,
+)
 from .card import StudyCard
 from .drawings import Material
 from .methods import METHODS
@@ -23,9 +33,9 @@ from .tables import Table, has_starts
 def report_tables(of: Material) -> dict[str, Table]:
     """The tables by name."""
     frame, card, names, answers = of.frame, of.card, of.names, of.answers
-    made = [tables.missing_table(frame, card)]
+    made = [tables.missing_table(of.every_row, card)]
     if len(frame):
-        made += [tables.settings_table(frame), tables.seeds_table(frame)]
+        made += [tables.settings_table(of.every_row), tables.seeds_table(of.every_row)]
     if len(frame) and card.tuning is not None:
         made.append(hyperparameters.tuned_table(frame, card.tuning, card.executed_flops))
     for rule in RULES:
@@ -47,9 +57,15 @@ def report_tables(of: Material) -> dict[str, Table]:
         if card.published is not None:
             made.append(published_table(frame, card.published, x=card.x))
         made += [answer_tables.statements_table(statements.every_statement(answers, card, names))]
-        made += [tables.cells_table(frame)]
+        made += [tables.cells_table(of.every_row)]
         if rows := _left_out_of(primary.findings, names):
             made.append(tables.partial_table(rows))
+    if (ladder := answers.ladder) is not None:
+        made.append(ladder_section.ladder_table(ladder, names))
+        if ladder.differences:
+            made.append(ladder_section.ladder_difference_table(ladder, names))
+    if of.probes is not None:
+        made += probe_section.probe_tables(of.probes, of.looks)
     if of.few_shot is not None and len(of.few_shot.frame):
         made.append(few_shot_section.few_shot_table(of.few_shot))
     if not curve_points(frame, "full_budget").empty:
@@ -141,13 +157,21 @@ def sections(of: Material, pictures: Mapping[str, Picture], shown: Mapping[str, 
 
     compute = [text for view in answers.compute for text in statements.cost_statements(view, names)]
     seconds = [text for view in answers.seconds for text in statements.cost_statements(view, names)]
+    ladder = [] if answers.ladder is None else ladder_section.ladder_remarks(answers.ladder, names)
+    probed = [] if of.probes is None else probe_section.probe_remarks(of.probes)
     made = [
+        section("What permutations of the images cost", "ladder ladder_difference", remarks=ladder),
         section("Data curves", "data_curves test_error_selected", "difference_selected paired_tests_selected"),
         section("What the arms begin from", "gain starts stages"),
         section("Few-shot on frozen features", "few_shot"),
         section("Beside the published numbers", "published"),
         section("What to choose", "choices", "images_needed"),
         section(f"What the {_differing(answers)} is worth", "data_multiplier"),
+        section(
+            "Why: what the networks assume",
+            " ".join((*probe_section.FIGURES, *probe_section.TABLES)),
+            remarks=probed,
+        ),
         section("Where the curves end", "fitted_curves floors", "fits_selected"),
         section(
             "At equal compute",

@@ -12,14 +12,16 @@ from matplotlib.figure import Figure
 from studies.analysis.crossover import Crossover
 from studies.analysis.few_shot_curves import FewShotAnswers
 from studies.analysis.fitted_curve import CurveFit
+from studies.analysis.ladder import unpermuted
 from studies.analysis.multiplier import Multiplier
 from studies.analysis.of_records import Rule, curve_points, records_table
+from studies.analysis.probe_answers import ProbeAnswers
 from studies.analysis.quantity import quantity
 from studies.analysis.study import StudyAnswers
 from studies.analysis.table import CurveTable
 from studies.records import Record
 
-from . import answer_figures, course_figures, curve_figures, few_shot_section
+from . import answer_figures, course_figures, curve_figures, few_shot_section, ladder_section, probe_section
 from .card import StudyCard
 from .palette import Look, looks_of
 
@@ -36,19 +38,23 @@ class Material:
 
     Attributes:
         records: of the study so far.
-        frame: the same as a table.
+        every_row: the same as a table.
+        frame: the rows that curves are of: those of images as they are, where some are permuted.
         card: the study as declared.
         answers: to its questions.
         looks: of every arm.
         few_shot: the few-shot evaluations, where the study declares some.
+        probes: what its networks were probed for, where they were.
     """
 
     records: Sequence[Record]
+    every_row: pd.DataFrame
     frame: pd.DataFrame
     card: StudyCard
     answers: StudyAnswers
     looks: Mapping[str, Look]
     few_shot: FewShotAnswers | None = None
+    probes: ProbeAnswers | None = None
 
     @property
     def names(self) -> dict[str, str]:
@@ -62,9 +68,10 @@ def material(
     card: StudyCard,
     answers: StudyAnswers,
     few_shot: FewShotAnswers | None = None,
+    probes: ProbeAnswers | None = None,
 ) -> Material:
     """Everything the parts of a report are made from."""
-    return Material(records, frame, card, answers, looks_of(frame), few_shot)
+    return Material(records, frame, unpermuted(frame), card, answers, looks_of(frame), few_shot, probes)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,15 @@ def drawings(of: Material) -> dict[str, Drawing]:
         axis = quantity(card.x).axis
         caption = f"Test error against {axis}, {text}. {BANDS}{f' {CROSSOVER}' if shown else ''}"
         found[name] = Drawing(_curves(of, rule, shown), caption)
+    if (ladder := answers.ladder) is not None and not ladder.errors.empty:
+        found["ladder"] = Drawing(
+            lambda: ladder_section.plot_ladder(ladder, looks, card),
+            "What each arm loses when it is trained on permuted images. Left: mean test errors; right: factors of the "
+            "geometric mean error, paired by replicate. Lines: 95% t-intervals, long where replicates are few.",
+        )
+    if of.probes is not None:
+        for name, (draw, caption) in probe_section.probe_drawings(of.probes, looks, frame).items():
+            found[name] = Drawing(draw, caption)
     primary = answers.primary
     if (few_shot := of.few_shot) is not None and few_shot_section.has_figure(few_shot):
         found["few_shot"] = Drawing(
@@ -127,9 +143,11 @@ def drawings(of: Material) -> dict[str, Drawing]:
             "Validation error, which chose the branch, against test error; a dot per run. Far from the diagonal, "
             "validation was a poor judge.",
         )
-    if any(entry.branch == 0 and np.isfinite(entry.loss) for record in of.records for entry in record.train_losses):
+    shown_cells = set(frame["cell_id"])
+    records = [record for record in of.records if record.cell_id in shown_cells]
+    if any(entry.branch == 0 and np.isfinite(entry.loss) for record in records for entry in record.train_losses):
         found["training_loss"] = Drawing(
-            lambda: course_figures.plot_training_loss(of.records, card.tier, card.x),
+            lambda: course_figures.plot_training_loss(records, card.tier, card.x),
             "Training loss of the trunk, before any cooldown; mean over replicates.",
         )
     if not curve_points(frame, "full_budget").empty:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.analysis.few_shot_curves import FewShotAnswers
+from studies.analysis.probe_answers import ProbeAnswers
 from studies.analysis.study import analyse_study, read_blocks
 from studies.files import write_atomically, write_text
 from studies.records import Record, records_frame
@@ -17,6 +18,7 @@ from .card import StudyCard
 from .contents import report_tables, sections
 from .drawings import drawings, material
 from .few_shot_section import few_shot_statements
+from .ladder_section import ladder_statements
 from .page import Picture, render_page
 from .starts_table import stages_table
 from .statements import main_statements, progress_statement, statement_families
@@ -48,6 +50,7 @@ def write_report(
     predictions: Mapping[str, Path] | None = None,
     few_shot: FewShotAnswers | None = None,
     stages: Mapping[str, Sequence[Record]] | None = None,
+    probes: ProbeAnswers | None = None,
 ) -> ReportPaths:
     """Writes `index.html`, `answers.json`, `figures/*.{png,svg}` and `tables/*.md` under `folder`.
 
@@ -58,21 +61,26 @@ def write_report(
         predictions: `predictions.npz` per cell id, to add the variance from a shared test set.
         few_shot: the few-shot evaluations, where the study declares some.
         stages: by name the records of the earlier stages, whose weights arms begin from.
+        probes: what its networks were probed for, where they were.
     """
     frame = records_frame(sorted(records, key=lambda record: record.cell_id), card.tier)
     blocks = read_blocks(frame, predictions or {})
     answers = analyse_study(frame, pair=card.primary_pair, chance=card.chance_error, blocks=blocks, x=card.x)
-    of = material(records, frame, card, answers, few_shot)
     earlier = {name: records_frame(own, card.tier) for name, own in (stages or {}).items() if own}
+    of = material(records, frame, card, answers, few_shot, probes)
     shown = report_tables(of)
     if earlier:
         shown["stages"] = stages_table(earlier)
     progress = progress_statement(frame, card)
-    main = main_statements(answers, card, statement_families(frame), of.names)
+    main = main_statements(answers, card, statement_families(of.frame), of.names)
+    if answers.ladder is not None:
+        main = ladder_statements(answers.ladder, of.names) + main
     values_of_all = answers.as_dict()
     if few_shot is not None:
         values_of_all["few_shot"] = few_shot.as_dict()
         main += few_shot_statements(few_shot)
+    if probes is not None:
+        values_of_all["probes"] = probes.as_dict()
 
     figure_paths, table_paths, pictures = [], [], {}
     for name, drawing in drawings(of).items():

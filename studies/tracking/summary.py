@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from studies.analysis.ladder import unpermuted
 from studies.analysis.of_records import RULES
 from studies.analysis.summary import data_curves
 from studies.counts import counted
@@ -26,7 +27,7 @@ def summary_run(
         figures: of its report.
         answers: of its report, `answers.json`.
     """
-    frame = records_frame(records, card.tier)
+    frame = unpermuted(records_frame(records, card.tier))
     summary: dict[str, Any] = {"cells": len(records), "cells_planned": card.num_cells}
     columns: list[str] = []
     rows: list[list[Any]] = []

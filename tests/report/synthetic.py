@@ -56,6 +56,7 @@ def make_record(
     branch_errors: Sequence[float] | None = None,
     num_test: int = 10_000,
     shared_test: bool = False,
+    permutation: str = "none",
     **changes: object,
 ) -> Record:
     """A finished record whose branch at the full budget has `error` (or all branches `branch_errors`)."""
@@ -74,7 +75,7 @@ def make_record(
         "num_train": num_train,
         "num_validation": 2000,
         "num_test": num_test,
-        "permutation": "none",
+        "permutation": permutation,
         "augmentation": [],
         "replicate": replicate,
         "seeds": {
@@ -95,7 +96,8 @@ def make_record(
         "forward_flops": forward,
         "first_layer_flops": first,
     }
-    cell_id = hashlib.sha256(f"{family}{variant}{num_train}{replicate}{shared_test}".encode()).hexdigest()[:16]
+    named = f"{family}{variant}{num_train}{replicate}{shared_test}" + permutation.removeprefix("none")
+    cell_id = hashlib.sha256(named.encode()).hexdigest()[:16]
     branches, losses, validations = [], [], []
     for index, (fraction, value) in enumerate(zip(BRANCHES, errors, strict=True)):
         steps = int(STEPS * fraction)
@@ -193,8 +195,38 @@ def study_records(
     return records
 
 
+LADDER: dict[str, dict[str, float]] = {
+    "resnet": {"none": 0.01, "within_patch": 0.06, "patches": 0.06, "pixels": 0.24},
+    "vit": {"none": 0.12, "within_patch": 0.12, "patches": 0.12, "pixels": 0.45},
+    "mlp": {"none": 0.25, "within_patch": 0.25, "patches": 0.25, "pixels": 0.25},
+}
+"""Errors that separate the families as theory has it: only the fully connected net never loses."""
+
+
+def ladder_records(*, replicates: int = 5, noise: float = 0.08, seed: int = 0, num_train: int = 2048) -> list[Record]:
+    """A study of `LADDER` with log-normal noise per cell."""
+    generator = np.random.default_rng(seed)
+    return [
+        make_record(
+            family,
+            num_train=num_train,
+            replicate=replicate,
+            error=error * math.exp(noise * generator.standard_normal()),
+            permutation=rung,
+        )
+        for family, rungs in LADDER.items()
+        for rung, error in rungs.items()
+        for replicate in range(replicates)
+    ]
+
+
 def plan_of(
-    name: str = "data_scaling", *, sizes: Sequence[int] = (128, 512), replicates: int = 2, rival: str = "resnet"
+    name: str = "data_scaling",
+    *,
+    sizes: Sequence[int] = (128, 512),
+    replicates: int = 2,
+    rival: str = "resnet",
+    ladder: Sequence[str] = (),
 ) -> Plan:
     """A real plan on the dial for ViT and a ResNet; nothing is generated or trained."""
     spec = StudySpec(
@@ -207,6 +239,7 @@ def plan_of(
         replicates=replicates,
         budget={"steps": STEPS, "batch_size": BATCH},
         primary_pair=(rival, "vit"),
+        ladder=tuple(ladder),  # type: ignore[arg-type]
     )
     arms = {}
     for name in spec.families:
@@ -223,6 +256,8 @@ def write_study(root: Path, plan: Plan, *, skip: int = 0) -> list[Record]:
     records = []
     for index, cell in enumerate(plan.cells[: len(plan.cells) - skip]):
         error = CURVES[cell.family](cell.num_train) * (1 + 0.02 * (index % 3))
+        if cell.permutation != "none":
+            error = min(0.5, error * LADDER[cell.family][cell.permutation] / LADDER[cell.family]["none"])
         record = make_record(cell.family, num_train=cell.num_train, replicate=cell.replicate, error=error)
         changes = {"cell_id": cell.id, "cell": cell.model_dump(mode="json"), "study": plan.study_id}
         record = record.model_copy(update=changes | {"plan_hash": plan.hash})

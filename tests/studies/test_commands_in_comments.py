@@ -34,7 +34,8 @@ COMMANDS = [command for path in sorted(FOLDER.glob("*.yaml")) for command in com
 
 def test_the_comments_name_commands() -> None:
     assert {"transfer", "masked_pretraining", "pooling", "position_embedding", "model_size", "compute",
-            "regularization", "hybrid", "sequence", "real_images"} == {name for name, _ in COMMANDS}  # fmt: skip
+            "regularization", "hybrid", "sequence", "real_images", "permutation_ladder"
+            } == {name for name, _ in COMMANDS}  # fmt: skip
     assert ("sequence", ("permutation=patches", "name=sequence_permuted")) in COMMANDS
 
 

@@ -49,7 +49,7 @@ def test_every_study_runs_and_answers(name: str, tmp_path: Path) -> None:
     composed = smallest(name)
     result = running.run(composed, Store(tmp_path))
     assert set(result.states.values()) == {"finished"}, result.outcome
-    assert len(result.states) == len(composed.spec.families)
+    assert len(result.states) == len(composed.spec.families) * len(composed.spec.rungs)
     assert result.report.statements, "the report does not begin with an answer"
     assert composed.spec.question in result.report.page.read_text()
     answers: dict[str, Any] = json.loads(result.report.answers.read_text())

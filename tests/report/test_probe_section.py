@@ -1,0 +1,127 @@
+"""What probes measured, in a report: every figure shows its numbers, and none is drawn of nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from report.cards import CARD
+from report.probed import ARMS, SIZES, probe_answers
+from report.synthetic import CURVES, study_records
+from studies.analysis.probe_answers import ProbeAnswers, probe_curve, training_change
+from studies.records import records_frame
+from studies.report.palette import looks_of
+from studies.report.probe_figures import plot_attention_distance, plot_equivariance, plot_shift_consistency
+from studies.report.probe_maps import plot_position_similarity, plot_similarity_across_sizes
+from studies.report.probe_section import FIGURES, probe_drawings, probe_tables
+from studies.report.write import write_report
+
+RECORDS = study_records({arm: CURVES[arm] for arm in ARMS})
+FRAME = records_frame(RECORDS, "nano")
+LOOKS = looks_of(FRAME)
+
+
+@pytest.fixture(scope="module")
+def probes() -> ProbeAnswers:
+    return probe_answers()
+
+
+def test_heads_are_no_replicates(probes: ProbeAnswers) -> None:
+    readings = probes.of("attention_distance")
+    curve = probe_curve(readings, ["size"])
+    assert set(curve["num_replicates"]) == {3}
+    one = readings[(readings["size"] == 128) & (readings["weights"] == "trained")]
+    means = one.groupby("replicate")["value"].mean()
+    row = curve[(curve["size"] == 128) & (curve["weights"] == "trained")].iloc[0]
+    assert row["mean"] == pytest.approx(means.mean())
+    assert row["half_width"] == pytest.approx(4.302653 * means.std(ddof=1) / 3**0.5, rel=1e-5)
+
+
+def test_a_change_is_paired_by_replicate(probes: ProbeAnswers) -> None:
+    readings = probes.of("attention_distance")
+    shifted = readings.assign(value=readings["value"] + 100 * readings["replicate"])
+    for found in (training_change(readings), training_change(shifted)):
+        assert found["change"].to_numpy() == pytest.approx(np.full(len(SIZES), -3.0), abs=0.02)
+        assert (found["change_half_width"] < 0.1).all(), "what replicates share is no part of the change"
+    lacking = readings[~((readings["weights"] == "initial") & (readings["replicate"] == 0))]
+    assert training_change(lacking)["change_half_width"].notna().all()
+
+
+def test_permuted_and_undefined_readings_are_not_shown(probes: ProbeAnswers) -> None:
+    permuted = probes.frame.assign(permutation="pixels", value=99.0)
+    broken = probes.frame.assign(value=np.nan)
+    both = ProbeAnswers(pd.concat([probes.frame, permuted, broken], ignore_index=True))
+    assert len(both.shown) == len(probes.shown)
+    assert both.shown["value"].max() < 99
+
+
+def test_attention_has_a_dot_per_head_and_its_uniform_distance(probes: ProbeAnswers) -> None:
+    (axes,) = plot_attention_distance(probes, LOOKS).axes
+    dots = [len(of.get_offsets()) for of in axes.collections]
+    assert dots == [3 * 3 * 2, 3 * 3 * 2], "replicates, layers, heads; before training and after"
+    assert any(np.allclose(line.get_ydata(), 8.2) for line in axes.get_lines())
+
+
+def test_equivariance_is_shown_by_depth_size_and_error(probes: ProbeAnswers) -> None:
+    left, middle, right = plot_equivariance(probes, LOOKS, FRAME).axes
+    places = [line.get_xdata() for line in left.get_lines()]
+    assert all(min(x) == 0 for x in places)
+    assert max(max(x) for x in places) == 1
+    trained = [line for line in middle.get_lines() if len(line.get_xdata()) == len(SIZES)]
+    assert len(trained) == len(ARMS)
+    dots = sum(len(of.get_offsets()) for of in right.collections)
+    assert dots == len(ARMS) * len(SIZES) * 3, "a dot per trained network"
+
+
+def test_shifts_and_similarities_have_their_values(probes: ProbeAnswers) -> None:
+    roll, _ = plot_shift_consistency(probes, LOOKS).axes
+    assert [list(line.get_xdata()) for line in roll.get_lines() if len(line.get_xdata()) == 4] == [[1, 2, 3, 4]] * 2
+    panels = plot_similarity_across_sizes(probes, LOOKS).axes
+    matrix = panels[0].images[0].get_array()
+    assert np.diagonal(matrix).tolist() == [1.0] * 4
+    assert matrix[0, 3] == pytest.approx(1 / (1 + 6 / 4), abs=0.02)
+
+
+def test_position_similarity_is_laid_out_as_the_patches_lie(probes: ProbeAnswers) -> None:
+    figure = plot_position_similarity(probes, LOOKS)
+    picture = figure.axes[1].images[0].get_array()
+    assert picture.shape == (4 * 5 - 1, 4 * 5 - 1)
+    for row in range(4):
+        for column in range(4):
+            own = picture[5 * row : 5 * row + 4, 5 * column : 5 * column + 4]
+            assert np.unravel_index(np.argmax(own), own.shape) == (row, column), "a place is most like itself"
+
+
+def test_the_table_tells_before_after_and_change(probes: ProbeAnswers) -> None:
+    (table,) = probe_tables(probes, LOOKS)
+    rows = {(row[0], row[1]): row for row in table.rows}
+    attention = rows["mean attention distance (px)", "ViT"]
+    before, after, change = (float(text.split(" ± ")[0].replace("−", "-")) for text in attention[3:6])
+    assert (before, after, change) == (
+        pytest.approx(8.3, abs=0.02), pytest.approx(5.3, abs=0.02), pytest.approx(-3.0, abs=0.02)
+    )  # fmt: skip
+    consistency = next(row for row in table.rows if row[0].startswith("consistency under circular shifts"))
+    assert (consistency[3], consistency[5]) == ("–", "–"), "untrained networks have none"
+
+
+def test_without_readings_nothing_is_drawn(probes: ProbeAnswers) -> None:
+    empty = ProbeAnswers(probes.frame[:0])
+    assert probe_drawings(empty, LOOKS, FRAME) == {}
+    assert probe_tables(empty, LOOKS) == []
+    partial = ProbeAnswers(probes.frame[probes.frame["probe"] == "patch_shuffle"])
+    assert list(probe_drawings(partial, LOOKS, FRAME)) == ["patch_shuffle"]
+
+
+def test_a_report_has_the_section_and_every_figure(probes: ProbeAnswers, tmp_path: Path) -> None:
+    card = dataclasses.replace(CARD, num_cells=len(RECORDS), tier="nano")
+    paths = write_report(RECORDS, card, tmp_path, probes=probes)
+    assert {path.stem for path in paths.figures} >= set(FIGURES)
+    assert {path.suffix for path in paths.figures} == {".png", ".svg"}
+    assert "Why: what the networks assume" in paths.page.read_text()
+    quantities = json.loads(paths.answers.read_text())["probes"]["quantities"]
+    assert {row["arm"] for row in quantities["equivariance_error"]} == set(ARMS)
