@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from studies.errors import ConfigError, PlanError, StoreError, StudyError
     from studies.few_shot import FewShot, evaluate_few_shot
     from studies.grid import Plan
+    from studies.probes.probe_results import probe_frame
+    from studies.probes.study_probing import ProbingResult, probe
     from studies.recipe import Recipe
     from studies.records import COLUMNS, Record, read_predictions, records_frame, selected_rows
     from studies.rounds import TuneResult, plan_tuning, tune
@@ -64,6 +66,8 @@ _MODULES = {
     "studies.errors": ("ConfigError", "PlanError", "StoreError", "StudyError"),
     "studies.few_shot": ("FewShot", "evaluate_few_shot"),
     "studies.grid": ("Plan",),
+    "studies.probes.probe_results": ("probe_frame",),
+    "studies.probes.study_probing": ("ProbingResult", "probe"),
     "studies.recipe": ("Recipe",),
     "studies.records": ("COLUMNS", "Record", "read_predictions", "records_frame", "selected_rows"),
     "studies.rounds": ("TuneResult", "plan_tuning", "tune"),
@@ -90,6 +94,7 @@ __all__ = [
     "Ladder",
     "Plan",
     "PlanError",
+    "ProbingResult",
     "Recipe",
     "Record",
     "RunResult",
@@ -121,6 +126,8 @@ __all__ = [
     "permutation_ladder",
     "plan",
     "plan_tuning",
+    "probe",
+    "probe_frame",
     "read_predictions",
     "read_tuning",
     "records_frame",

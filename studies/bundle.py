@@ -20,9 +20,11 @@ from typing import IO, Any
 from .cell import Cell
 from .errors import StoreError, StudyError
 from .few_shot_networks import frozen_networks
-from .few_shot_results import read_result, result_path
+from .few_shot_results import EVALUATIONS
 from .files import write_atomically
 from .grid import Plan
+from .kept_results import Results
+from .probes.probe_results import PROBED, result_ids
 from .store import Store
 
 FORMAT = "study-bundle-1"
@@ -33,7 +35,7 @@ MAX_BYTES = 64 * 2**30  # unpacked; beyond this a bundle is refused, not read
 _GZIP_HEADER = bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 2, 255])
 _MEMBER = re.compile(
     r"manifest\.json|cells/[0-9a-f]{8,64}/(record\.json|predictions\.npz)"
-    r"|few_shot/[0-9a-f]{16}/result\.json"
+    r"|few_shot/[0-9a-f]{16}/result\.json|probes/[0-9a-f]{16}/(result\.json|arrays\.npz)"
     r"|studies/[\w.-]+/(plan\.json|report/([\w-][\w.-]*/)*[\w-][\w.-]*)"
 )
 _CHUNK = 2**20
@@ -110,9 +112,10 @@ def _study_files(store: Store, plan: Plan) -> Iterator[tuple[str, Path]]:
         name = f"studies/{plan.study_id}/{path.relative_to(study).as_posix()}"
         if path.is_file() and _MEMBER.fullmatch(name):
             yield name, path
-    for network in frozen_networks(plan):
-        if read_result(store, network.id) is not None:
-            yield f"few_shot/{network.id}/result.json", result_path(store, network.id)
+    for results, asked in _results_of(plan):
+        for result_id in asked:
+            for path in results.files(store, result_id):
+                yield path.relative_to(store.root).as_posix(), path
     for cell in plan.cells:
         record = store.record(cell.id)
         if record is None:
@@ -266,7 +269,7 @@ def _check_study(manifest: Mapping[str, Any], store: Store) -> list[str]:
         problems.append("plan: is not the one that the manifest names")
     planned = {cell.id for stage in plan.stages for cell in stage.cells}
     problems += [f"cells/{cell_id}: is not in the plan" for cell_id in store.cell_ids() if cell_id not in planned]
-    problems += _check_few_shot(plan, store)
+    problems += _check_results(plan, store)
     absent = []
     for cell_id in sorted(planned):
         try:
@@ -287,20 +290,24 @@ def _check_study(manifest: Mapping[str, Any], store: Store) -> list[str]:
     return problems
 
 
-def _check_few_shot(plan: Plan, store: Store) -> Iterator[str]:
-    """Whether every few-shot result is one that the plan asks for, and says what its id was made from."""
-    asked = {network.id: network for network in frozen_networks(plan)}
-    for evaluation_id in store.few_shot_ids():
-        if evaluation_id not in asked:
-            yield f"few_shot/{evaluation_id}: is not in the plan"
-            continue
-        try:
-            result = read_result(store, evaluation_id)
-        except StudyError as error:
-            yield f"few_shot/{evaluation_id}: {error}"
-            continue
-        if result is not None and result.identity != asked[evaluation_id].identity:
-            yield f"few_shot/{evaluation_id}: the content of the result does not have this id"
+def _results_of(plan: Plan) -> tuple[tuple[Results[Any], set[str]], ...]:
+    """The kinds of results besides records that a study can have, and the ids of those that are its own."""
+    return (EVALUATIONS, {network.id for network in frozen_networks(plan)}), (PROBED, result_ids(plan))
+
+
+def _check_results(plan: Plan, store: Store) -> Iterator[str]:
+    """Whether every result besides records is one that belongs to the plan, and says what its id was made from."""
+    own = [_results_of(stage) for stage in plan.stages]
+    for index, (results, _) in enumerate(own[-1]):
+        asked = set[str]().union(*(of_stage[index][1] for of_stage in own))
+        for result_id in store.result_ids(results.folder):
+            if result_id not in asked:
+                yield f"{results.folder}/{result_id}: is not in the plan"
+                continue
+            try:
+                results.read(store, result_id)
+            except StudyError as error:
+                yield f"{results.folder}/{result_id}: {error}"
 
 
 def _check_predictions(store: Store, cell_id: str, expected: str) -> list[str]:

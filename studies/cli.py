@@ -19,6 +19,7 @@ from .counts import counted
 from .errors import ExitCode, StudyError
 from .fit_command import fit
 from .interruption import told_once
+from .probes.command import probe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -282,6 +283,7 @@ def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
 
 
 app.command()(fit)
+app.command()(probe)
 app.add_typer(bench, name="bench")
 
 
@@ -292,8 +294,9 @@ def export(
     output: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
 ) -> None:
     """Write the table of records as parquet and CSV; docs/records.md explains the columns."""
-    from .export import export_few_shot, export_table
+    from .export import export_frame, export_table
     from .few_shot_results import few_shot_frame
+    from .probes.probe_results import probe_frame
     from .store import Store
 
     found = Store(store)
@@ -302,7 +305,10 @@ def export(
         for path in export_table(found.records(stage), output, name=stage.study_id, tier=stage.spec.tier):
             out.print(str(path))
     if planned.spec.few_shot is not None:
-        for path in export_few_shot(few_shot_frame(planned, found), output, name=f"{planned.study_id}.few_shot"):
+        for path in export_frame(few_shot_frame(planned, found), output, name=f"{planned.study_id}.few_shot"):
+            out.print(str(path))
+    if len(probed := probe_frame(planned, found)):
+        for path in export_frame(probed, output, name=f"{planned.study_id}.probes"):
             out.print(str(path))
 
 
@@ -344,6 +350,8 @@ def sync(
 ) -> None:
     """Hand the offline W&B runs of a study to a server."""
     from . import answering
+    from .probes.probe_results import probe_frame
+    from .probes.summary import run_values
     from .store import Store
     from .tracking import TrackingSpec, mirror_study, sync_study
 
@@ -351,7 +359,8 @@ def sync(
     planned = found.plan(study)
     folder = found.study_folder(planned.study_id)
     settings = TrackingSpec(kind="wandb", mode="offline", project=project, entity=entity)
-    mirror_study(found.records(planned), answering.study_card(planned), folder, settings)
+    probed = run_values(probe_frame(planned, found))
+    mirror_study(found.records(planned), answering.study_card(planned), folder, settings, probed=probed)
     result = sync_study(folder, settings, timeout=timeout)
     out.print(result.message, markup=False)
     if not result.ok:
@@ -411,8 +420,11 @@ def _tell(message: str) -> None:
 
 def _status_json(planned: Plan, states: Mapping[str, str], store: Store) -> dict[str, Any]:
     from .few_shot_results import count_results
+    from .probes.probe_results import coverage
 
-    done, networks = count_results(planned, store)
+    probed, (done, networks) = coverage(planned, store), count_results(planned, store)
     few_shot = {"few_shot": {"done": done, "networks": networks}} if networks else {}
+    asked = {name: {"done": probed.done.get(name, 0), "asked": count} for name, count in probed.asked.items()}
     cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
-    return {"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells, **few_shot}
+    told = {"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells}
+    return told | few_shot | {"probes": asked}

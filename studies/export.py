@@ -11,6 +11,7 @@ import pandas as pd
 
 from .few_shot_results import FEW_SHOT_COLUMNS
 from .files import write_atomically, write_text
+from .probes.probe_results import PROBE_COLUMNS
 from .records import COLUMNS, INCIDENTAL_COLUMNS, Record, records_frame
 
 Format = Literal["parquet", "csv"]
@@ -42,13 +43,13 @@ def export_table(
     return _written(records_frame(records, tier), folder, formats, name)
 
 
-def export_few_shot(
-    frame: pd.DataFrame, folder: Path, formats: Sequence[Format] = ("parquet", "csv"), *, name: str = "few_shot"
+def export_frame(
+    frame: pd.DataFrame, folder: Path, formats: Sequence[Format] = ("parquet", "csv"), *, name: str
 ) -> tuple[Path, ...]:
-    """Writes the few-shot evaluations of a study, a row per network, number of shots and draw.
+    """Writes a table over a study besides that of its records: its few-shot evaluations, or what its probes found.
 
     Args:
-        frame: `studies.few_shot_results.few_shot_frame`.
+        frame: `studies.few_shot_results.few_shot_frame` or `studies.probes.probe_frame`.
         folder: as of `export_table`, like the others.
         formats: see there.
         name: file name without suffix.
@@ -80,13 +81,15 @@ def _written(table: pd.DataFrame, folder: Path, formats: Sequence[Format], name:
 
 
 def columns_page() -> str:
-    """The text of docs/records.md, made from `COLUMNS` and `FEW_SHOT_COLUMNS`."""
+    """The text of docs/records.md, made from `COLUMNS`, `FEW_SHOT_COLUMNS` and `PROBE_COLUMNS`."""
     rows = [
         "| `{}` | {} | {} |".format(name, meaning.replace("|", "\\|"), "yes" if name in INCIDENTAL_COLUMNS else "")
         for name, meaning in COLUMNS.items()
     ]
-    few_shot = [f"| `{name}` | {meaning} |" for name, meaning in FEW_SHOT_COLUMNS.items()]
-    return "\n".join([_PREFACE, *rows, _FEW_SHOT_PREFACE, *few_shot, ""])
+    parts = [_PREFACE, *rows]
+    for preface, columns in ((_FEW_SHOT_PREFACE, FEW_SHOT_COLUMNS), (_PROBE_PREFACE, PROBE_COLUMNS)):
+        parts += [preface, *("| `{}` | {} |".format(name, told.replace("|", "\\|")) for name, told in columns.items())]
+    return "\n".join([*parts, ""])
 
 
 _PREFACE = """# Records
@@ -110,8 +113,8 @@ Columns marked *may differ* depend on where, when and in which company the cell 
 the cell: train it twice on one machine, both times by the loop of a lone cell or both times in lanes, and on a CPU they
 are equal bit for bit, whatever the number of lanes.
 
-This page is generated from `studies.records.COLUMNS` and `studies.few_shot_results.FEW_SHOT_COLUMNS`, and a test keeps
-them equal:
+This page is generated from `studies.records.COLUMNS`, `studies.few_shot_results.FEW_SHOT_COLUMNS` and
+`studies.probes.probe_results.PROBE_COLUMNS`, and a test keeps them equal:
 `python -c "from studies.export import columns_page; print(columns_page(), end='')" > docs/records.md`.
 
 | Column | Meaning | May differ |
@@ -126,6 +129,21 @@ labelled images per class, for every k and draw. `study export` writes them as a
 `<study id>.few_shot`, a row per network, number of shots and draw; in Python
 `studies.few_shot_results.few_shot_frame(plan, store)`. Draws of one replicate share their network, and all networks of
 a replicate have the same draws: average over draws before comparing replicates.
+
+| Column | Meaning |
+|---|---|"""
+
+_PROBE_PREFACE = """
+## Probes
+
+`study probe` leaves a folder `probes/<result id>/` for every probe of every network that was trained with
+`engine.keep_checkpoints=true`, and of the same networks untrained: `result.json`, with a checksum, and where a figure
+needs more than numbers `arrays.npz`, whose SHA-256 the result states. A probe that has nothing to measure on a network
+(a fully connected net has no attention) leaves a result that says so. The id is a hash of the probe, its version and
+settings, and of the cell, or of what an untrained network and its images are made of: so the untrained network of a
+replicate is probed once, and stands in the table at every size that begins as it. `study export` writes all readings of
+a study as a table of their own, `<study id>.probes`, a row per reading; in Python `studies.probes.probe_frame(plan,
+store)`. Heads, layers and settings of one network are no replicates: average over them before comparing replicates.
 
 | Column | Meaning |
 |---|---|"""

@@ -6,20 +6,14 @@ none that is there is computed again: the test split is read once for a network 
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
 
-from .digest import digest
-from .errors import StoreError
 from .few_shot_networks import FrozenNetwork, frozen_networks
-from .files import write_text
 from .grid import Plan
+from .kept_results import Results
 from .records import Environment
 from .store import Store
 from .strict import Strict
@@ -84,46 +78,8 @@ class FewShotResult(Strict):
     draws: tuple[Draw, ...]
 
 
-def result_path(store: Store, evaluation_id: str) -> Path:
-    """Where a result lies."""
-    return store.few_shot_folder(evaluation_id) / "result.json"
-
-
-def write_result(result: FewShotResult, store: Store) -> None:
-    """Writes a result with its checksum, whole or not at all."""
-    payload = result.model_dump(mode="json")
-    text = json.dumps({"result": payload, "sha256": digest(payload)}, indent=1)
-    write_text(result_path(store, result.evaluation_id), text)
-
-
-def read_result(store: Store, evaluation_id: str) -> FewShotResult | None:
-    """A result, or None where there is none yet.
-
-    Raises:
-        StoreError: it is there but damaged.
-    """
-    path = result_path(store, evaluation_id)
-    try:
-        content = json.loads(path.read_bytes())
-        if content["sha256"] != digest(content["result"]):
-            raise ValueError("its checksum does not match")
-        result = FewShotResult.model_validate(content["result"])
-        if result.evaluation_id != evaluation_id:
-            raise ValueError(f"it belongs to evaluation {result.evaluation_id}")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"{path} is damaged ({reason}): run the study again, which sets it aside") from None
-    return result
-
-
-def set_aside_result(store: Store, evaluation_id: str) -> Path:
-    """Renames a damaged result, so that it is computed again; the caller holds its lock."""
-    path = result_path(store, evaluation_id)
-    return path.rename(path.with_name(f"result.damaged-{time.time_ns()}.json"))
+EVALUATIONS = Results("few_shot", FewShotResult, "evaluation_id", "few-shot result", "run the study again")
+"""Where the results lie in a store."""
 
 
 def count_results(plan: Plan, store: Store) -> tuple[int, int]:
@@ -134,12 +90,12 @@ def count_results(plan: Plan, store: Store) -> tuple[int, int]:
 
 def waiting_networks(plan: Plan, store: Store) -> list[FrozenNetwork]:
     """The networks of a plan without a result that can be read."""
-    return [network for network in frozen_networks(plan) if _readable(store, network.id) is None]
+    return [network for network in frozen_networks(plan) if EVALUATIONS.readable(store, network.id) is None]
 
 
 def few_shot_frame(plan: Plan, store: Store) -> pd.DataFrame:
     """The results of a plan so far: a row per network, number of shots and draw, columns as in `FEW_SHOT_COLUMNS`."""
-    found = ((network, _readable(store, network.id)) for network in frozen_networks(plan))
+    found = ((network, EVALUATIONS.readable(store, network.id)) for network in frozen_networks(plan))
     rows = [row for network, result in found if result is not None for row in _rows(network, result)]
     return pd.DataFrame(rows, columns=list(FEW_SHOT_COLUMNS)).sort_values(
         ["arm", "num_pretrain", "replicate", "shots", "draw"], kind="stable", ignore_index=True
@@ -169,10 +125,3 @@ def _rows(network: FrozenNetwork, result: FewShotResult) -> Iterable[dict[str, A
     for draw in result.draws:
         told = draw.model_dump()
         yield shared | {"draw_seed": told.pop("seed")} | told
-
-
-def _readable(store: Store, evaluation_id: str) -> FewShotResult | None:
-    try:
-        return read_result(store, evaluation_id)
-    except StoreError:
-        return None

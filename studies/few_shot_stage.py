@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -21,12 +22,13 @@ from datamodules import carve_validation
 from .counts import counted
 from .course import batches_of
 from .environment import environment, now
-from .errors import PlanError, StoreError, StudyError
+from .errors import PlanError, StudyError
 from .few_shot import FewShot, evaluate_few_shot
 from .few_shot_networks import FrozenNetwork
-from .few_shot_results import Draw, FewShotResult, read_result, set_aside_result, waiting_networks, write_result
+from .few_shot_results import EVALUATIONS, Draw, FewShotResult, waiting_networks
 from .grid import Plan
 from .job_data import JobData
+from .kept_results import Arrays
 from .kept_weights import give_start
 from .program import initial_network
 from .store import Store
@@ -81,7 +83,8 @@ def evaluate_frozen(
             data = JobData(plan.spec.data)
             for network in of_replicate:
                 try:
-                    _evaluate_once(network, plan, data, store, device, on_message)
+                    make = partial(_evaluated, network, plan, data, store, device)
+                    EVALUATIONS.compute(store, network.id, network.title, make, on_message)
                 except (StudyError, ValueError) as error:
                     faults[network.title] = str(error)
                 except Exception as error:
@@ -89,27 +92,9 @@ def evaluate_frozen(
     return faults
 
 
-def _evaluate_once(
-    network: FrozenNetwork,
-    plan: Plan,
-    data: JobData,
-    store: Store,
-    device: str,
-    on_message: Callable[[str], None],
-) -> None:
-    with store.few_shot_lock(network.id) as mine:
-        if not mine:
-            raise StudyError("another process is evaluating it; run the study again once that has ended")
-        try:
-            if read_result(store, network.id) is not None:
-                return  # another process was faster
-        except StoreError:
-            aside = set_aside_result(store, network.id)
-            on_message(f"the few-shot result of {network.title} is damaged: kept as {aside}, it is computed again")
-        write_result(_evaluated(network, plan, data, store, device), store)
-
-
-def _evaluated(network: FrozenNetwork, plan: Plan, data: JobData, store: Store, device: str) -> FewShotResult:
+def _evaluated(
+    network: FrozenNetwork, plan: Plan, data: JobData, store: Store, device: str
+) -> tuple[FewShotResult, Arrays]:
     started, cell, num_images = time.monotonic(), network.cell, 0
     module = initial_network(cell)
     sha256 = give_start(module, cell, store) if network.start is not None else ""
@@ -135,7 +120,7 @@ def _evaluated(network: FrozenNetwork, plan: Plan, data: JobData, store: Store, 
         )
     finally:
         batches.close()
-    return FewShotResult(
+    result = FewShotResult(
         evaluation_id=network.id,
         identity=network.identity,
         study=plan.study_id,
@@ -149,6 +134,7 @@ def _evaluated(network: FrozenNetwork, plan: Plan, data: JobData, store: Store, 
         environment=environment(device),
         draws=tuple(draw for one in found for draw in _draws(one, network.first_seed, len(test))),
     )
+    return result, {}
 
 
 def _draws(found: FewShot, first_seed: int, num_test: int) -> Iterator[Draw]:

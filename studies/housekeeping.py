@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from .estimate import describe_bytes
 from .few_shot_networks import frozen_networks
+from .probes.probe_results import result_ids
 from .store import Store, bytes_held
 
 
@@ -19,7 +20,7 @@ def clean_store(
             stay until they are orphans.
         interrupted: checkpoints of unfinished cells that nobody trains.
         failed: cells whose record says failed or invalid, so that a run trains them again.
-        orphans: cells and few-shot evaluations of no plan in the store.
+        orphans: cells, few-shot evaluations and probe results of no plan in the store.
     """
     verb = "removed" if really else "would remove"
     going = [] if study_id is None else _with_stages(store, study_id)
@@ -47,10 +48,16 @@ def clean_store(
         size = describe_bytes(bytes_held([store.cell_folder(cell_id)]))
         if not really or store.discard_cell(cell_id):
             yield f"{verb} cell {cell_id} ({', '.join(reasons)}; {size})"
-    asked = {network.id for plan in plans for network in frozen_networks(plan)}
-    for evaluation_id in store.few_shot_ids() if orphans else []:
-        if evaluation_id not in asked and (not really or store.discard_few_shot(evaluation_id)):
-            yield f"{verb} few-shot evaluation {evaluation_id} (no plan names it)"
+    if not orphans:
+        return
+    asked = {
+        "few_shot": {network.id for plan in plans for network in frozen_networks(plan)},
+        "probes": {result_id for plan in plans for stage in plan.stages for result_id in result_ids(stage)},
+    }
+    for kind, noun in (("few_shot", "few-shot evaluation"), ("probes", "probe result")):
+        for result_id in store.result_ids(kind):
+            if result_id not in asked[kind] and (not really or store.discard_result(kind, result_id)):
+                yield f"{verb} {noun} {result_id} (no plan names it)"
 
 
 def _with_stages(store: Store, study_id: str) -> list[str]:

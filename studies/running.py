@@ -15,6 +15,8 @@ from .errors import ExitCode
 from .few_shot_results import waiting_networks
 from .grid import Plan
 from .jobs import cells_at_once
+from .probes.probe_results import probe_frame
+from .probes.summary import run_values
 from .readiness import check_disk, check_machine, prepare_data
 from .report import ReportPaths
 from .start_checks import note_files, repair_kept, without_start
@@ -86,6 +88,7 @@ def run(
         store.study_folder(locked.study_id),
         study.tracking,
         meanwhile=lambda: reports.append(report_study(locked, store, card)),
+        probed=run_values(probe_frame(locked, store)),
     )
     return RunResult(locked, outcome, store.states(locked), reports[0], mirror, not_evaluated)
 

@@ -4,6 +4,7 @@
     STORE/studies/<study id>/   plan.json, report/
     STORE/starts/<sha256>.json  where a file of weights lies that cells begin from
     STORE/few_shot/<id>/        result.json: what the frozen features of a network are worth on a data set
+    STORE/probes/<id>/          result.json, arrays.npz: what one probe says of a network
 
 A record is written once, whole. A cell is trained by whoever holds its lock; `flock` is free the moment its holder
 dies.
@@ -213,26 +214,26 @@ class Store:
         except (OSError, ValueError, TypeError):
             return 0, 0
 
-    # --- few-shot evaluations ------------------------------------------------------------------------------------
+    # --- results besides records (`studies.kept_results`) ----------------------------------------------------------
 
-    def few_shot_folder(self, evaluation_id: str) -> Path:
-        """Folder of one evaluation of a network's frozen features."""
-        return self.root / "few_shot" / evaluation_id
+    def result_folder(self, kind: str, result_id: str) -> Path:
+        """Folder of one result; `kind` is the folder of all that are like it."""
+        return self.root / kind / result_id
 
-    def few_shot_ids(self) -> list[str]:
-        """Ids of all evaluations that have a folder."""
-        evaluations = self.root / "few_shot"
-        return sorted(path.name for path in evaluations.iterdir()) if evaluations.is_dir() else []
+    def result_ids(self, kind: str) -> list[str]:
+        """Ids of all results of a kind that have a folder."""
+        folder = self.root / kind
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
-    def few_shot_lock(self, evaluation_id: str) -> contextlib.AbstractContextManager[bool]:
-        """As `lock`, for an evaluation."""
-        return self._locked(self.few_shot_folder(evaluation_id))
+    def result_lock(self, kind: str, result_id: str) -> contextlib.AbstractContextManager[bool]:
+        """As `lock`, for a result."""
+        return self._locked(self.result_folder(kind, result_id))
 
-    def discard_few_shot(self, evaluation_id: str) -> bool:
-        """Removes an evaluation; False where somebody computes it."""
-        with self.few_shot_lock(evaluation_id) as mine:
+    def discard_result(self, kind: str, result_id: str) -> bool:
+        """Removes a result; False where somebody computes it."""
+        with self.result_lock(kind, result_id) as mine:
             if mine:
-                shutil.rmtree(self.few_shot_folder(evaluation_id))
+                shutil.rmtree(self.result_folder(kind, result_id))
             return mine
 
     # --- studies -------------------------------------------------------------------------------------------------

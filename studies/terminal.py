@@ -22,6 +22,7 @@ from .few_shot_networks import frozen_networks
 from .few_shot_results import count_results
 from .grid import Arm, Plan
 from .name_table import NameTable
+from .probes.probe_results import coverage
 from .records import records_frame, selected_rows
 from .start_checks import lost_starts
 from .store import CellState, Progress, Store
@@ -162,6 +163,9 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
     done, networks = count_results(plan, store)
     if networks:
         yield Text(f"few-shot: {done} of {counted(networks, 'network')} evaluated")
+    probed = coverage(plan, store)
+    if probed.asked:
+        yield Text(f"probes: {probed.told}")
 
 
 def result_tables(result: RunResult, store: Store) -> Iterator[RenderableType]:

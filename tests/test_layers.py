@@ -30,6 +30,8 @@ LIGHT_MODULES = ("planning", "cell", "grid", "fairness", "plan_notes", "digest",
                  "budget", "few_shot_spec", "few_shot_networks", "few_shot_results", "records", "store", "files",
                  "errors", "analysis", "report", "terminal", "export",
                  "bundle", "housekeeping", "progress", "precision", "tuning", "tuned", "tuning_file", "published",
+                 "kept_results", "probes/catalogue", "probes/subjects", "probes/probe", "probes/probe_results",
+                 "probes/summary", "probes/probe_tables", "probes/command",
                  "listing", "jobs", "console", "counts", "interruption", "fit_command", "printed_answers",
                  "bench/command", "bench/calibration_tables", "bench/tables", "bench/timings", "bench/workload",
                  "bench/children", "bench/train_race", "bench/roofline", "bench/gpu")  # fmt: skip

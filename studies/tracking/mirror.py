@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from studies.files import write_text
@@ -65,6 +66,7 @@ def mirror_study(
     folder: Path,
     settings: TrackingSpec,
     meanwhile: Callable[[], object] = lambda: None,
+    probed: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> MirrorResult:
     """Writes one clean run per recorded cell and one for the study, where they are not there already.
 
@@ -75,6 +77,7 @@ def mirror_study(
         settings: what the user asked for.
         meanwhile: called once, in any mode, while wandb writes the runs of the cells: the study's own run needs the
             report, those of the cells do not, so both can be made at once. What it raises comes through.
+        probed: cell id -> values that probes read off its networks, by the name they have in the run's summary.
 
     Returns:
         What happened; no exception of W&B, no missing key and no dead network comes through, and the time is bounded
@@ -85,7 +88,7 @@ def mirror_study(
         meanwhile()
         return MirrorResult("off", "off", 0, 0, (), f"not mirrored: {decision.reason}")
     target = runs_folder(folder)
-    runs = [cell_run(record, card) for record in records]
+    runs = [cell_run(record, card, probed.get(record.cell_id, {})) for record in records]
     missing = [run for run in runs if not _is_written(run, target)]
     problems: list[str] = []
     if missing:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from studies.records import Record, arm_of
@@ -35,8 +36,14 @@ def run_name(cell: dict[str, Any], tier: str | None = None) -> str:
     return name if cell.get("reads_test", True) else name + trial
 
 
-def cell_run(record: Record, card: StudyCard) -> Run:
-    """The run of one recorded cell."""
+def cell_run(record: Record, card: StudyCard, probed: Mapping[str, float] = MappingProxyType({})) -> Run:
+    """The run of one recorded cell.
+
+    Args:
+        record: of the cell.
+        card: the study as declared.
+        probed: values that probes read off its networks, by the name they have in the summary.
+    """
     cell = record.cell
     summary: dict[str, Any] = {"status": record.status, "reason": record.reason}
     for branch in record.branches:
@@ -47,7 +54,7 @@ def cell_run(record: Record, card: StudyCard) -> Run:
             }
         if branch.fraction == 1.0:
             summary["full_budget/test_error"] = branch.test_error
-    summary |= {"train_seconds": record.train_seconds, "evaluation_seconds": record.evaluation_seconds}
+    summary |= {"train_seconds": record.train_seconds, "evaluation_seconds": record.evaluation_seconds, **probed}
     return described(
         {
             "id": run_id(card.study_id, record.cell_id),

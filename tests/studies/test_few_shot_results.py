@@ -12,16 +12,13 @@ from studies.arms import parse_arm
 from studies.errors import StoreError
 from studies.few_shot_networks import FrozenNetwork, frozen_networks
 from studies.few_shot_results import (
+    EVALUATIONS,
     FEW_SHOT_COLUMNS,
     Draw,
     FewShotResult,
     count_results,
     few_shot_frame,
-    read_result,
-    result_path,
-    set_aside_result,
     waiting_networks,
-    write_result,
 )
 from studies.grid import Plan
 from studies.planning import make_plan
@@ -77,57 +74,57 @@ def result_of(network: FrozenNetwork, plan: Plan, error: float = 0.25) -> FewSho
 
 def test_a_result_is_read_as_it_was_written(plan: Plan, store: Store) -> None:
     network = frozen_networks(plan)[0]
-    assert read_result(store, network.id) is None
-    write_result(result_of(network, plan), store)
-    assert read_result(store, network.id) == result_of(network, plan)
-    assert result_path(store, network.id) == store.root / "few_shot" / network.id / "result.json"
+    assert EVALUATIONS.read(store, network.id) is None
+    EVALUATIONS.write(result_of(network, plan), store)
+    assert EVALUATIONS.read(store, network.id) == result_of(network, plan)
+    assert EVALUATIONS.path(store, network.id) == store.root / "few_shot" / network.id / "result.json"
 
 
 def test_an_altered_result_is_refused(plan: Plan, store: Store) -> None:
     network = frozen_networks(plan)[0]
-    write_result(result_of(network, plan), store)
-    path = result_path(store, network.id)
+    EVALUATIONS.write(result_of(network, plan), store)
+    path = EVALUATIONS.path(store, network.id)
     altered = path.read_text().replace('"test_error": 0.25', '"test_error": 0.2')
     assert altered != path.read_text()
     path.write_text(altered)
     with pytest.raises(StoreError, match=r"result\.json is damaged \(its checksum does not match\): run the study"):
-        read_result(store, network.id)
+        EVALUATIONS.read(store, network.id)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"result": {}}', "\xff"])
 def test_what_is_no_result_is_refused(plan: Plan, store: Store, content: str) -> None:
     network = frozen_networks(plan)[0]
-    write_result(result_of(network, plan), store)
-    result_path(store, network.id).write_text(content, encoding="latin-1")
+    EVALUATIONS.write(result_of(network, plan), store)
+    EVALUATIONS.path(store, network.id).write_text(content, encoding="latin-1")
     with pytest.raises(StoreError, match="is damaged"):
-        read_result(store, network.id)
+        EVALUATIONS.read(store, network.id)
 
 
 def test_the_result_of_another_network_is_refused(plan: Plan, store: Store) -> None:
     first, second = frozen_networks(plan)[:2]
-    write_result(result_of(second, plan), store)
-    result_path(store, second.id).parent.rename(result_path(store, first.id).parent)
-    with pytest.raises(StoreError, match=f"it belongs to evaluation {second.id}"):
-        read_result(store, first.id)
+    EVALUATIONS.write(result_of(second, plan), store)
+    EVALUATIONS.path(store, second.id).parent.rename(EVALUATIONS.path(store, first.id).parent)
+    with pytest.raises(StoreError, match=f"it belongs to few-shot result {second.id}"):
+        EVALUATIONS.read(store, first.id)
 
 
 def test_a_result_that_cannot_be_read_is_told_as_such(plan: Plan, store: Store) -> None:
     network = frozen_networks(plan)[0]
-    result_path(store, network.id).mkdir(parents=True)
+    EVALUATIONS.path(store, network.id).mkdir(parents=True)
     with pytest.raises(StoreError, match=r"cannot be read: Is a directory"):
-        read_result(store, network.id)
+        EVALUATIONS.read(store, network.id)
 
 
 def test_a_damaged_result_set_aside_is_kept_and_counts_as_waiting(plan: Plan, store: Store) -> None:
     network = frozen_networks(plan)[0]
-    write_result(result_of(network, plan), store)
-    path = result_path(store, network.id)
+    EVALUATIONS.write(result_of(network, plan), store)
+    path = EVALUATIONS.path(store, network.id)
     path.write_text("damaged")
     assert network in waiting_networks(plan, store)
-    aside = set_aside_result(store, network.id)
+    aside = EVALUATIONS.set_aside(store, network.id)
     assert (aside.read_text(), aside.parent, path.exists()) == ("damaged", path.parent, False)
     assert aside.name.startswith("result.damaged-")
-    assert read_result(store, network.id) is None
+    assert EVALUATIONS.read(store, network.id) is None
 
 
 def test_what_is_done_is_counted_by_evaluation(plan: Plan, store: Store) -> None:
@@ -136,18 +133,18 @@ def test_what_is_done_is_counted_by_evaluation(plan: Plan, store: Store) -> None
     assert count_results(plan, store) == (0, 4) == (0, len(networks))
     assert waiting_networks(plan, store) == list(networks)
     for network in networks[:3]:
-        write_result(result_of(network, plan), store)
+        EVALUATIONS.write(result_of(network, plan), store)
     assert count_results(plan, store) == (3, 4)
     assert waiting_networks(plan, store) == [networks[3]]
-    result_path(store, networks[0].id).write_text("{}")
+    EVALUATIONS.path(store, networks[0].id).write_text("{}")
     assert count_results(plan, store) == (2, 4)
     assert count_results(plan_with(few_shot=None), store) == (0, 0)
 
 
 def test_status_tells_how_many_are_done(plan: Plan, store: Store) -> None:
-    write_result(result_of(frozen_networks(plan)[0], plan), store)
-    *_, last = status_tables(plan, store.states(plan), store)
-    assert str(last) == "few-shot: 1 of 4 networks evaluated"
+    EVALUATIONS.write(result_of(frozen_networks(plan)[0], plan), store)
+    *_, few_shot, _ = status_tables(plan, store.states(plan), store)
+    assert str(few_shot) == "few-shot: 1 of 4 networks evaluated"
     without = plan_with(few_shot=None)
     assert not any("few-shot" in str(part) for part in status_tables(without, store.states(without), store))
 
@@ -155,7 +152,7 @@ def test_status_tells_how_many_are_done(plan: Plan, store: Store) -> None:
 def test_the_table_has_a_row_per_draw_of_what_is_there(plan: Plan, store: Store) -> None:
     untrained, begun = (network for network in frozen_networks(plan) if network.cell.replicate == 1)
     for network, error in ((untrained, 0.4), (begun, 0.3)):
-        write_result(result_of(network, plan, error), store)
+        EVALUATIONS.write(result_of(network, plan, error), store)
     frame = few_shot_frame(plan, store)
     assert list(frame.columns) == list(FEW_SHOT_COLUMNS)
     rows = frame[["arm", "start", "num_pretrain", "replicate", "shots", "draw", "draw_seed", "test_error"]]

@@ -28,20 +28,15 @@ from studies.compose import Composed
 from studies.course import batches_of
 from studies.engine_spec import EngineSpec
 from studies.errors import PlanError
-from studies.export import export_few_shot
+from studies.export import export_frame
 from studies.few_shot import draw_shots, evaluate_few_shot
 from studies.few_shot_networks import FrozenNetwork, frozen_networks
-from studies.few_shot_results import (
-    FEW_SHOT_COLUMNS,
-    few_shot_frame,
-    read_result,
-    result_path,
-    waiting_networks,
-)
+from studies.few_shot_results import EVALUATIONS, FEW_SHOT_COLUMNS, few_shot_frame, waiting_networks
 from studies.few_shot_stage import check_shots, evaluate_frozen
 from studies.grid import Plan
 from studies.housekeeping import clean_store
 from studies.job_data import JobData
+from studies.kept_results import Results
 from studies.kept_weights import give_start
 from studies.program import initial_network
 from studies.report.few_shot_section import few_shot_statements, few_shot_table, has_figure
@@ -247,7 +242,7 @@ def by_hand(network: FrozenNetwork, plan: Plan, store: Store) -> dict[int, tuple
 
 def test_results_are_those_of_the_evaluation_of_each_network(plan: Plan, evaluated: Store) -> None:
     for network in frozen_networks(plan):
-        result = read_result(evaluated, network.id)
+        result = EVALUATIONS.read(evaluated, network.id)
         assert result is not None
         expected = by_hand(network, plan, evaluated)
         assert [(one.shots, one.draw, one.seed) for one in result.draws] == [
@@ -291,23 +286,22 @@ def test_the_test_split_is_read_once_for_a_network(
 def test_what_was_there_before_a_kill_is_kept(
     plan: Plan, store: Store, tests_read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = few_shot_stage.write_result
-
-    def killed(result: Any, into: Store) -> None:
+    def killed(self: Results[Any], result: Any, into: Store, arrays: Any = None) -> None:
         if len(tests_read) == 3:
             raise KeyboardInterrupt
-        written(result, into)
+        written(self, result, into, arrays)
 
-    monkeypatch.setattr(few_shot_stage, "write_result", killed)
+    written = Results.write
+    monkeypatch.setattr(Results, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         evaluate_frozen(plan, store)
     done = {one.id for one in frozen_networks(plan)} - {one.id for one in waiting_networks(plan, store)}
-    times = {one: result_path(store, one).stat().st_mtime_ns for one in done}
+    times = {one: EVALUATIONS.path(store, one).stat().st_mtime_ns for one in done}
     assert len(done) == 2
-    monkeypatch.setattr(few_shot_stage, "write_result", written)
+    monkeypatch.setattr(Results, "write", written)
     assert evaluate_frozen(plan, store) == {}
     assert len(tests_read) == 3 + 4
-    assert times == {one: result_path(store, one).stat().st_mtime_ns for one in done}
+    assert times == {one: EVALUATIONS.path(store, one).stat().st_mtime_ns for one in done}
 
 
 def test_a_fault_of_one_network_costs_no_other(
@@ -358,16 +352,16 @@ def test_weights_that_are_gone_are_made_again_where_a_result_still_needs_them(pl
 
 def test_a_damaged_result_is_set_aside_and_one_that_somebody_computes_is_left(plan: Plan, store: Store) -> None:
     first, second = frozen_networks(plan)[:2]
-    path = result_path(store, first.id)
+    path = EVALUATIONS.path(store, first.id)
     path.parent.mkdir(parents=True)
     path.write_text('{"result": {}, "sha256": "0"}')
     told: list[str] = []
-    with store.few_shot_lock(second.id):
+    with store.result_lock("few_shot", second.id):
         faults = evaluate_frozen(plan, store, on_message=told.append)
     assert set(faults) == {second.title}
     assert "another process" in faults[second.title]
     assert "is damaged: kept as" in told[1]
-    assert read_result(store, first.id) is not None
+    assert EVALUATIONS.read(store, first.id) is not None
     assert len(list(path.parent.glob("result.damaged-*.json"))) == 1
 
 
@@ -382,7 +376,7 @@ def test_a_file_of_weights_is_worth_what_the_cell_is_that_left_it(plan: Plan, st
     untrained, of_file = frozen_networks(begun)
     assert untrained.id == frozen_networks(plan)[0].id
     assert of_file.num_pretrain is None
-    results = [read_result(store, one.id) for one in (of_cell, of_file)]
+    results = [EVALUATIONS.read(store, one.id) for one in (of_cell, of_file)]
     assert results[0] is not None
     assert results[1] is not None
     assert results[0].draws == results[1].draws
@@ -425,7 +419,7 @@ def test_the_table_has_a_row_per_network_shots_and_draw(plan: Plan, evaluated: S
     assert len(frame) == 6 * 2 * 3
     assert not frame.isna().any().any()
     assert set(frame.loc[frame["num_pretrain"] == 0, "start"]) == {""}
-    parquet, csv = export_few_shot(frame, tmp_path, name="tiny.few_shot")
+    parquet, csv = export_frame(frame, tmp_path, name="tiny.few_shot")
     assert (parquet.name, csv.name) == ("tiny.few_shot.parquet", "tiny.few_shot.csv")
     again = pd.read_csv(csv, keep_default_na=False)
     assert (again["test_error"] == frame["test_error"]).all()
@@ -472,7 +466,7 @@ def test_a_study_without_the_section_has_nothing_to_say_of_it(tmp_path: Path) ->
 def test_a_bundle_carries_the_results_and_finds_altered_ones(plan: Plan, evaluated: Store, tmp_path: Path) -> None:
     bundle = bundle_study(evaluated, plan.study_id, tmp_path / "tiny.tar")
     assert verify_bundle(bundle) == []
-    path = result_path(evaluated, frozen_networks(plan)[0].id)
+    path = EVALUATIONS.path(evaluated, frozen_networks(plan)[0].id)
     content = path.read_bytes()
     assert content in bundle.read_bytes()
     altered = content.replace(b'"draw": 2', b'"draw": 7', 1)
@@ -486,7 +480,7 @@ def test_results_that_no_plan_names_are_orphans(plan: Plan, evaluated: Store, tm
     store = Store(tmp_path / "store")
     clean: dict[str, Any] = {"interrupted": False, "failed": False, "orphans": True, "really": True}
     assert list(clean_store(store, None, **clean)) == []
-    assert len(store.few_shot_ids()) == 6
+    assert len(store.result_ids("few_shot")) == 6
     told = list(clean_store(store, plan.study_id, **clean))
     assert sum("few-shot evaluation" in line for line in told) == 6
-    assert store.few_shot_ids() == []
+    assert store.result_ids("few_shot") == []

@@ -1,0 +1,209 @@
+"""What a probe of a study leaves behind, the table over all of a study, and how many of its results are there."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from studies.errors import StoreError
+from studies.grid import Plan
+from studies.kept_results import Results
+from studies.records import Environment
+from studies.store import Store
+from studies.strict import Strict
+
+from .catalogue import KINDS, ProbeKind
+from .subjects import Subject, once, subjects, why_not_probed
+
+PROBE_COLUMNS: dict[str, str] = {
+    "result_id": "hash of all that determines the result; the key of the store",
+    "cell_id": "the cell whose network was probed; of an untrained network every cell that begins as it",
+    "arm": "family, with the tier where it is not the study's and the form where it is not the plain one",
+    "family": "family of architectures",
+    "variant": "size tier, with its form after a dash",
+    "data": "name of the data set",
+    "image_size": "side of the square images in pixels",
+    "permutation": "pixel permutation control: none | within_patch | patches | pixels",
+    "num_train": "training images, validation images not counted",
+    "start": "name of what the weights begin from; empty where they are drawn",
+    "num_pretrain": "images the start was trained on; 0 without a start, empty where its file does not say",
+    "replicate": "index of the setting of seeds",
+    "weights": "trained: the final weights of the full budget | initial: the weights drawn for the replicate",
+    "probe": "name of the probe",
+    "quantity": "what was measured",
+    "layer": "name of the module it was read at; empty for the whole network",
+    "depth": "place of the layer among those that the probe read, from 0; empty for the whole network",
+    "head": "attention head, from 0",
+    "setting": "what was varied: shift in pixels, patches along a side, images per class; of representation_similarity "
+    "the size that the other network was trained on",
+    "value": "the number; empty where it is not defined",
+    "unit": "its unit",
+    "num_images": "images it was read from, validation images, of few_shot test images; 0: the weights alone",
+}
+
+_NUMBERS = dict.fromkeys(("depth", "head", "setting", "value", "num_pretrain"), float)
+
+Outcome = Literal["measured", "inapplicable", "failed"]
+
+
+class StoredReading(Strict):
+    """One number, as `studies.probes.Reading` has it.
+
+    Attributes:
+        value: None where it is not defined.
+        cell_id: of which of several networks; empty where there is one.
+    """
+
+    quantity: str
+    value: float | None
+    unit: str
+    layer: str = ""
+    depth: int | None = None
+    head: int | None = None
+    setting: float | None = None
+    num_images: int = 0
+    cell_id: str = ""
+
+
+class ProbeResult(Strict):
+    """One probe of one network, or of the networks of an arm.
+
+    Attributes:
+        result_id: hash of `identity`, which is all that determines the result.
+        study: id of the study that computed it.
+        outcome: `inapplicable` where the probe has nothing to measure on such a network.
+        reason: why nothing was measured.
+        weights_sha256: of the files of weights, as the records of their cells state it; empty for drawn weights.
+        evaluation_flops: forward FLOPs of all images that passed through a network; outside every budget.
+    """
+
+    result_id: str
+    identity: dict[str, Any]
+    study: str
+    plan_hash: str
+    outcome: Outcome
+    reason: str = ""
+    weights_sha256: tuple[str, ...] = ()
+    train_checksum: str
+    evaluation_flops: int
+    seconds: float
+    finished_at: str
+    environment: Environment
+    readings: tuple[StoredReading, ...] = ()
+    arrays_sha256: str = ""
+
+
+PROBED = Results(
+    "probes", ProbeResult, "result_id", "probe result", "run `study probe` for the study again", has_arrays=True
+)
+"""Where the results lie in a store."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How far the probes of a study are.
+
+    Attributes:
+        done: results by probe.
+        asked: results there would be by probe.
+    """
+
+    done: Mapping[str, int]
+    asked: Mapping[str, int]
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        parts = [f"{name} {self.done.get(name, 0)} of {count}" for name, count in self.asked.items()]
+        return f"{sum(self.done.values())} of {sum(self.asked.values())} results: {', '.join(parts)}"
+
+
+def result_ids(plan: Plan) -> set[str]:
+    """Ids of all results that the probes of a study can have; none where its networks are not probed."""
+    return set() if why_not_probed(plan) else {subject.id for subject in subjects(plan, tuple(KINDS.values()))}
+
+
+def coverage(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = tuple(KINDS.values())) -> Coverage:
+    """How many results of a study are there, by the presence of their files; nothing is read."""
+    if why_not_probed(plan):
+        return Coverage({}, {})
+    asked = once(subjects(plan, kinds))
+    done = Counter(subject.kind.name for subject in asked if PROBED.path(store, subject.id).exists())
+    return Coverage(done, Counter(subject.kind.name for subject in asked))
+
+
+def probe_frame(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = tuple(KINDS.values())) -> pd.DataFrame:
+    """The readings of a study so far, columns as in `PROBE_COLUMNS`.
+
+    The readings of an untrained network stand at every size that begins as it, with one `result_id`.
+
+    Args:
+        plan: of the study.
+        store: where its results lie; damaged ones are left out.
+        kinds: of which probes.
+    """
+    known: dict[str, ProbeResult | None] = {}
+    rows: list[dict[str, Any]] = []
+    none = why_not_probed(plan) or not store.result_ids(PROBED.folder)
+    for subject in () if none else subjects(plan, kinds):
+        if subject.id not in known:
+            known[subject.id] = PROBED.readable(store, subject.id)
+        if (result := known[subject.id]) is not None:
+            rows += _rows(subject, result)
+    order = ["probe", "arm", "num_train", "num_pretrain", "replicate", "weights", "quantity"]
+    frame = pd.DataFrame(rows, columns=list(PROBE_COLUMNS)).astype(_NUMBERS)
+    return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def probe_arrays(plan: Plan, store: Store, probe: str) -> list[tuple[Subject, dict[str, npt.NDArray[np.float32]]]]:
+    """What one probe found of a study that a figure draws: what it is of, and its arrays by name.
+
+    Args:
+        plan: of the study.
+        store: where its results lie; damaged ones are left out.
+        probe: name of the probe.
+    """
+    found = []
+    for subject in subjects(plan, (KINDS[probe],)):
+        try:
+            arrays = PROBED.arrays(store, subject.id)
+        except StoreError:
+            continue
+        if arrays:
+            found.append((subject, arrays))
+    return found
+
+
+def _rows(subject: Subject, result: ProbeResult) -> Iterable[dict[str, Any]]:
+    cells = {cell.id: cell for cell in subject.cells}
+    for reading in result.readings:
+        told = reading.model_dump()
+        cell = cells[told.pop("cell_id") or subject.cell.id]
+        yield told | {
+            "result_id": result.result_id,
+            "cell_id": cell.id,
+            "arm": subject.arm,
+            "family": cell.family,
+            "variant": cell.variant,
+            "data": cell.data,
+            "image_size": cell.image_size,
+            "permutation": cell.permutation,
+            "num_train": cell.num_train,
+            "start": cell.start.name if cell.start else "",
+            "num_pretrain": cell.start.num_pretrain if cell.start else 0,
+            "replicate": cell.replicate,
+            "weights": subject.weights,
+            "probe": subject.kind.name,
+        }
+
+
+def defined(value: float) -> float | None:
+    """A number as it is kept: None where it is not one."""
+    return float(value) if math.isfinite(value) else None

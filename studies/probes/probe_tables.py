@@ -1,0 +1,91 @@
+"""What `study probe` prints: a table per probe, then what has no result and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from studies.counts import counted
+
+from .summary import Told
+
+if TYPE_CHECKING:  # printing needs nothing that probes
+    from .study_probing import ProbingResult
+
+MOST_TOLD = 5
+"""Networks with one reason that are named; the rest is counted."""
+
+
+def probe_tables(result: ProbingResult) -> Iterator[RenderableType]:
+    """A table per probe, then what has no result and why, and what to do about it."""
+    plan, probing = result.plan, result.probing
+    summary = result.summary
+    for kind in result.kinds:
+        of_kind = summary.loc[summary["probe"] == kind.name]
+        if len(of_kind):
+            yield _table(kind.title, of_kind, plan.spec.x)
+    yield Text(f"{plan.study_id}: probes, {result.coverage.told}", style="bold")
+    for reason, titles in _by_reason(probing.inapplicable):
+        yield Text(f"nothing to measure: {_several(titles)}: {reason}", style="dim")
+    for reason, titles in _by_reason(probing.faults):
+        yield Text(f"failed: {_several(titles)}: {reason}", style="red")
+    if probing.without_weights:
+        yield from _without_weights(result)
+    for cell_id, why in result.not_trained_again.items():
+        yield Text(f"cell {cell_id} has no weights still: {why}", style="red")
+    if result.report is not None:
+        yield Text(f"report: {result.report.page}")
+
+
+def _table(title: str, rows: pd.DataFrame, x: str) -> Table:
+    """Mean over replicates and half-width of its 95% interval, by arm and size, untrained against trained."""
+    table = Table(title=f"{rows['probe'].iloc[0]}: {title}; mean over replicates ± 95% t-interval")
+    table.add_column("arm")
+    table.add_column("train size" if x == "num_train" else "pretrained on", justify="right")
+    names = ["quantity", "unit", "weights"]
+    columns = list(rows[names].drop_duplicates().itertuples(index=False, name=None))
+    for quantity, unit, weights in columns:
+        table.add_column(f"{quantity} ({unit}), {weights}", justify="right")
+    points = rows[["arm", "permutation", "size"]].drop_duplicates().sort_values(["arm", "permutation", "size"])
+    for arm, permutation, size in points.itertuples(index=False, name=None):
+        same = (rows["arm"] == arm) & (rows["permutation"] == permutation) & (rows["size"] == size)
+        of_point = rows[same].set_index(names)
+        told = [
+            str(Told(*of_point.loc[column, ["mean", "half_width"]])) if column in of_point.index else "-"
+            for column in columns
+        ]
+        label = arm if permutation == "none" else f"{arm}, {permutation} permuted"
+        table.add_row(label, f"{size:,.0f}", *told)
+    return table
+
+
+def _without_weights(result: ProbingResult) -> Iterator[RenderableType]:
+    """Which cells, and what to do."""
+    plan, reasons = result.plan, result.probing.without_weights
+    cells = [cell for cell in plan.cells if cell.id in reasons]
+    yield Text(f"{counted(len(cells), 'cell')} of {len(plan.cells)} without the weights to probe:", style="red")
+    for cell in cells:
+        yield Text(f"  {cell.title}: {reasons[cell.id]}", style="red")
+    yield Text(
+        f"study probe {plan.spec.name} --train-again trains finished ones again, to the same bits; study run "
+        f"{plan.spec.name} engine.keep_checkpoints=true keeps the weights of cells that are still to train"
+    )
+
+
+def _by_reason(reasons: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """Titles that share a reason, which is told once."""
+    found: dict[str, list[str]] = {}
+    for title, reason in reasons.items():
+        found.setdefault(reason, []).append(title)
+    yield from found.items()
+
+
+def _several(titles: Sequence[str]) -> str:
+    """The first titles, and how many more there are."""
+    more = len(titles) - MOST_TOLD
+    return "; ".join(titles[:MOST_TOLD]) + (f"; and {more} more" if more > 0 else "")
