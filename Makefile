@@ -2,7 +2,7 @@
 #   make study                      train the embedded default study and write its report (overrides: ARGS="replicates=2")
 #   make test                       the test suite: CPU, no network; one thread, which small networks like best
 #   make check                      lint, format and strict types
-#   make notebook                   execute the notebook on the records of `make study`
+#   make notebook                   execute the notebooks, on the records of `make study` and of the commands that they name
 #   make lock                       resolve requirements.lock anew
 #   make study TORCH_BACKEND=cpu    the CPU-only torch (about 0.2 GB instead of 3 GB); also for test and check
 PYTHON ?= python3
@@ -33,7 +33,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 notebook: $(STAMP)
-	$(BIN)/jupyter-execute notebooks/curves.ipynb
+	$(BIN)/jupyter-execute notebooks/curves.ipynb notebooks/curve_to_cause.ipynb
 
 lock: | .uv/bin/uv
 	.uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --generate-hashes \

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from studies.analysis.summary import data_curves
     from studies.analysis.table import Columns, curve_table
     from studies.analysis.variance import variance_split
-    from studies.answering import load_answers, load_ladder, load_records, report_study
+    from studies.answering import load_answers, load_ladder, load_probes, load_records, report_study
     from studies.asking import load_study, plan
     from studies.budget import Budget
     from studies.cell import Cell
@@ -56,7 +56,7 @@ _MODULES = {
     "studies.analysis.table": ("Columns", "curve_table"),
     "studies.analysis.variance": ("variance_split",),
     "studies.analysis.ladder": ("Ladder", "permutation_ladder"),
-    "studies.answering": ("load_answers", "load_ladder", "load_records", "report_study"),
+    "studies.answering": ("load_answers", "load_ladder", "load_probes", "load_records", "report_study"),
     "studies.asking": ("load_study", "plan"),
     "studies.budget": ("Budget",),
     "studies.cell": ("Cell",),
@@ -118,6 +118,7 @@ __all__ = [
     "fit_curves",
     "load_answers",
     "load_ladder",
+    "load_probes",
     "load_records",
     "load_study",
     "multiplier",

@@ -13,17 +13,23 @@ from .analysis.few_shot_curves import FewShotAnswers
 from .analysis.ladder import Ladder, permutation_ladder, unpermuted
 from .analysis.measured import CONTROL
 from .analysis.of_records import Rule, records_table
+from .analysis.probe_answers import ProbeAnswers, ProbeArrays
 from .analysis.study import measured_pair, read_blocks
 from .analysis.table import CurveTable
 from .counts import counted
 from .errors import ConfigError
 from .few_shot_results import few_shot_frame, waiting_networks
 from .grid import Plan
+from .probes.probe_results import probe_arrays, probe_frame
+from .probes.subjects import why_not_probed
 from .records import Record, records_frame
 from .report import ReportPaths, write_report
 from .report.card import StudyCard
 from .start_checks import lost_starts
 from .store import Store
+
+WITH_ARRAYS = ("receptive_field", "attention_distance", "position_similarity", "first_layer")
+"""Probes whose arrays a figure of the report draws."""
 
 
 def load_records(study: str = "data_scaling", store: Path | str = "results") -> list[Record]:
@@ -116,6 +122,28 @@ def load_ladder(study: str = "permutation_ladder", store: Path | str = "results"
     return ladder
 
 
+def load_probes(study: str = "data_scaling", store: Path | str = "results") -> ProbeAnswers:
+    """What `study probe` measured of the networks of a study.
+
+    Args:
+        study: name or id.
+        store: where its results are.
+
+    Raises:
+        StoreError: the store has no such study.
+        ConfigError: its networks were not probed; says how they are.
+    """
+    found = Store(store)
+    planned = found.plan(study)
+    probes = probe_answers(planned, found)
+    if probes is None:
+        raise ConfigError(
+            f"{planned.study_id} has no results of probes: `study probe {planned.spec.name}` makes them, from weights "
+            "that were kept with engine.keep_checkpoints=true"
+        )
+    return probes
+
+
 def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> ReportPaths:
     """Writes the report of a study from its records alone.
 
@@ -129,11 +157,16 @@ def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> 
         )
     folder = store.study_folder(planned.study_id) / "report"
     records = store.records(planned)
-    few_shot = few_shot_answers(planned, store)
-    stages = {stage.spec.name: store.records(stage) for stage in planned.pretraining}
     card = card or study_card(planned)
-    card = replace(card, notes=(*card.notes, *_lost_notes(planned, store)))
-    return write_report(records, card, folder, _predictions(records, store), few_shot, stages)
+    return write_report(
+        records,
+        replace(card, notes=(*card.notes, *_lost_notes(planned, store))),
+        folder,
+        _predictions(records, store),
+        few_shot_answers(planned, store),
+        {stage.spec.name: store.records(stage) for stage in planned.pretraining},
+        probe_answers(planned, store),
+    )
 
 
 def _lost_notes(planned: Plan, store: Store) -> tuple[str, ...]:
@@ -183,6 +216,22 @@ def few_shot_answers(planned: Plan, store: Store) -> FewShotAnswers | None:
         return None
     missing = tuple(network.title for network in waiting_networks(planned, store))
     return FewShotAnswers(few_shot_frame(planned, store), missing, asked.shots, asked.draws, planned.spec.vary)
+
+
+def probe_answers(planned: Plan, store: Store) -> ProbeAnswers | None:
+    """What the networks of a study were probed for so far; None where nothing is known."""
+    if why_not_probed(planned):
+        return None
+    frame = probe_frame(planned, store)
+    if frame["value"].isna().all():
+        return None
+    arrays = [
+        ProbeArrays(probe, subject.arm, float(subject.sizes[-1]), subject.cell.replicate, subject.weights, found)
+        for probe in WITH_ARRAYS
+        for subject, found in probe_arrays(planned, store, probe)
+        if subject.cell.permutation == planned.spec.rungs[0]
+    ]
+    return ProbeAnswers(frame, tuple(arrays), planned.spec.x)
 
 
 def _predictions(records: Sequence[Record], store: Store) -> dict[str, Path]:

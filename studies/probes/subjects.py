@@ -137,7 +137,7 @@ def once(found: Iterable[Subject]) -> tuple[Subject, ...]:
 
 
 def _across_sizes(plan: Plan) -> Iterable[tuple[str, tuple[Cell, ...], tuple[int, ...]]]:
-    """Arm, cells and sizes of every replicate that has several sizes."""
+    """Arm, cells and sizes of every replicate and permutation that has several sizes."""
     other = "num_pretrain" if plan.spec.x == "num_train" else "num_train"
     groups: dict[tuple[str, str, int, int], list[Cell]] = {}
     for cell in plan.cells:
