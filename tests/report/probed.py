@@ -6,6 +6,11 @@ import numpy as np
 import pandas as pd
 
 from studies.analysis.probe_answers import INITIAL, TRAINED, ProbeAnswers, ProbeArrays
+from studies.grid import Plan
+from studies.probes.catalogue import KINDS
+from studies.probes.probe_results import PROBED, ProbeResult, StoredReading
+from studies.probes.subjects import subjects
+from studies.store import Store
 
 from .synthetic import make_record
 
@@ -99,3 +104,47 @@ def probe_arrays() -> tuple[ProbeArrays, ...]:
 def probe_answers(**options: int) -> ProbeAnswers:
     """The probes of the study that `study_records` makes of the same arms and sizes."""
     return ProbeAnswers(probe_readings(**options), probe_arrays())
+
+
+def write_probes(plan: Plan, store: Store) -> None:
+    """Puts readings and arrays like those above into a store, as if `study probe` had been run; 2 arms, any sizes."""
+    readings = probe_readings()
+    arrays = probe_arrays()
+    written: set[str] = set()
+    for subject in subjects(plan, tuple(KINDS.values())):
+        if subject.id in written:
+            continue
+        written.add(subject.id)
+        at = {"probe": subject.kind.name, "arm": subject.cell.family, "weights": subject.weights,
+              "replicate": subject.cell.replicate}  # fmt: skip
+        own = readings[(readings[list(at)] == pd.Series(at)).all(axis=1)]
+        own = own[own["num_train"] == min(SIZES, key=lambda size: abs(size - subject.sizes[-1]))]
+        kept = tuple(
+            StoredReading(
+                quantity=row["quantity"],
+                value=row["value"],
+                unit=row["unit"],
+                layer=row["layer"],
+                depth=None if np.isnan(row["depth"]) else int(row["depth"]),
+                head=None if np.isnan(row["head"]) else int(row["head"]),
+                setting=None if np.isnan(row["setting"]) else row["setting"],
+                num_images=100,
+            )
+            for row in own.to_dict("records")
+        )
+        found = [one.arrays for one in arrays if (one.probe, one.arm, one.weights) == (*list(at.values())[:3],)]
+        result = ProbeResult(
+            result_id=subject.id,
+            identity=subject.identity,
+            study=plan.study_id,
+            plan_hash=plan.hash,
+            outcome="measured" if kept else "inapplicable",
+            reason="" if kept else "nothing to measure",
+            train_checksum="train",
+            evaluation_flops=0,
+            seconds=0.1,
+            finished_at="2026-01-01T00:00:00Z",
+            environment=make_record("vit").environment,
+            readings=kept,
+        )
+        PROBED.write(result, store, dict(found[0]) if found else None)
