@@ -71,8 +71,8 @@ class Multiplier(Finding):
 
     def away_from_chance(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows of `by_x` or `by_error` that have a multiplier, at errors that are not near chance."""
-        return rows[[known and not self.is_near_chance(error) for known, error in zip(
-            rows["multiplier"].notna(), rows["error"], strict=True)]]  # fmt: skip
+        near = pd.Series([self.is_near_chance(error) for error in rows["error"]], index=rows.index, dtype=bool)
+        return rows[rows["multiplier"].notna() & ~near]
 
     def sentence(self, names: Names | None = None) -> str:
         """What the difference is worth at the smallest and at the largest measured x that can be answered."""
