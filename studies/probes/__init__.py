@@ -1,6 +1,8 @@
 """What a network assumes, measured on it: symmetry, locality, attention and similarity, before and after training.
 
-Names are loaded when first used: reading results needs no torch.
+Every measure is a function of any `torch.nn.Module` and of batches of images and labels, such as a `DataLoader`, and
+gives `Probed`: readings and small arrays. `study probe` applies them to the networks of a study. Names are loaded when
+first used: reading results needs no torch.
 """
 
 from __future__ import annotations
@@ -9,15 +11,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .attention import attention_distance, attention_distance_change, uniform_attention_distance
     from .catalogue import KINDS, ProbeKind
+    from .changes import change
+    from .filters import first_layer
+    from .lie_derivative import equivariance
+    from .position_embeddings import position_similarity, position_similarity_change
     from .probe import Probed, ProbeError, Reading
     from .probe_results import PROBE_COLUMNS, probe_arrays, probe_frame
+    from .receptive_fields import receptive_field
+    from .shifts import shift_consistency
+    from .shuffled_patches import patch_shuffle
+    from .similarity import Similarity, feature_similarity, representation_similarity
     from .summary import probe_summary
 
 _MODULES = {
+    "attention": ("attention_distance", "attention_distance_change", "uniform_attention_distance"),
     "catalogue": ("KINDS", "ProbeKind"),
+    "changes": ("change",),
+    "filters": ("first_layer",),
+    "lie_derivative": ("equivariance",),
+    "position_embeddings": ("position_similarity", "position_similarity_change"),
     "probe": ("ProbeError", "Probed", "Reading"),
     "probe_results": ("PROBE_COLUMNS", "probe_arrays", "probe_frame"),
+    "receptive_fields": ("receptive_field",),
+    "shifts": ("shift_consistency",),
+    "shuffled_patches": ("patch_shuffle",),
+    "similarity": ("Similarity", "feature_similarity", "representation_similarity"),
     "summary": ("probe_summary",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -29,9 +49,23 @@ __all__ = [
     "ProbeKind",
     "Probed",
     "Reading",
+    "Similarity",
+    "attention_distance",
+    "attention_distance_change",
+    "change",
+    "equivariance",
+    "feature_similarity",
+    "first_layer",
+    "patch_shuffle",
+    "position_similarity",
+    "position_similarity_change",
     "probe_arrays",
     "probe_frame",
     "probe_summary",
+    "receptive_field",
+    "representation_similarity",
+    "shift_consistency",
+    "uniform_attention_distance",
 ]
 
 

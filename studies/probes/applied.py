@@ -12,14 +12,14 @@ from torch import nn
 from studies.few_shot import evaluate_few_shot
 
 from .attention import attention_distance
-from .equivariance import equivariance
-from .first_layer import first_layer
+from .filters import first_layer
 from .held_out import HeldOut
-from .patch_shuffle import patch_shuffle
-from .position_similarity import position_similarity
+from .lie_derivative import equivariance
+from .position_embeddings import position_similarity
 from .probe import Probed, ProbeError, Reading
-from .receptive_field import receptive_field
-from .shift_consistency import shift_consistency
+from .receptive_fields import receptive_field
+from .shifts import shift_consistency
+from .shuffled_patches import patch_shuffle
 from .similarity import feature_similarity
 from .subjects import MOST_SEEDS, Subject
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .attention_capture import watching_attention
-from .change import change
+from .changes import change
 from .patch_grid import PatchGrid, patch_grid
 from .presenting import Batches, evaluation_mode, shown
 from .probe import Probed, ProbeError, Reading

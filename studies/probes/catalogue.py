@@ -127,11 +127,11 @@ KINDS: Mapping[str, ProbeKind] = {kind.name: kind for kind in _KINDS}
 
 
 def chosen(names: Sequence[str] = ()) -> tuple[ProbeKind, ...]:
-    """Probes by name, in the order of `KINDS`; all where none is named.
+    """Probes by name, in the order of `KINDS`; where none is named, all that leave the test split alone.
 
     Raises:
         ConfigError: there is no such probe; says which there are.
     """
     if unknown := [name for name in names if name not in KINDS]:
         raise ConfigError(f"--probes: there is no probe {unknown[0]!r}; expected some of {', '.join(KINDS)}")
-    return tuple(kind for kind in _KINDS if not names or kind.name in names)
+    return tuple(kind for kind in _KINDS if (kind.name in names if names else not kind.reads_test))

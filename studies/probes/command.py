@@ -25,7 +25,7 @@ def probe(
     study: Annotated[str, typer.Argument(help="Name or id of a study in the store.")],
     probes: Annotated[
         Optional[str],  # noqa: UP045  # typer reads this form
-        typer.Option(metavar="A,B", help=f"Some of {', '.join(KINDS)}; by default all."),
+        typer.Option(metavar="A,B", help=f"Some of {', '.join(KINDS)}; by default all but few_shot."),
     ] = None,
     store: StoreOption = Path("results"),
     again: Annotated[
@@ -45,8 +45,8 @@ def probe(
     """Measure what the trained and the untrained networks of a study assume: symmetry, locality, attention.
 
     Needs the weights of its cells: train with engine.keep_checkpoints=true, or give --train-again. Results are kept;
-    the same command continues. All probes look at validation images; few_shot alone reads the test split. Exit code 3
-    where something has no result.
+    the same command continues. Probes look at validation images; few_shot alone reads the test split too, and is
+    applied only if it is named. Exit code 3 where something has no result.
     """
     from studies.store import Store
 

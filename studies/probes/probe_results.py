@@ -130,13 +130,20 @@ def result_ids(plan: Plan) -> set[str]:
     return set() if why_not_probed(plan) else {subject.id for subject in subjects(plan, tuple(KINDS.values()))}
 
 
-def coverage(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = tuple(KINDS.values())) -> Coverage:
-    """How many results of a study are there, by the presence of their files; nothing is read."""
+def coverage(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = ()) -> Coverage:
+    """How many results of a study are there, by the presence of their files; nothing is read.
+
+    Args:
+        plan: of the study.
+        store: where its results lie.
+        kinds: of which probes; where none is given, of all, but of those that are applied only if named once they are.
+    """
     if why_not_probed(plan):
         return Coverage({}, {})
-    asked = once(subjects(plan, kinds))
+    asked = once(subjects(plan, tuple(kinds or KINDS.values())))
     done = Counter(subject.kind.name for subject in asked if PROBED.path(store, subject.id).exists())
-    return Coverage(done, Counter(subject.kind.name for subject in asked))
+    told = [one.kind.name for one in asked if kinds or done[one.kind.name] or not one.kind.reads_test]
+    return Coverage(done, Counter(told))
 
 
 def probe_frame(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = tuple(KINDS.values())) -> pd.DataFrame:

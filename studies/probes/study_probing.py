@@ -18,7 +18,7 @@ from studies.report import ReportPaths
 from studies.store import Store
 from studies.training_again import train_for_weights
 
-from .catalogue import KINDS, ProbeKind, chosen
+from .catalogue import ProbeKind, chosen
 from .probe_results import Coverage, coverage, probe_frame
 from .probing import Probing, probe_networks
 from .subjects import subjects
@@ -91,7 +91,7 @@ def probe(
     Args:
         study: name or id.
         store: where its records and weights lie.
-        probes: names of `studies.probes.catalogue.KINDS`; by default all.
+        probes: names of `studies.probes.catalogue.KINDS`; by default all that leave the test split alone.
         train_again: first train again the cells whose weights were not kept; their records stay as they are.
         retry_failed: probe again where the result says failed.
         workers: processes at once; by default one per CPU core.
@@ -117,7 +117,7 @@ def probe_study(
     planned: Plan,
     store: Store,
     *,
-    kinds: Sequence[ProbeKind] = tuple(KINDS.values()),
+    kinds: Sequence[ProbeKind],
     again: bool = False,
     retry_failed: bool = False,
     workers: int | None = None,

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from studies.analysis.jackknife import t_quantile
-from studies.analysis.ladder import unpermuted
 from studies.analysis.summary import CONFIDENCE
 
 from .catalogue import KINDS, ProbeKind, Shown
@@ -69,14 +68,14 @@ def probe_summary(
     """Means over replicates with 95% t intervals, by arm, permutation of the images, size and weights.
 
     Args:
-        frame: `probe_frame` of a study; where some images are permuted and others not, those that are not are told.
+        frame: `probe_frame` of a study.
         x: the axis of the study.
         kinds: of which probes.
 
     Returns:
         Columns as in `SUMMARY_COLUMNS`; `half_width` is NaN with one replicate.
     """
-    rows, frame = [], unpermuted(frame)
+    rows = []
     for kind in kinds:
         of_kind = frame[frame["probe"] == kind.name]
         for shown in kind.shown:

@@ -11,6 +11,7 @@ import torch
 from probed_study import KEEPING, small_plan, train_all
 
 from studies.grid import Plan
+from studies.probes import KINDS
 from studies.probes.study_probing import ProbingResult, probe_study
 from studies.store import Store
 
@@ -41,7 +42,7 @@ def probed(plan: Plan, trained: Store, tmp_path_factory: pytest.TempPathFactory)
     """A store with every probe of every network, and what the call that made them came to."""
     store = Store(tmp_path_factory.mktemp("probed") / "store")
     shutil.copytree(trained.root, store.root)
-    return store, probe_study(plan, store, workers=1)
+    return store, probe_study(plan, store, kinds=tuple(KINDS.values()), workers=1)
 
 
 @pytest.fixture

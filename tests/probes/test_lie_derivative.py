@@ -19,7 +19,7 @@ from torch import nn
 
 from models import build_network
 from studies.probes import Probed, ProbeError
-from studies.probes.equivariance import equivariance
+from studies.probes.lie_derivative import equivariance
 from studies.probes.translation import band_limited, translated
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from models import build_network
 from studies.probes import Probed, ProbeError
-from studies.probes.first_layer import filter_radius, first_layer, low_frequency_share, principal_components
+from studies.probes.filters import filter_radius, first_layer, low_frequency_share, principal_components
 
 
 def batches(size: int = 16, channels: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from studies.probes import ProbeError
-from studies.probes.patch_shuffle import patch_shuffle, shuffled
 from studies.probes.presenting import predicted
+from studies.probes.shuffled_patches import patch_shuffle, shuffled
 
 
 def corner(pictures: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import nn
 
 from models.position import AddedPosition, RelativeBias, RelativeQuery, RotaryPosition
 
-from .change import change
+from .changes import change
 from .patch_grid import PatchGrid
 from .probe import Probed, ProbeError, Reading
 

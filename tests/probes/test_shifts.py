@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from studies.probes import ProbeError
 from studies.probes.presenting import predicted
-from studies.probes.shift_consistency import shift_consistency, shifted
+from studies.probes.shifts import shift_consistency, shifted
 
 
 def labelled_by(network: nn.Module, pictures: Tensor, batch_size: int = 50) -> list[tuple[Tensor, Tensor]]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from models import build_network
 from studies.probes import Probed, ProbeError
-from studies.probes.position_similarity import position_similarity, position_similarity_change
+from studies.probes.position_embeddings import position_similarity, position_similarity_change
 
 GRID = 4
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from models import build_network
 from studies.probes import ProbeError
-from studies.probes.receptive_field import radii, receptive_field
+from studies.probes.receptive_fields import radii, receptive_field
 
 UNIFORM = math.sqrt((16**2 - 1) / 6)  # of equal weights on 16 x 16 pixels
 
