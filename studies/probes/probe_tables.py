@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from .summary import Told
 if TYPE_CHECKING:  # printing needs nothing that probes
     from .study_probing import ProbingResult
 
-MOST_TOLD = 5
+MOST_TOLD = 3
 """Networks with one reason that are named; the rest is counted."""
 
 
@@ -78,11 +79,12 @@ def _without_weights(result: ProbingResult) -> Iterator[RenderableType]:
 
 
 def _by_reason(reasons: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
-    """Titles that share a reason, which is told once."""
-    found: dict[str, list[str]] = {}
+    """Titles of one probe whose reasons are the same but for their numbers; told is the first one's."""
+    found: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for title, reason in reasons.items():
-        found.setdefault(reason, []).append(title)
-    yield from found.items()
+        key = title.partition(" of ")[0], re.sub(r"\d[\d,.]*", "#", reason)
+        found.setdefault(key, (reason, []))[1].append(title)
+    yield from found.values()
 
 
 def _several(titles: Sequence[str]) -> str:
