@@ -125,6 +125,13 @@ class StudySpec(Strict):
             raise ValueError("vary is empty, so that all replicates are the same run: name a seed or set replicates=1")
         return self
 
+    @field_validator("ladder", mode="before")
+    @classmethod
+    def _several_rungs(cls, ladder: Any) -> Any:  # noqa: ANN401  # of whatever a file says
+        if ladder is None or isinstance(ladder, str):
+            raise ValueError("expected a list such as [none, pixels]; [] for no ladder")
+        return ladder
+
     @field_validator("ladder")
     @classmethod
     def _from_none_to_all(cls, ladder: tuple[Permutation, ...]) -> tuple[Permutation, ...]:

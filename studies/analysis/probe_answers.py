@@ -15,12 +15,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from .finding import plain
-from .jackknife import t_quantile
+from .jackknife import FEWEST_FOR_INTERVAL, t_quantile
 from .ladder import unpermuted
 from .summary import CONFIDENCE
 
 TRAINED, INITIAL = "trained", "initial"
 """Which weights a network was probed with: those of the full budget, or those it was drawn with."""
+
+PLACE = ("layer", "head", "setting")
+"""Where within a network a reading was taken."""
 
 CHANGE_COLUMNS = (
     "arm", "size", "num_replicates", "trained", "trained_half_width", "initial", "initial_half_width", "change",
@@ -99,7 +102,7 @@ def probe_curve(readings: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         Rows sorted by `arm`, `weights` and `over`, with `num_replicates`, `mean` and `half_width`, that of the
-        t-interval of the mean; NaN with one replicate.
+        t-interval of the mean; NaN with fewer than three replicates.
     """
     keys = ["arm", "weights", *over]
     by_network = readings.groupby([*keys, "replicate"], as_index=False)["value"].mean()
@@ -114,9 +117,14 @@ def training_change(readings: pd.DataFrame) -> pd.DataFrame:
     """What training changed of a quantity, by arm and size; columns as in `CHANGE_COLUMNS`.
 
     `change` is the mean over replicates of trained less initial, with its own paired t-interval; replicates that lack
-    one of the two are not in it.
+    one of the two are not in it. Where a network was read before training and after it, only what both were read at
+    (layers, heads, settings) is averaged, on both sides: before training, for one, logits are constant and have no
+    equivariance.
     """
     keys = ["arm", "size", "replicate", "weights"]
+    places = readings.groupby([*keys[:3], *PLACE], dropna=False)["weights"].transform("nunique")
+    both = readings.groupby(keys[:3])["weights"].transform("nunique")
+    readings = readings[places == both]
     values = readings.groupby(keys)["value"].mean().unstack("weights").reindex(columns=[TRAINED, INITIAL])
     rows = []
     for (arm, size), own in values.groupby(level=["arm", "size"], sort=True):
@@ -129,9 +137,9 @@ def training_change(readings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """A mean and the half-width of its t-interval."""
+    """A mean and the half-width of its t-interval, which two values are too few for."""
     count = len(values)
     if not count:
         return math.nan, math.nan
-    std = float(np.std(values, ddof=1)) if count > 1 else math.nan
+    std = float(np.std(values, ddof=1)) if count >= FEWEST_FOR_INTERVAL else math.nan
     return float(values.mean()), t_quantile(0.5 + CONFIDENCE / 2, count - 1) * std / math.sqrt(count)

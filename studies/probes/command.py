@@ -85,6 +85,7 @@ class _Followed:
         self._training: StagesProgress | None = None
         self._bar: Progress | None = None
         self._task = TaskID(0)
+        self._told_from = 0
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +111,11 @@ class _Followed:
         """So many of the results that were missing are there."""
         if self._bar is None:
             self._open.close()
+            err.print(f"{counted(total, 'result')} of {self._planned.study_id} to compute", markup=False)
             columns = (TextColumn("[bold]probes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self._bar = self._open.enter_context(Progress(*columns, console=err, disable=not err.is_terminal))
             self._task = self._bar.add_task("probes", total=total)
         self._bar.update(self._task, completed=done, total=total)
+        if not err.is_terminal and done and done >= self._told_from:  # in a log, a line now and then
+            self._told_from = done + max(1, total // 20)
+            err.print(f"probes: {done}/{total} done", markup=False)

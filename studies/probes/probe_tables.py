@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 from rich.console import RenderableType
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.counts import counted
+from studies.protocol import Permutation
 
 from .summary import Told
 
@@ -29,7 +30,7 @@ def probe_tables(result: ProbingResult) -> Iterator[RenderableType]:
     for kind in result.kinds:
         of_kind = summary.loc[summary["probe"] == kind.name]
         if len(of_kind):
-            yield _table(kind.title, of_kind, plan.spec.x)
+            yield _table(kind.title, of_kind, plan.spec.x, [arm.name for arm in plan.arms])
     yield Text(f"{plan.study_id}: probes, {result.coverage.told}", style="bold")
     for reason, titles in _by_reason(probing.inapplicable):
         yield Text(f"nothing to measure: {_several(titles)}: {reason}", style="dim")
@@ -43,7 +44,7 @@ def probe_tables(result: ProbingResult) -> Iterator[RenderableType]:
         yield Text(f"report: {result.report.page}")
 
 
-def _table(title: str, rows: pd.DataFrame, x: str) -> Table:
+def _table(title: str, rows: pd.DataFrame, x: str, arms: Sequence[str]) -> Table:
     """Mean over replicates and half-width of its 95% interval, by arm and size, untrained against trained."""
     table = Table(title=f"{rows['probe'].iloc[0]}: {title}; mean over replicates ± 95% t-interval")
     table.add_column("arm")
@@ -52,8 +53,8 @@ def _table(title: str, rows: pd.DataFrame, x: str) -> Table:
     columns = list(rows[names].drop_duplicates().itertuples(index=False, name=None))
     for quantity, unit, weights in columns:
         table.add_column(f"{quantity} ({unit}), {weights}", justify="right")
-    points = rows[["arm", "permutation", "size"]].drop_duplicates().sort_values(["arm", "permutation", "size"])
-    for arm, permutation, size in points.itertuples(index=False, name=None):
+    points = rows[["arm", "permutation", "size"]].drop_duplicates().itertuples(index=False, name=None)
+    for arm, permutation, size in sorted(points, key=lambda point: _in_order(point, arms)):
         same = (rows["arm"] == arm) & (rows["permutation"] == permutation) & (rows["size"] == size)
         of_point = rows[same].set_index(names)
         told = [
@@ -65,6 +66,12 @@ def _table(title: str, rows: pd.DataFrame, x: str) -> Table:
     return table
 
 
+def _in_order(point: tuple[Any, ...], arms: Sequence[str]) -> tuple[int, int, float]:
+    """Arms as the study names them, images as they are before permuted ones, small sizes before large ones."""
+    arm, permutation, size = point
+    return arms.index(arm), get_args(Permutation).index(permutation), float(size)
+
+
 def _without_weights(result: ProbingResult) -> Iterator[RenderableType]:
     """Which cells, and what to do."""
     plan, reasons = result.plan, result.probing.without_weights
@@ -72,10 +79,15 @@ def _without_weights(result: ProbingResult) -> Iterator[RenderableType]:
     yield Text(f"{counted(len(cells), 'cell')} of {len(plan.cells)} without the weights to probe:", style="red")
     for cell in cells:
         yield Text(f"  {cell.title}: {reasons[cell.id]}", style="red")
-    yield Text(
-        f"study probe {plan.spec.name} --train-again trains finished ones again, to the same bits; study run "
-        f"{plan.spec.name} engine.keep_checkpoints=true keeps the weights of cells that are still to train"
-    )
+    finished = [cell for cell in cells if not reasons[cell.id].startswith(f"cell {cell.id} is ")]
+    if finished:
+        known = counted(len(finished), "finished cell")
+        yield Text(f"study probe {plan.study_id} --train-again trains {known} again, to the same bits")
+    if len(finished) < len(cells):
+        yield Text(
+            "the others are still to train: give the command that began the study once more, with "
+            "engine.keep_checkpoints=true, which keeps their weights"
+        )
 
 
 def _by_reason(reasons: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:

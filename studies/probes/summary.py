@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from studies.analysis.jackknife import t_quantile
+from studies.analysis.jackknife import FEWEST_FOR_INTERVAL, t_quantile
 from studies.analysis.summary import CONFIDENCE
 
 from .catalogue import KINDS, ProbeKind, Shown
@@ -73,7 +73,7 @@ def probe_summary(
         kinds: of which probes.
 
     Returns:
-        Columns as in `SUMMARY_COLUMNS`; `half_width` is NaN with one replicate.
+        Columns as in `SUMMARY_COLUMNS`; `half_width` is NaN with fewer than three replicates.
     """
     rows = []
     for kind in kinds:
@@ -83,7 +83,7 @@ def probe_summary(
             points = values.groupby(["arm", "permutation", x, "weights", "unit"], dropna=False)
             for (arm, permutation, size, weights, unit), one in points:
                 found, count = one["value"].to_numpy(float), len(one)
-                std = float(np.std(found, ddof=1)) if count > 1 else math.nan
+                std = float(np.std(found, ddof=1)) if count >= FEWEST_FOR_INTERVAL else math.nan
                 half_width = t_quantile(0.5 + CONFIDENCE / 2, count - 1) * std / math.sqrt(count)
                 point = (arm, permutation, size, weights, count, float(found.mean()), half_width)
                 rows.append((kind.name, shown.name, unit, *point))

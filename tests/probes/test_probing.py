@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from probed_study import small_plan, train_all
+from probed_study import KEEPING, small_plan, train_all
 
 from datamodules import ImageSplit
 from models.checkpoints import read_weights
@@ -328,8 +329,17 @@ def test_cells_without_weights_are_named_with_what_to_do(without_weights: tuple[
     told = "\n".join(str(part) for part in probe_tables(result))
     assert "2 cells of 2 without the weights to probe" in told
     assert all(f"{cell.title}: cell {cell.id} was trained without keeping its weights" in told for cell in plan.cells)
-    assert "study probe small --train-again" in told
-    assert "study run small engine.keep_checkpoints=true" in told
+    assert f"study probe {plan.study_id} --train-again trains" in told
+    assert "still to train" not in told, "both are trained"
+
+
+def test_cells_still_to_train_need_the_command_of_their_study(tmp_path: Path) -> None:
+    plan, store = small_plan(families=["mlp"], replicates=2, num_train=[40]), Store(tmp_path / "store")
+    train_all(plan, store, KEEPING)
+    shutil.rmtree(store.cell_folder(plan.cells[0].id))
+    told = "\n".join(str(part) for part in probe_tables(probe_study(plan, store, kinds=QUICK, workers=1)))
+    assert "give the command that began the study once more" in told
+    assert "--train-again" not in told, "none was trained without keeping its weights"
 
 
 def test_weights_are_made_again_without_changing_a_record_or_reading_a_test_image(
@@ -373,8 +383,16 @@ def test_the_summary_is_over_replicates(plan: Plan, probed: tuple[Store, Probing
     own = frame.query("quantity == 'attention_distance' and num_train == 40 and weights == 'trained'")
     first, second = own.groupby("replicate")["value"].mean()
     assert row.mean == pytest.approx((first + second) / 2)
-    assert row.half_width == pytest.approx(12.7062 * abs(first - second) / 2, rel=1e-4)
     assert row.num_replicates == 2
+    assert np.isnan(row.half_width), "two replicates are too few for an interval"
+    three = pd.concat([frame, frame[frame["replicate"] == 0].assign(replicate=2)])
+    (row,) = (
+        probe_summary(three)
+        .query("quantity == 'attention_distance' and size == 40 and weights == 'trained'")
+        .itertuples()
+    )
+    deviation = np.std([first, second, first], ddof=1)
+    assert row.half_width == pytest.approx(4.302653 * deviation / np.sqrt(3), rel=1e-5)
 
 
 def test_a_run_shows_the_values_of_its_cell(plan: Plan, probed: tuple[Store, ProbingResult]) -> None:

@@ -49,7 +49,19 @@ def test_a_change_is_paired_by_replicate(probes: ProbeAnswers) -> None:
         assert found["change"].to_numpy() == pytest.approx(np.full(len(SIZES), -3.0), abs=0.02)
         assert (found["change_half_width"] < 0.1).all(), "what replicates share is no part of the change"
     lacking = readings[~((readings["weights"] == "initial") & (readings["replicate"] == 0))]
-    assert training_change(lacking)["change_half_width"].notna().all()
+    fewer = training_change(lacking)
+    assert fewer["change"].to_numpy() == pytest.approx(np.full(len(SIZES), -3.0), abs=0.02)
+    assert fewer["change_half_width"].isna().all(), "two pairs are too few for an interval"
+
+
+def test_a_change_is_over_what_both_networks_were_read_at(probes: ProbeAnswers) -> None:
+    """Trained networks have an error at the logits; before training these are constant, and nothing is read there."""
+    found = training_change(probes.of("equivariance_error")).set_index(["arm", "size"])
+    features = 0.2 + 40 / SIZES[-1] - 2 * 0.2
+    assert found.loc[("resnet", SIZES[-1]), "change"] == pytest.approx((4 * -0.1 + features) / 5, abs=0.02)
+    of_trained_alone = training_change(probes.of("roll_consistency"))
+    assert of_trained_alone["trained"].notna().all()
+    assert of_trained_alone["change"].isna().all()
 
 
 def test_permuted_and_undefined_readings_are_not_shown(probes: ProbeAnswers) -> None:
