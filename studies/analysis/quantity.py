@@ -35,6 +35,11 @@ class Quantity:
         return f"{self.number(x)} {self.unit}"
 
     @property
+    def heading(self) -> str:
+        """Its name over a column: `Training images N`."""
+        return self.axis[:1].upper() + self.axis[1:]
+
+    @property
     def counts_images(self) -> bool:
         """Whether it is a number of images: one trains with so many, and spends as much as one decides."""
         return self.unit.endswith("images")

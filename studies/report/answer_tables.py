@@ -130,7 +130,7 @@ def multiplier_table(answer: Multiplier, names: Names) -> Table:
 def choice_table(choices: Sequence[Choice], names: Names, *, name: str, title: str) -> Table:
     """The best arm at every size, and how sure that is."""
     rows = [(quantity(one.column).number(one.x), *choice_cells(one, names)) for one in choices]
-    axis = "N" if choices and choices[0].column == "num_train" else quantity(choices[0].column).axis.capitalize()
+    axis = "N" if choices and choices[0].column == "num_train" else quantity(choices[0].column).heading
     return Table(
         name=name,
         title=title,
@@ -199,11 +199,10 @@ def cost_table_of(views: Sequence[CostView], names: Names, *, name: str, title: 
     for view in views:
         of = quantity(view.column)
         rows += [(f"{view.num_train:,}", of.number(one.x), *choice_cells(one, names)) for one in view.choices]
-    axis = quantity(views[0].column).axis
     return Table(
         name=name,
         title=title,
-        columns=("N", axis[:1].upper() + axis[1:], *CHOICE_COLUMNS),
+        columns=("N", quantity(views[0].column).heading, *CHOICE_COLUMNS),
         rows=tuple(rows),
         num_label_columns=5,
     )

@@ -62,7 +62,7 @@ def report_tables(of: Material) -> dict[str, Table]:
             made.append(tables.partial_table(rows))
     if (ladder := answers.ladder) is not None:
         made.append(ladder_section.ladder_table(ladder, names))
-        if ladder.differences:
+        if any(not one.tests.empty for one in ladder.differences):
             made.append(ladder_section.ladder_difference_table(ladder, names))
     if of.probes is not None:
         made += probe_section.probe_tables(of.probes, of.looks)

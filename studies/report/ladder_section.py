@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
+from studies.analysis.finding import name_of
 from studies.analysis.ladder import REFERENCE, SCOPES, Ladder, PermutationChange
 from studies.analysis.quantity import quantity
 
@@ -68,11 +69,11 @@ def ladder_table(ladder: Ladder, names: Mapping[str, str]) -> Table:
     if ladder.errors["near_chance"].any():
         note += " ‡ Above 0.8 of chance: it has little room to rise, and its factor is the smaller for it."
     if ladder.left_out:
-        note += f" Without a result: {'; '.join(item.what for item in ladder.left_out)}."
+        note += f" Left out: {'; '.join(map(str, ladder.left_out))}."
     return Table(
         name="ladder",
         title="What permutations of the images cost each arm",
-        columns=("Arm", "Permuted", of.axis, "Error %", "Factor (95%)", "p (Holm)", "Replicates"),
+        columns=("Arm", "Permuted", of.heading, "Error %", "Factor (95%)", "p (Holm)", "Replicates"),
         rows=tuple(rows),
         note=note,
         num_label_columns=2,
@@ -81,33 +82,45 @@ def ladder_table(ladder: Ladder, names: Mapping[str, str]) -> Table:
 
 def ladder_difference_table(ladder: Ladder, names: Mapping[str, str]) -> Table:
     """The difference of differences of the declared pair at every rung."""
+    first, second = (name_of(arm, names) for arm in (ladder.differences[0].first, ladder.differences[0].second))
     rows = []
     for one in ladder.differences:
         for row in one.tests.to_dict("records"):
+            sign = -1 if row["difference"] < 0 else 1
+            low, high = sorted((sign * row["low"], sign * row["high"]))
+            p_text = "–" if math.isnan(row["p_holm"]) else f"{row['p_holm']:.2g}"
             rows.append(
                 (
                     RUNG_LABELS[one.rung],
                     quantity(one.column).number(row["x"]),
                     _ratio(row["unpermuted"], math.nan, math.nan),
                     _ratio(row["permuted"], math.nan, math.nan),
-                    _ratio(row["difference"], row["low"], row["high"]),
-                    "–" if math.isnan(row["p_holm"]) else f"{row['p_holm']:.2g}",
+                    first if sign < 0 else second,
+                    _ratio(sign * row["difference"], low, high) + (" ‡" if row["near_chance"] else ""),
+                    "not told: at chance" if row["near_chance"] else p_text,
                     str(row["num_replicates"]),
                 )
             )
-    first, second = (names[arm] for arm in (ladder.differences[0].first, ladder.differences[0].second))
+    note = (
+        f"Error ratio: errors of {first} over those of {second} (geometric means). Ratio of the factors: how many "
+        "times more the permutation multiplies the errors of the arm named before it than those of the other; what the "
+        "two differ in besides (norm, optimisability, parameters) is in both error ratios, and cancels as far as it "
+        "acts alike in both. 95% t-interval, paired by replicate; p corrected by Holm over all permutations and sizes."
+    )
+    if any(one.tests["near_chance"].any() for one in ladder.differences):
+        note += (
+            " ‡ An arm is above 0.8 of chance: its factor is smaller than what it lost, and the ratio says nothing of "
+            "who lost more."
+        )
     return Table(
         name="ladder_difference",
         title=f"Difference of differences of {first} and {second}",
         columns=(
-            "Permuted", quantity(ladder.column).axis, "Error ratio as they are", "Error ratio permuted",
-            "Ratio of the two (95%)", "p (Holm)", "Replicates",
+            "Permuted", quantity(ladder.column).heading, "Error ratio as they are", "Error ratio permuted",
+            "Larger factor", "Ratio of the factors (95%)", "p (Holm)", "Replicates",
         ),
         rows=tuple(rows),
-        note=f"Error ratio: errors of {first} over those of {second} (geometric means). Below 1, the last ratio says "
-        f"that the permutation multiplies the errors of {first} by more than those of {second}; what the two differ in "
-        "besides (norm, optimisability, parameters) is in both ratios, and cancels as far as it acts alike in both. "
-        "95% t-interval, paired by replicate; p corrected by Holm over all permutations and sizes.",
+        note=note,
     )  # fmt: skip
 
 

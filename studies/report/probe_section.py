@@ -29,14 +29,14 @@ FIGURES = (
 TABLES = ("probes",)
 
 MEASURES: Mapping[str, tuple[str, str]] = {
-    "equivariance_error": ("translation equivariance error of the features", "per px"),
-    "roll_consistency": ("consistency under circular shifts", "κ"),
-    "crop_consistency": ("consistency under shifted crops", "κ"),
-    "patch_shuffle_retained": ("share of accuracy above chance left by shuffled patches", "fraction"),
-    "receptive_field_rms": ("effective receptive field of the features, root mean square radius", "px"),
+    "equivariance_error": ("equivariance error", "per px"),
+    "roll_consistency": ("circular shift consistency", "κ"),
+    "crop_consistency": ("shifted crop consistency", "κ"),
+    "patch_shuffle_retained": ("accuracy left by shuffled patches", "share"),
+    "receptive_field_rms": ("effective receptive field, RMS radius", "px"),
     "attention_distance": ("mean attention distance", "px"),
-    "position_similarity_spearman": ("rank correlation of position similarity with distance", "ρ"),
-    "low_frequency_share": ("share of low frequencies in first-layer filters", "fraction"),
+    "position_similarity_spearman": ("position similarity against distance", "ρ"),
+    "low_frequency_share": ("low frequencies of first filters", "share"),
 }
 """What the table tells, in words and unit, by the quantity of a reading."""
 
@@ -111,7 +111,7 @@ def probe_drawings(
 
 def probe_tables(probes: ProbeAnswers, looks: Mapping[str, Look]) -> list[Table]:
     """What was measured before and after training, at the largest size of every arm; no table without readings."""
-    rows, axis = [], quantity(probes.x).axis
+    rows: list[tuple[str, ...]] = []
     for name, (words, unit) in MEASURES.items():
         readings = _shown_in_table(probes, name)
         if readings.empty:
@@ -137,13 +137,16 @@ def probe_tables(probes: ProbeAnswers, looks: Mapping[str, Look]) -> list[Table]
     table = Table(
         name="probes",
         title="What was measured of the networks, before and after training",
-        columns=("Measure", "Arm", axis, "Before", "Trained", "Change", "Replicates"),
+        columns=("Measure", "Arm", quantity(probes.x).heading, "Before", "Trained", "Change", "Replicates"),
         rows=tuple(rows),
         note="Means over replicates ± half-width of the 95% t-interval, at the largest size of each arm; layers, heads "
-        "and settings of a network are averaged first; features are what the classifier reads. Change: "
+        "and settings of a network are averaged first. Equivariance error (to translation) and receptive field are "
+        "of the features that the classifier reads; the accuracy left is a share of that above chance; position "
+        "similarity is its rank correlation with distance; first filters are those of the first layer. Change: "
         "trained less before, paired by replicate. A dash: not defined, as of an untrained classifier that is zero. "
         "All on validation images.",
         num_label_columns=2,
+        wrapped=True,
     )
     return [table]
 

@@ -124,11 +124,11 @@ def gain_table(tests: Sequence[PairedTests], names: Mapping[str, str]) -> Table:
                     "–" if math.isnan(row["p_holm"]) else f"{row['p_holm']:.2g}",
                 )
             )
-    axis = quantity(tests[0].column).axis if tests else ""
+    heading = quantity(tests[0].column).heading if tests else ""
     return Table(
         name="gain",
         title="What the start is worth",
-        columns=("Arm", "From scratch", axis.capitalize(), "Error %", "From scratch %", "Ratio (95%)", "p (Holm)"),
+        columns=("Arm", "From scratch", heading, "Error %", "From scratch %", "Ratio (95%)", "p (Holm)"),
         rows=tuple(rows),
         note="Geometric mean errors, and their ratio with a paired t-interval on log errors; below 1 the start helps. "
         "The interval holds for each size alone, p is corrected by Holm over the sizes of an arm. Both are trained on "

@@ -27,7 +27,7 @@ EXACT_FLOPS_TOLERANCE = 0.05  # PROTOCOL 2: beyond this the report says so
 class Table:
     """Cells of text under column names; the first `num_label_columns` columns are labels, the others align right.
 
-    `prose` cells are wrapped and align left.
+    `prose` cells are wrapped and align left. Of a `wrapped` table only the labels are, so that it fits on a page.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Table:
     note: str = ""
     num_label_columns: int = 1
     prose: bool = False
+    wrapped: bool = False
 
     def markdown(self) -> str:
         """The table as GitHub markdown, with its title and note."""
@@ -55,7 +56,7 @@ class Table:
             return f"<tr>{''.join(parts)}</tr>"
 
         body = "\n".join(row("td", cells) for cells in self.rows)
-        kind = ' class="prose"' if self.prose else ""
+        kind = ' class="prose"' if self.prose else ' class="wrapped"' if self.wrapped else ""
         note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
         return (
             f'<div class="table"><h3>{html.escape(self.title)}</h3><div class="scroll"><table{kind}>\n'

@@ -11,6 +11,7 @@ from scipy import stats
 from studies.analysis.answers import analyse
 from studies.analysis.crossover import corrected, crossover
 from studies.analysis.curve import Curve
+from studies.analysis.inversion import Stretch
 from studies.analysis.table import Columns, CurveTable
 
 SIZES = 2.0 ** np.arange(6, 13)
@@ -128,3 +129,14 @@ def test_a_claim_that_rests_on_one_size_says_so() -> None:
     assert "After correction over the 7 sizes this crossing is not significant" in found.sentence()
     strong = crossover(*pair(10 * gap, noise=0.02))
     assert "correction" not in strong.sentence()
+
+
+def test_a_gap_of_the_set_in_which_nothing_was_measured_is_not_told() -> None:
+    """Interpolation alone tells the curves apart from 300 to 350; between the other stretches, 512 was measured."""
+    found = crossover(*pair(np.array([-0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4])))
+    parts = tuple(Stretch(low, high, False, False) for low, high in ((280.0, 300.0), (350.0, 400.0), (600.0, 700.0)))
+    gap, gaps = replace(found, confidence_set=parts[:2]), replace(found, confidence_set=parts)
+    assert gap.told_set == (Stretch(280.0, 400.0, False, False),)
+    assert gaps.told_set == (Stretch(280.0, 400.0, False, False), parts[2])
+    assert "95% interval 280 to 400 (" in gap.sentence()
+    assert "95% confidence set 280 to 400, and 600 to 700 (" in gaps.sentence()

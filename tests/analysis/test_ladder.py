@@ -11,7 +11,7 @@ from report.synthetic import LADDER, ladder_records, study_records
 from scipy import stats
 
 from studies.analysis.interaction import difference_of_differences
-from studies.analysis.ladder import permutation_ladder, unpermuted
+from studies.analysis.ladder import Ladder, permutation_ladder, unpermuted
 from studies.analysis.of_records import records_table
 from studies.analysis.study import analyse_study
 from studies.records import records_frame
@@ -150,8 +150,129 @@ def test_a_study_without_a_ladder_has_none_and_the_same_answers() -> None:
 
 
 def test_a_rung_that_was_not_measured_is_named(frame: pd.DataFrame) -> None:
-    lacking = frame[~((frame["arm"] == "vit") & (frame["permutation"] == "patches"))]
-    ladder = permutation_ladder(lacking, pair=PAIR)
-    assert ladder is not None
+    ladder = ladder_of(frame[~((frame["arm"] == "vit") & (frame["permutation"] == "patches"))])
     assert [str(item) for item in ladder.left_out] == ["vit with patches permuted: no finished cell"]
-    assert [one.rung for one in ladder.differences] == ["within_patch", "pixels"]
+    assert [one.tests.empty for one in ladder.differences] == [False, True, False]
+    assert ladder.differences[1].sentence(NAMES) == (
+        "With patches permuted, ResNet and ViT cannot be compared: no finished cell of ViT with patches permuted."
+    )
+
+
+def test_an_arm_without_unpermuted_images_is_named_and_so_is_why_its_pair_has_no_difference(
+    frame: pd.DataFrame,
+) -> None:
+    ladder = ladder_of(frame[~((frame["arm"] == "vit") & (frame["permutation"] == "none"))])
+    assert [str(item) for item in ladder.left_out] == ["vit on images as they are: no finished cell"]
+    said = [one.sentence(NAMES) for one in ladder.differences]
+    assert len(said) == 3
+    assert all(text.endswith("cannot be compared: no finished cell of ViT on images as they are.") for text in said)
+    (vit,) = (one for one in ladder.changes if one.family == "vit")
+    assert vit.sentence(NAMES) == "ViT: no size has errors both with and without a permutation."
+
+
+@pytest.mark.parametrize("rung", ["none", "patches"])
+def test_a_size_without_cells_of_an_arm_is_named(rung: str) -> None:
+    frame = of_two_sizes()
+    ladder = ladder_of(frame[~((frame["arm"] == "vit") & (frame["num_train"] == 512) & (frame["permutation"] == rung))])
+    images = {"none": "on images as they are", "patches": "with patches permuted"}[rung]
+    assert [str(item) for item in ladder.left_out] == [f"vit at 512 images {images}: no finished cell"]
+    assert ladder.differences[1].tests["x"].tolist() == [2048.0]
+
+
+def test_a_size_that_an_arm_was_never_trained_at_is_named_at_every_rung() -> None:
+    frame = of_two_sizes()
+    ladder = ladder_of(frame[~((frame["arm"] == "mlp") & (frame["num_train"] == 512))])
+    assert len(ladder.left_out) == 4
+    assert all(item.what.startswith("mlp at 512 images ") for item in ladder.left_out)
+
+
+def test_rungs_without_a_common_replicate_are_named(frame: pd.DataFrame) -> None:
+    early = frame["replicate"] < 2
+    ladder = ladder_of(frame[~((frame["arm"] == "vit") & (early == (frame["permutation"] == "patches")))])
+    assert [str(item) for item in ladder.left_out] == [
+        "vit at 2,048 images with patches permuted: no replicate in common with images as they are"
+    ]
+    assert ladder.differences[1].sentence(NAMES) == (
+        "With patches permuted, ResNet and ViT cannot be compared: no replicate of any size has both arms with and "
+        "without the permutation."
+    )
+
+
+@pytest.mark.parametrize("rung", ["none", "patches"])
+def test_a_replicate_that_lacks_one_size_is_not_paired_there(rung: str) -> None:
+    frame = of_two_sizes()
+    lacking = (frame["arm"] == "vit") & (frame["num_train"] == 512) & (frame["replicate"] == 1)
+    tests = next(one.tests for one in ladder_of(frame[~(lacking & (frame["permutation"] == rung))]).changes
+                 if one.family == "vit").set_index(["rung", "x"])  # fmt: skip
+    assert tests.loc["patches", "num_replicates"].to_dict() == {512.0: 3, 2048.0: 4}
+    known = frame[(frame["arm"] == "vit") & (frame["num_train"] == 512) & (frame["replicate"] != 1) & frame["selected"]]
+    errors = known.set_index(["permutation", "replicate"])["test_error"]
+    expected = stats.ttest_rel(np.log(errors["patches"]), np.log(errors["none"]))
+    assert tests.loc[("patches", 512.0), "p_value"] == pytest.approx(expected.pvalue)
+
+
+def test_nothing_is_claimed_of_who_loses_more_at_chance() -> None:
+    """Both arms are at chance when all pixels are permuted: the ratio of their factors is that of unpermuted errors."""
+    ladder = ladder_of(at_the_ceiling(), chance=0.5)
+    tests = ladder.differences[2].tests
+    assert tests["near_chance"].tolist() == [True]
+    assert tests["p_value"].iloc[0] < 1e-4, "which would have been told"
+    assert math.isnan(tests["p_holm"].iloc[0])
+    assert ladder.differences[2].sentence(NAMES) == (
+        "With all pixels permuted, which of ResNet and ViT loses more is not told: at chance at 2,048 images."
+    )
+    elsewhere = ladder_of(at_the_ceiling(), chance=0.9).differences[2]
+    assert elsewhere.sentence(NAMES).startswith("With all pixels permuted, the errors of ResNet are multiplied by more")
+    assert [one.num_tests for one in ladder.differences] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("arm", PAIR)
+def test_one_arm_of_a_pair_at_chance_is_enough(arm: str) -> None:
+    frame = at_the_ceiling()
+    other = frame["arm"].isin(PAIR) & (frame["arm"] != arm) & (frame["permutation"] == "pixels")
+    frame.loc[other, "test_error"] *= 0.6
+    assert "not told: at chance" in ladder_of(frame, chance=0.5).differences[2].sentence(NAMES)
+
+
+def test_a_claim_at_one_size_stands_beside_a_size_at_chance() -> None:
+    frame = pd.concat([at_the_ceiling(), frame_of(num_train=512, seed=3)])
+    said = ladder_of(frame, chance=0.6).differences[2].sentence(NAMES)
+    assert "the errors of ResNet are multiplied by more than those of ViT" in said
+    assert "at 512 images (ratio of the factors" in said
+    assert said.endswith("; not told: at chance at 2,048 images.")
+
+
+def test_a_single_replicate_is_told_as_no_test_and_not_counted(frame: pd.DataFrame) -> None:
+    one_left = (frame["arm"] == "vit") & (frame["permutation"] == "patches") & (frame["replicate"] > 0)
+    ladder = ladder_of(frame[~one_left])
+    said = next(one for one in ladder.changes if one.family == "vit").sentence(NAMES)
+    assert "with patches permuted (no test)" in said
+    assert "Holm over 2)" in said
+    assert said.count("(no test)") == 1
+    assert [one.num_tests for one in ladder.differences] == [2, 2, 2]
+    sized = ladder_of(pd.concat([frame[~one_left], frame_of(num_train=512, seed=3)]))
+    assert sized.differences[1].sentence(NAMES).endswith("; not tested for want of common replicates: 2,048 images.")
+
+
+NAMES = {"resnet": "ResNet", "vit": "ViT", "mlp": "Fully connected"}
+
+
+def ladder_of(frame: pd.DataFrame, chance: float | None = None) -> Ladder:
+    ladder = permutation_ladder(frame, pair=PAIR, chance=chance)
+    assert ladder is not None
+    return ladder
+
+
+def of_two_sizes() -> pd.DataFrame:
+    return pd.concat([frame_of(replicates=4, num_train=512, seed=1), frame_of(replicates=4)], ignore_index=True)
+
+
+def at_the_ceiling() -> pd.DataFrame:
+    """ResNet .10 and ViT .25 on images as they are, both .495 with all pixels permuted."""
+    frame = frame_of(noise=0.02)
+    for arm, rungs in LADDER.items():
+        for rung, error in rungs.items():
+            rows = (frame["arm"] == arm) & (frame["permutation"] == rung)
+            wanted = 0.495 if rung == "pixels" else {"resnet": 0.1, "vit": 0.25, "mlp": 0.4}[arm]
+            frame.loc[rows, "test_error"] *= wanted / error
+    return frame

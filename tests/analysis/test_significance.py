@@ -49,6 +49,21 @@ def test_a_significant_one_says_so() -> None:
     assert verdict == "choose A, significant"
 
 
+def test_a_test_that_finds_the_other_better_leaves_no_significance() -> None:
+    """The fourth replicate alone gives `a` the lower mean; in the three that both have, `b` is surely better."""
+    rows = np.log([[0.2], [0.2], [0.2], [0.001]])
+    a = Curve("a", "num_train", np.array([64.0]), rows, ("0", "1", "2", "3"))
+    b = Curve("b", "num_train", np.array([64.0]), np.log([[0.1], [0.101], [0.099]]), ("0", "1", "2"))
+    choice = choose({"a": a, "b": b}, 64)
+    assert choice is not None
+    assert choice.family == "a"
+    tests = paired_tests(a, b)
+    assert tests.tests["p_holm"].iloc[0] < 0.001
+    (known,) = with_significance([choice], [tests])
+    assert known.corrected_p == 1.0
+    assert known.significance == "not significantly better"
+
+
 def test_the_worst_of_several_rivals_counts_and_a_missing_test_is_not_known() -> None:
     curves = {
         "a": curve("a", [0.2, 0.1], [0.0, 0.0, 0.0]),

@@ -25,5 +25,10 @@ def test_two_arms_of_one_family_differ_in_what_changed(other: Traits, called: st
     assert differs_in("a", "b", {"a": PLAIN, "b": other}) == called
 
 
+def test_what_two_forms_share_is_no_difference() -> None:
+    one, other = (Traits("vit", "nano", form, "", 16) for form in ("nopos-cls", "cls-sin2d-every"))
+    assert differs_in("a", "b", {"a": one, "b": other}) == "position embedding"
+
+
 def test_families_of_a_strange_table_differ_in_their_prior() -> None:
     assert differs_in("a", "b", {}) == "prior"

@@ -58,7 +58,38 @@ def test_the_table_has_a_row_per_arm_and_rung(ladder: Ladder) -> None:
     assert [row[0] for row in difference.rows] == ["within patches", "patches", "all pixels"]
     row = ladder.differences[0].tests.iloc[0]
     assert difference.rows[0][2] == f"{math.exp(row['unpermuted']):.2f}"
-    assert difference.rows[0][4].startswith(f"{math.exp(row['difference']):.2f} (")
+    assert row["difference"] < 0
+    assert difference.rows[0][4] == "ResNet"
+    assert difference.rows[0][5] == (
+        f"{math.exp(-row['difference']):.2f} ({math.exp(-row['high']):.2f} to {math.exp(-row['low']):.2f})"
+    )
+    assert f"{difference.rows[0][5]} at " in ladder.differences[0].sentence(NAMES), "as the sentence has it"
+    assert table.columns[2] == difference.columns[1] == "Training images N"
+
+
+def test_the_larger_factor_is_named_whichever_arm_comes_first(ladder: Ladder) -> None:
+    turned = permutation_ladder(FRAME, pair=("vit", "resnet"), chance=0.5)
+    assert turned is not None
+    rows, again = (ladder_difference_table(one, NAMES).rows for one in (ladder, turned))
+    assert [row[4:] for row in again] == [row[4:] for row in rows]
+
+
+def test_a_difference_at_chance_is_marked_and_has_no_p(ladder: Ladder) -> None:
+    table = ladder_difference_table(ladder, NAMES)
+    assert [row[5].endswith(" ‡") for row in table.rows] == [False, False, True], "ViT is near chance at the last rung"
+    assert [row[6] == "not told: at chance" for row in table.rows] == [False, False, True]
+    assert "‡ An arm is above 0.8 of chance" in table.note
+    room = permutation_ladder(FRAME, pair=("resnet", "vit"), chance=0.9)
+    assert room is not None
+    assert "‡" not in ladder_difference_table(room, NAMES).markdown()
+
+
+def test_a_report_of_a_pair_without_unpermuted_cells_says_why(tmp_path: Path) -> None:
+    records = [one for one in RECORDS if (one.cell["family"], one.cell["permutation"]) != ("vit", "none")]
+    paths = write_report(records, dataclasses.replace(CARD, num_cells=len(RECORDS), tier="nano"), tmp_path)
+    assert any("cannot be compared: no finished cell of ViT on images as they are" in one for one in paths.statements)
+    assert "vit on images as they are: no finished cell." in paths.page.read_text()
+    assert "ladder_difference" not in {path.stem for path in paths.tables}
 
 
 def test_it_is_said_who_cannot_lose_more(ladder: Ladder) -> None:

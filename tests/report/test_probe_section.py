@@ -15,6 +15,7 @@ from report.probed import ARMS, SIZES, probe_answers
 from report.synthetic import CURVES, study_records
 from studies.analysis.probe_answers import ProbeAnswers, probe_curve, training_change
 from studies.records import records_frame
+from studies.report.page import render_page
 from studies.report.palette import looks_of
 from studies.report.probe_figures import plot_attention_distance, plot_equivariance, plot_shift_consistency
 from studies.report.probe_maps import plot_position_similarity, plot_similarity_across_sizes
@@ -117,8 +118,17 @@ def test_the_table_tells_before_after_and_change(probes: ProbeAnswers) -> None:
     assert (before, after, change) == (
         pytest.approx(8.3, abs=0.02), pytest.approx(5.3, abs=0.02), pytest.approx(-3.0, abs=0.02)
     )  # fmt: skip
-    consistency = next(row for row in table.rows if row[0].startswith("consistency under circular shifts"))
+    consistency = next(row for row in table.rows if row[0].startswith("circular shift consistency"))
     assert (consistency[3], consistency[5]) == ("–", "–"), "untrained networks have none"
+    assert table.columns[2] == "Training images N"
+
+
+def test_the_table_fits_on_a_page(probes: ProbeAnswers) -> None:
+    (table,) = probe_tables(probes, LOOKS)
+    assert max(len(row[0]) for row in table.rows) <= 45
+    assert '<table class="wrapped">' in table.html(), "labels of arms may be long"
+    style = render_page(CARD, "", (), ())
+    assert ".wrapped td.label { white-space: normal; }" in style
 
 
 def test_without_readings_nothing_is_drawn(probes: ProbeAnswers) -> None:

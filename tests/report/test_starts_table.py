@@ -56,6 +56,11 @@ def test_two_replicates_have_no_interval() -> None:
     assert gain_table([tests], NAMES).rows[0][5] == "0.10"
 
 
+def test_the_sizes_are_headed_as_everywhere() -> None:
+    assert gain_table([gains((0.1,))], NAMES).columns[2] == "Training images N"
+    assert gain_table([gains((0.1,), "num_pretrain")], NAMES).columns[2] == "Pretraining images"
+
+
 def of_two_sizes() -> list[Record]:
     records = []
     for replicate in range(3):

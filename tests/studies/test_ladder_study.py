@@ -89,6 +89,14 @@ def test_patches_are_those_of_the_transformer(tier: str, size: int, patch: int) 
     assert sizes == {"none": 4, "within_patch": patch, "patches": patch, "pixels": 4}
 
 
+def test_patches_are_those_of_the_images_a_network_is_sized_for() -> None:
+    data = {"kind": "dial", "image_size": 64, "num_train": 400, "num_test": 200}
+    changes: dict[str, Any] = {"data": data, "designed_for": 32, "families": ("vit",), "num_train": (100,)}
+    planned = asking.plan(spec_of(tier="tiny", ladder=LADDER, **changes))
+    sizes = {cell.permutation: cell.permutation_patch for cell in planned.cells}
+    assert sizes == {"none": 4, "within_patch": 4, "patches": 4, "pixels": 4}
+
+
 def test_images_that_are_not_made_of_patches_are_refused() -> None:
     data = {"kind": "dial", "image_size": 18, "num_train": 400, "num_test": 200}
     changes: dict[str, Any] = {"data": data, "families": ("timm:test_resnet",), "num_train": (100,)}
