@@ -61,7 +61,7 @@ def may_be_called(called: Made, given: Made) -> bool:
     if called.made != "GLOBAL" or given.made not in _TUPLES:
         return False
     arguments: list[Made] = given.parts
-    name, kinds = called.said, [argument.made for argument in arguments]
+    name, kinds = str(called.said), [argument.made for argument in arguments]
     if name in _REBUILT:
         return True
     if name in _OF_BYTES:
@@ -76,7 +76,7 @@ def may_be_called(called: Made, given: Made) -> bool:
         return kinds in ([], ["EMPTY_DICT"])
     if name == _ORDERED:  # Python 2 wrote its pairs as a list
         return not kinds or (kinds == ["EMPTY_LIST"] and all(pair.made in _SEQUENCES for pair in arguments[0].parts))
-    return bool(name == _BAG) and not kinds
+    return name == _BAG and not kinds
 
 
 def may_be_filled(target: Made, operation: str) -> bool:

@@ -409,7 +409,7 @@ CALLS: dict[str, tuple[bytes, str]] = {
     "object": (named("argparse.Namespace") + MANY + b"\x85\x81", "argparse.Namespace as"),
     "no function": (text("abc") + b")R", "a value of VALUE as"),
     "attributes": (
-        named("collections.OrderedDict") + b")R}" + text("items") + b"Ksb",
+        named("collections.OrderedDict") + b")R}" + text("items") + b"K\x00sb",
         "a value of REDUCE.__setstate__",
     ),
     "no attributes": (named("argparse.Namespace") + b")\x81" + text("ab") + b"b", "a value of NEWOBJ.__setstate__"),
