@@ -407,7 +407,9 @@ CALLS: dict[str, tuple[bytes, str]] = {
     "any type": (named("torch._tensor._rebuild_from_type_v2") + b")R", "torch._tensor._rebuild_from_type_v2"),
     "sparse": (named("torch._utils._rebuild_sparse_tensor") + b")R", "torch._utils._rebuild_sparse_tensor"),
     "object": (named("argparse.Namespace") + MANY + b"\x85\x81", "argparse.Namespace as"),
-    "no function": (text("abc") + b")R", "a value of VALUE as"),
+    "numpy": (named("numpy.core.multiarray.scalar"), r"numpy\.core\.multiarray\.scalar, and"),
+    "not called": (named("torch.FloatTensor"), r"torch\.FloatTensor, and"),
+    "no function": (text("collections OrderedDict") + b")R", "a value of VALUE as"),
     "attributes": (
         named("collections.OrderedDict") + b")R}" + text("items") + b"K\x00sb",
         "a value of REDUCE.__setstate__",
