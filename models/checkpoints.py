@@ -1,9 +1,10 @@
 """Weights in files: read whole, or refused with one message and without running anything that the file holds.
 
-A checkpoint of torch is a pickle, and a pickle is a program. It is read by ``torch.load(weights_only=True)``, which
-knows tensors and plain values and calls nothing else; what else it asks for is named. Archives are first held against
-their own CRC-32, every file against its SHA-256 where that is known, and sizes against what the network could need, so
-that a damaged or inflated file is found before it is believed. Safetensors hold no code and no checksum.
+A checkpoint of torch is a pickle, and a pickle is a program. It is first followed without being run: what it names or
+calls besides tensors and plain values is refused by name, and so is what would not end. Then it is read by
+``torch.load(weights_only=True)``. Archives are held against their own CRC-32, every file against its SHA-256 where that
+is known, and sizes against what the network could need, so that a damaged or inflated file is found before it is
+believed. Safetensors hold no code and no checksum.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ import argparse
 import contextlib
 import hashlib
 import io
+import itertools
 import os
-import pickle
 import pickletools
-import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 from timm.models import clean_state_dict
 
 from models.families import Head
-from models.unfolded import unfolded
+from models.unfolded import MOST_OPERATIONS, unfolded
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -42,7 +42,9 @@ LONGEST_SHOWN = 80
 _MOST_NAMED = 5  # functions named in a refusal
 _MOST_VALUES, _MOST_LEVELS = 2**24, 200
 """Values and levels of a pickle, far above those of weights with the state of their optimiser."""
-_MOST_PICKLES = 5  # one after another in a file older than torch's archives
+_MOST_PICKLE_BYTES = 2**24
+_LEGACY_PICKLES = 5  # one after another in a file older than torch's archives
+_ARCHIVE_START = b"PK\x03\x04"  # by which torch takes a file for an archive
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -207,36 +209,36 @@ def _safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
 
 def _unpickled(path: Path, content: bytes, largest_bytes: int) -> object:
     """What `torch.save` wrote, without calling anything that the pickle names but for tensors and plain values."""
-    file = io.BytesIO(content)
-    if zipfile.is_zipfile(file):
-        _check_archive(path, file, largest_bytes)
-    _check_unfolded(path, file)
-    file.seek(0)
+    if content.startswith(_ARCHIVE_START):
+        _check_archive(path, content, largest_bytes)
+        _check_pickles(path, _data_pickle(path, content), 1, len(content))
+    else:
+        _check_pickles(path, content, _LEGACY_PICKLES, len(content))
     # timm's trainings keep their settings in a Namespace, which is a bag of values.
     with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a refused file is warned of is told below
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:
-            asked = _asked_for(file, error)
-            if asked:
-                raise WeightsError(
-                    f"{path}: refused: reading it would call {', '.join(map(shown, asked))}, and weights need no "
-                    "code; nothing of it was run. If you trust where it comes from, save its state dictionary alone, "
-                    "or as safetensors"
-                ) from None
-            raise WeightsError(
-                f"{path}: is damaged or no checkpoint of torch ({type(error).__name__}); not loaded"
-            ) from error
+            raise _no_checkpoint(path, type(error).__name__) from error
 
 
-def _check_archive(path: Path, file: io.BytesIO, largest_bytes: int) -> None:
-    """Hold an archive's parts against their declared sizes and checksums."""
+def _check_archive(path: Path, content: bytes, largest_bytes: int) -> None:
+    """Hold an archive's parts against their declared sizes and checksums; torch stores them uncompressed."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            total = sum(part.file_size for part in archive.infolist())
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            parts = archive.infolist()
+            total = sum(part.file_size for part in parts)
             if total > largest_bytes:
                 raise _too_large(path, total, largest_bytes)
+            for part in parts:
+                if part.compress_type != zipfile.ZIP_STORED:
+                    raise WeightsError(
+                        f"{path}: refused: its part '{shown(part.filename)}' is compressed, and torch compresses none; "
+                        "read it with torch where you trust it, and save it again; not loaded"
+                    )
+            if total > len(content):
+                raise WeightsError(f"{path}: is damaged: its parts overlap; not loaded")
             damaged = archive.testzip()
     except WeightsError:
         raise
@@ -246,39 +248,58 @@ def _check_archive(path: Path, file: io.BytesIO, largest_bytes: int) -> None:
         raise WeightsError(f"{path}: is damaged: the CRC-32 of its part '{shown(damaged)}' does not match; not loaded")
 
 
-def _check_unfolded(path: Path, file: io.BytesIO) -> None:
-    """Refuse a pickle whose values refer to each other so often that to hash or print one would take for ever."""
-    sizes = []
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            pickles = [part for part in archive.infolist() if part.filename.lower().endswith(".pkl")]
-            sizes += [unfolded(io.BytesIO(archive.read(part))) for part in pickles]
-    file.seek(0)
-    sizes += [unfolded(file) for _ in range(_MOST_PICKLES)]
-    if any(size.values > _MOST_VALUES or size.depth > _MOST_LEVELS for size in sizes):
-        raise WeightsError(
-            f"{path}: refused: its pickle nests values in each other until they are more than {_MOST_VALUES:,}, or "
-            f"more than {_MOST_LEVELS} levels deep, which no weights need and reading would not end; not loaded"
-        )
+def _data_pickle(path: Path, content: bytes) -> bytes:
+    """The pickle of an archive as torch finds it, whatever another reader of archives would find."""
+    try:
+        archive = torch._C.PyTorchFileReader(io.BytesIO(content))
+        size = archive.get_record_size("data.pkl")
+        if size <= _MOST_PICKLE_BYTES:
+            return archive.get_record("data.pkl")
+    except Exception as error:  # whatever a crafted archive provokes in the reader
+        raise _no_checkpoint(path, type(error).__name__) from error
+    raise WeightsError(
+        f"{path}: refused: its pickle has {size:,} bytes, expected at most {_MOST_PICKLE_BYTES:,}; not loaded"
+    )
 
 
-def _asked_for(file: io.BytesIO, error: Exception) -> list[str]:
-    """Functions and classes that a refused pickle names, found without running it."""
-    file.seek(0)
-    with contextlib.suppress(Exception):
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))[:_MOST_NAMED]
-    if not isinstance(error, pickle.UnpicklingError):
-        return []
-    file.seek(0)
-    return re.findall(r"GLOBAL ([\w.]+)", str(error))[:1] or _named_in_pickle(file)
+def _check_pickles(path: Path, content: bytes, count: int, file_bytes: int) -> None:
+    """Refuse pickles that ask for more than weights, or whose reading would not end; ``content`` begins with them."""
+    file = io.BytesIO(content)
+    for _ in range(count):
+        found = unfolded(file)
+        if found.refused:
+            raise _code(path, found.refused)
+        if found.values > _MOST_VALUES or found.depth > _MOST_LEVELS:
+            raise WeightsError(
+                f"{path}: refused: its pickle nests values in each other until they are more than {_MOST_VALUES:,}, or "
+                f"more than {_MOST_LEVELS} levels deep, or takes more than {MOST_OPERATIONS:,} operations, which no "
+                "weights need and reading would not end; not loaded"
+            )
+        if not found.whole:
+            asked = _named_in_pickle(content)
+            raise _code(path, asked) if asked else _no_checkpoint(path, "its pickle cannot be read")
+        if found.storage_bytes > file_bytes:
+            raise _no_checkpoint(path, f"it names {found.storage_bytes:,} bytes of tensors and has {file_bytes:,}")
 
 
-def _named_in_pickle(file: io.BytesIO) -> list[str]:
+def _code(path: Path, asked: Sequence[str]) -> WeightsError:
+    return WeightsError(
+        f"{path}: refused: reading it would call {', '.join(map(shown, asked[:_MOST_NAMED]))}, and weights need no "
+        "code; nothing of it was run. If you trust where it comes from, save its state dictionary alone, or as "
+        "safetensors"
+    )
+
+
+def _no_checkpoint(path: Path, reason: str) -> WeightsError:
+    return WeightsError(f"{path}: is damaged or no checkpoint of torch ({reason}); not loaded")
+
+
+def _named_in_pickle(content: bytes) -> list[str]:
     """What a pickle of a newer protocol names besides parts of tensors: module and name are the two strings before."""
     strings: list[str] = []
     named: list[str] = []
     with contextlib.suppress(Exception):  # a damaged pickle ends the reading, not the message
-        for operation, argument, _ in pickletools.genops(file):
+        for operation, argument, _ in itertools.islice(pickletools.genops(content), MOST_OPERATIONS):
             if operation.name == "STACK_GLOBAL":
                 named.append(".".join(strings[-2:]))
             elif isinstance(argument, str):
@@ -311,6 +332,11 @@ def _check_tensors(path: Path, state: dict[str, torch.Tensor], largest_bytes: in
     if total > largest_bytes:
         raise _too_large(path, total, largest_bytes)
     for name, tensor in state.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise WeightsError(
+                f"{path}: {shown(name)} is a view of {tensor.numel():,} numbers on the "
+                f"{tensor.untyped_storage().nbytes():,} bytes in the file; save it with .contiguous(); not loaded"
+            )
         if not tensor.isfinite().all():
             raise WeightsError(f"{path}: {shown(name)} holds numbers that are not finite; not loaded")
 
