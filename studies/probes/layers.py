@@ -256,11 +256,9 @@ def _made(output: _Stamp, opened: Sequence[_Call], calls: Mapping[str, _Call]) -
     if channels_last is None and maker is not None:
         kinds = {one for module in maker.module.modules() if (one := arranged_by(module)) is not None}
         channels_last = kinds.pop() if len(kinds) == 1 else None
-    return (
-        Made(channels_last=channels_last)
-        if maker is None
-        else Made(maker.module, tuple(maker.read.shape), channels_last)
-    )
+    if maker is None:
+        return Made(channels_last=channels_last)
+    return Made(maker.module, tuple(maker.read.shape), channels_last)
 
 
 def _first_tensor(value: object) -> Tensor | None:

@@ -154,7 +154,8 @@ def arranged_by(module: nn.Module) -> bool | None:
     """Whether a module reads and gives maps whose channels come last; None if it does not care."""
     if isinstance(module, (*_SLIDING, nn.GroupNorm)) or type(module).__name__.endswith("2d"):
         return False
-    return True if isinstance(module, nn.Linear) or type(module) is nn.LayerNorm else None
+    over_channels = type(module) is nn.LayerNorm and len(module.normalized_shape) == 1
+    return True if over_channels or isinstance(module, nn.Linear) else None
 
 
 def _num_places(shape: Sequence[int]) -> int:

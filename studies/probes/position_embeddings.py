@@ -103,9 +103,8 @@ def _tables(network: nn.Module) -> Iterator[_Table]:
     own = getattr(inner, "pos_embed", None)
     if isinstance(own, torch.Tensor) and own.ndim in (3, 4) and own.shape[0] == 1:
         vectors = own.flatten(1, -2)[0]  # [P + T, D] from [1, P + T, D] or [1, rows, columns, D]
-        yield _patches_of(
-            f"{inside}.pos_embed".removeprefix("."), vectors, own.shape[1:3] if own.ndim == 4 else _grid_size(network)
-        )
+        grid_size = own.shape[1:3] if own.ndim == 4 else _grid_size(network)
+        yield _patches_of(f"{inside}.pos_embed".removeprefix("."), vectors, grid_size)
     for name, module in network.named_modules():
         if isinstance(module, AddedPosition):
             yield _patches_of(name, module.table(), _grid_size(network))
