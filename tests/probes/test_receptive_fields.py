@@ -122,10 +122,10 @@ def test_frozen_networks_inference_and_errors() -> None:
 
 
 def linear(kernels: torch.Tensor) -> nn.Module:
-    """One convolution of these kernels `[C, colors, 3, 3]` without bias, and a classifier."""
+    """One convolution of these kernels `[C, colors, 3, 3]` without bias, and what follows."""
     convolution = nn.Conv2d(kernels.shape[1], len(kernels), 3, padding=1, bias=False)
     convolution.weight.data = kernels
-    return nn.Sequential(convolution, nn.Flatten(), nn.Linear(256 * len(kernels), 2))
+    return nn.Sequential(convolution, nn.GELU(), nn.Flatten(), nn.Linear(256 * len(kernels), 2))
 
 
 def test_colors_of_opposite_sign_do_not_cancel() -> None:
