@@ -103,7 +103,9 @@ class Results(Generic[Result]):
             raise StoreError(f"{path} cannot be read: {error.strerror}") from error
         except RecursionError:
             raise self._damaged(path, "its brackets are nested without end") from None
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except ValidationError as error:
+            raise self._damaged(path, error.errors()[0]["msg"]) from None
+        except (ValueError, KeyError, TypeError) as error:
             raise self._damaged(path, str(error).splitlines()[0]) from None
         if expected := self._arrays_sha256(result):
             try:

@@ -282,22 +282,29 @@ def test_the_network_is_left_as_it_was_also_after_an_error() -> None:
     assert network(images()).requires_grad
 
 
-def test_torch_attention_gives_the_weights_that_it_is_asked_for() -> None:
+@pytest.mark.parametrize("options", [{}, {"average_attn_weights": False}, {"need_weights": False}])
+def test_torch_attention_gives_the_weights_that_it_is_asked_for(options: dict[str, bool]) -> None:
     torch.manual_seed(0)
-    layer = nn.MultiheadAttention(8, 2, batch_first=True).double().eval()
-    tokens = torch.randn(3, 4, 8, dtype=torch.float64)
-    for options in ({}, {"average_attn_weights": False}, {"need_weights": False}):
-        given: list[torch.Tensor | None] = []
-        network = nn.Identity()
-        network.attention = layer
-        network.forward = lambda pictures, given=given, options=options: given.append(  # type: ignore[method-assign]
-            layer(tokens, tokens, tokens, **options)[1]
-        )
-        attention_logits(network, images())
-        (expected,) = layer(tokens, tokens, tokens, **options)[1:]
-        assert (given[0] is None) == (expected is None)
-        if expected is not None:
-            torch.testing.assert_close(given[0], expected)
+    tokens, into, out = torch.randn(4, 3, 8), torch.randn(24, 8), torch.randn(8, 8)
+    given: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+
+    class Net(nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            del pictures
+            given.append(
+                F.multi_head_attention_forward(
+                    tokens, tokens, tokens, 8, 2, into, None, None, None, False, 0.0, out, None, **options
+                )
+            )
+            return given[-1][0]
+
+    assert attention_logits(Net(), images())[""].shape == (3, 2, 4, 4)
+    Net()(images())
+    (output, weights), (expected, expected_weights) = given
+    torch.testing.assert_close(output, expected)
+    assert (weights is None) == (expected_weights is None) == (options == {"need_weights": False})
+    if weights is not None:
+        torch.testing.assert_close(weights, expected_weights)
 
 
 def test_patches_that_are_not_square_have_two_pitches() -> None:

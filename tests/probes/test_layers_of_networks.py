@@ -154,6 +154,22 @@ def test_the_stride_is_the_one_that_convolutions_state() -> None:
     assert [layer.stride for layer in layers] == [(2, 2), (2, 2), (2, 2), (4, 4)]
 
 
+def test_the_stride_of_a_branch_is_that_of_what_it_reads() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.down, self.side = nn.Conv2d(1, 4, 2, 2), nn.Conv2d(4, 4, 2, 2), nn.Conv2d(4, 4, 5)
+            self.head = nn.Linear(64, 2)
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            maps = self.stem(pictures)
+            logits: Tensor = self.head((self.down(maps) + self.side(maps)).flatten(1))
+            return logits
+
+    found = {layer.name: (layer.grid, layer.stride) for layer in spatial_layers(Branches(), images())}
+    assert found == {"stem": ((8, 8), (2, 2)), "down": ((4, 4), (4, 4)), "side": ((4, 4), (2, 2))}
+
+
 class Pair(nn.Module):
     """Two convolutions that are one layer, since their sum with itself is no chain."""
 
