@@ -2,11 +2,13 @@
 
 What a result is of, is known before it is computed; its id is a hash of that. It is one file with a checksum, written
 whole or not at all, and what a figure draws lies beside it in `arrays.npz`, by whose SHA-256 the result knows it. Who
-holds the lock of a result computes it; a damaged one is set aside, told of, and computed again.
+holds the lock of a result computes it; a damaged one, and one of what has changed since, is set aside, told of, and
+computed again. One that cannot be read at the moment stays as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -27,6 +29,10 @@ from .strict import Strict
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 ARRAYS = "arrays.npz"
+
+
+class DamagedError(StoreError):
+    """What is there was read, and is not what was written: it can be set aside and computed again."""
 
 
 Result = TypeVar("Result", bound=Strict)
@@ -78,7 +84,8 @@ class Results(Generic[Result]):
         """A result, or None where there is none yet.
 
         Raises:
-            StoreError: it or its arrays are damaged.
+            DamagedError: it or its arrays are damaged.
+            StoreError: they cannot be read at the moment.
         """
         path = self.path(store, result_id)
         try:
@@ -94,13 +101,19 @@ class Results(Generic[Result]):
             return None
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except RecursionError:
+            raise self._damaged(path, "its brackets are nested without end") from None
+        except ValidationError as error:
+            raise self._damaged(path, error.errors()[0]["msg"]) from None
+        except (ValueError, KeyError, TypeError) as error:
             raise self._damaged(path, str(error).splitlines()[0]) from None
         if expected := self._arrays_sha256(result):
             try:
                 found = sha256_of(path.with_name(ARRAYS))
-            except OSError as error:
+            except FileNotFoundError as error:
                 raise self._damaged(path.with_name(ARRAYS), error.strerror or str(error)) from None
+            except OSError as error:
+                raise StoreError(f"{path.with_name(ARRAYS)} cannot be read: {error.strerror}") from error
             if found != expected:
                 raise self._damaged(path.with_name(ARRAYS), "its SHA-256 is not the one that the result states")
         return result
@@ -147,6 +160,7 @@ class Results(Generic[Result]):
         make: Callable[[], tuple[Result, Arrays]],
         on_message: Callable[[str], None],
         again: Callable[[Result], bool] = lambda result: False,
+        outdated: Callable[[Result], str] = lambda result: "",
     ) -> Result:
         """The result, computed and written unless it is there by now.
 
@@ -155,19 +169,22 @@ class Results(Generic[Result]):
             make: computes it, with its arrays.
             on_message: called with what a person should know meanwhile.
             again: whether one that is there is to be computed anew.
+            outdated: why one that is there is not of what is there now, as a verb phrase; empty where it is.
 
         Raises:
-            StudyError: another process computes it at this moment.
+            StudyError: another process computes it at this moment, or the one that is there cannot be read.
             Exception: whatever `make` raises; nothing is written then.
         """
         with store.result_lock(self.folder, result_id) as mine:
             if not mine:
                 raise StudyError(f"another process is at it; {self.mended_by} once that has ended")
-            try:
-                known = self.read(store, result_id)
-            except StoreError:
-                aside = self.set_aside(store, result_id)
-                on_message(f"the {self.noun} of {title} is damaged: kept as {aside}, it is computed again")
+            known, fault, kind = None, "is damaged", "damaged"
+            with contextlib.suppress(DamagedError):
+                known, kind = self.read(store, result_id), "outdated"
+                fault = "" if known is None else outdated(known)
+            if fault:
+                aside = self.set_aside(store, result_id, kind)
+                on_message(f"the {self.noun} of {title} {fault}: kept as {aside}, it is computed again")
                 known = None
             if known is not None and not again(known):
                 return known  # another process was faster
@@ -177,13 +194,13 @@ class Results(Generic[Result]):
             assert written is not None
             return written
 
-    def set_aside(self, store: Store, result_id: str) -> Path:
-        """Renames a damaged result, so that it is computed again; the caller holds its lock."""
+    def set_aside(self, store: Store, result_id: str, kind: str = "damaged") -> Path:
+        """Renames a damaged or outdated result, so that it is computed again; the caller holds its lock."""
         path = self.path(store, result_id)
-        return path.rename(path.with_name(f"result.damaged-{time.time_ns()}.json"))
+        return path.rename(path.with_name(f"result.{kind}-{time.time_ns()}.json"))
 
     def _arrays_sha256(self, result: Result) -> str:
         return str(getattr(result, "arrays_sha256", "")) if self.has_arrays else ""
 
-    def _damaged(self, path: Path, reason: str) -> StoreError:
-        return StoreError(f"{path} is damaged ({reason}): {self.mended_by}, which sets it aside")
+    def _damaged(self, path: Path, reason: str) -> DamagedError:
+        return DamagedError(f"{path} is damaged ({reason}): {self.mended_by}, which sets it aside")

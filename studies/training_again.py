@@ -121,15 +121,16 @@ def _by_loop(cells: Sequence[Cell], store: Store, engine: EngineSpec) -> Iterato
 
 def _take_over(cell: Cell, again_id: str, scratch: Store, store: Store) -> str | None:
     """Moves the weights of a cell that was trained again to its record; why not, if they are other ones."""
-    found, record = scratch.record(again_id), store.record(cell.id)
-    if found is None or record is None:
-        return f"it was trained again, but its record is gone ({scratch.state(again_id)}, {store.state(cell.id)})"
-    if why := _why_other(found, record):
-        scratch.discard_cell(again_id)
-        return why
     with store.lock(cell.id) as mine:
         if not mine:
             return "another process trains it; run the same command once that has ended"
+        # Read under the lock: what another process wrote before is not written over.
+        found, record = scratch.record(again_id), store.record(cell.id)
+        if found is None or record is None:
+            return f"it was trained again, but its record is gone ({scratch.state(again_id)}, {store.state(cell.id)})"
+        if why := _why_other(found, record):
+            scratch.discard_cell(again_id)
+            return why
         for path in sorted(scratch.cell_folder(again_id).glob("weights-*")):
             path.replace(store.cell_folder(cell.id) / path.name)
         store.write_record(record.model_copy(update={"kept_sha256": found.kept_sha256}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,12 @@ from .subjects import MOST_SEEDS, Subject
 Apply = Callable[[nn.Module, HeldOut, Mapping[str, Any]], Probed]
 
 
-def apply(subject: Subject, networks: Sequence[nn.Module], held: HeldOut) -> tuple[Probed, tuple[str, ...]]:
+def apply(subject: Subject, networks: Mapping[str, nn.Module], held: HeldOut) -> tuple[Probed, tuple[str, ...]]:
     """What a probe says of its networks.
 
     Args:
         subject: which probe, and of which cells the networks are.
-        networks: of the cells, in their order, on the device of the images.
+        networks: by id of their cell, on the device of the images; of a probe across sizes, sizes may be missing.
         held: the images.
 
     Returns:
@@ -43,7 +43,7 @@ def apply(subject: Subject, networks: Sequence[nn.Module], held: HeldOut) -> tup
     kind = subject.kind
     if kind.across_sizes:
         return _similarity(subject, networks, held)
-    probed = _APPLIED[kind.name](networks[0], held, kind.settings)
+    probed = _APPLIED[kind.name](networks[subject.cell.id], held, kind.settings)
     return probed, ("",) * len(probed.readings)
 
 
@@ -96,21 +96,22 @@ def _few_shot(network: nn.Module, held: HeldOut, settings: Mapping[str, Any]) ->
     )
 
 
-def _similarity(subject: Subject, networks: Sequence[nn.Module], held: HeldOut) -> tuple[Probed, tuple[str, ...]]:
+def _similarity(subject: Subject, networks: Mapping[str, nn.Module], held: HeldOut) -> tuple[Probed, tuple[str, ...]]:
     """CKA of the features of every two networks: of each, by the size that the other was trained on, and as a matrix.
 
-    What does not tell images apart has no similarity to anything: its readings have no value, the matrix NaN.
+    What does not tell images apart has no similarity to anything: its readings have no value, the matrix NaN. A size
+    without network has no readings, and NaN in the matrix.
     """
     cells, settings = subject.cells, subject.kind.settings
     batches = held.first(settings["num_images"], batch_size=settings["batch_size"])
-    by_cell = {cell.id: network for cell, network in zip(cells, networks, strict=True)}
-    found = feature_similarity(by_cell, batches, num_images=settings["num_images"])
+    found = feature_similarity(networks, batches, num_images=settings["num_images"])
     known = pd.DataFrame(found.values, index=list(found.first), columns=list(found.second))
-    matrix = known.reindex(index=list(by_cell), columns=list(by_cell)).to_numpy(float)
+    ids = [cell.id for cell in cells]
+    matrix = known.reindex(index=ids, columns=ids).to_numpy(float)
     readings, of_cells = [], []
     for row, cell in enumerate(cells):
         for column, size in enumerate(subject.sizes):
-            if row != column:
+            if row != column and {cell.id, ids[column]} <= set(networks):
                 value = float(matrix[row, column])
                 readings.append(
                     Reading("representation_similarity", value, "relative", setting=size, num_images=found.num_images)

@@ -20,6 +20,7 @@ from .changes import change
 from .patch_grid import PatchGrid, patch_grid
 from .presenting import Batches, evaluation_mode, shown
 from .probe import Probed, ProbeError, Reading
+from .token_counts import counting_tokens
 
 NUM_IMAGES = 256
 """Images attention is averaged over unless told otherwise."""
@@ -27,6 +28,9 @@ NUM_IMAGES = 256
 
 def attention_distance(network: nn.Module, batches: Batches, *, num_images: int = NUM_IMAGES) -> Probed:
     """Mean attention distance and mean entropy of every head of every layer in which patches attend to patches.
+
+    Those are layers with as many queries and keys as the network has tokens: channels that attend to channels are not
+    meant, even where they are as many as a square.
 
     The distance of a query is the sum over keys of attention times Euclidean distance of the patch centres in pixels of
     the image the network is given; behind convolutions a patch is as wide as the image over the grid. Tokens that have
@@ -44,7 +48,8 @@ def attention_distance(network: nn.Module, batches: Batches, *, num_images: int 
         the distance in each layer if every patch attended to all patches alike.
 
     Raises:
-        ProbeError: the network has no attention among patches, attends within windows, or has diverged.
+        ProbeError: the network has no attention among patches, attends within windows, or has diverged; or patches
+            attend to tokens without a place so much that nothing is left for patches.
     """
     sums: dict[str, _HeadSums] = {}
     total = 0
@@ -124,9 +129,12 @@ def _add_batch(network: nn.Module, images: torch.Tensor, sums: dict[str, _HeadSu
             return
         if leading[0] != len(images):
             raise ProbeError(
-                f"layer {layer!r} of {type(network).__name__} attends within windows ({leading[0]} of {num_keys} "
-                f"tokens for {len(images)} images): expected every patch to attend to all"
+                f"layer {layer!r} of {type(network).__name__} attends within windows, or has its heads among its "
+                f"images ({leading[0]} of {num_keys} tokens for {len(images)} images): expected logits [images, heads, "
+                "patches, patches], every patch attending to all"
             )
+        if not counts.may_be_tokens(num_keys):
+            return
         grid = patch_grid(network, num_keys, _size(images))
         if grid.num_patches == 1:
             raise ProbeError(f"{type(network).__name__} sees an image as a single patch: there are no distances")
@@ -135,7 +143,7 @@ def _add_batch(network: nn.Module, images: torch.Tensor, sums: dict[str, _HeadSu
         added.distance += distance
         added.entropy += entropy
 
-    with watching_attention(network, see):
+    with counting_tokens(network, images) as counts, watching_attention(network, see):
         network(images)
 
 
@@ -143,7 +151,15 @@ def _by_head(logits: torch.Tensor, grid: PatchGrid, layer: str) -> tuple[torch.T
     """Distance and entropy `[heads]` of logits `[B, heads, N, N]`, averaged over queries, summed over images."""
     first = grid.num_prefix_tokens
     precision = torch.promote_types(logits.dtype, torch.float32)
-    weights = logits[:, :, first:, first:].to(precision).softmax(dim=-1)
+    among_patches = logits[:, :, first:, first:]
+    if among_patches.isnan().any() or among_patches.isposinf().any():
+        raise ProbeError(f"attention of layer {layer!r} is not finite: the network has diverged")
+    if among_patches.isneginf().all(dim=-1).any():
+        raise ProbeError(
+            f"in layer {layer!r} a patch attends to no patch at all, as far as the network's precision tells: all "
+            "attention goes to tokens without a place, or a mask takes it, and a distance is undefined"
+        )
+    weights = among_patches.to(precision).softmax(dim=-1)
     if not weights.isfinite().all():
         raise ProbeError(f"attention of layer {layer!r} is not finite: the network has diverged")
     distances = grid.distances().to(weights)

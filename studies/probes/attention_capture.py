@@ -91,13 +91,17 @@ class _AttentionWatch(TorchFunctionMode):
         del types
         named = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            self._told(_kernel_logits(*args, **named))
+            self._tell(_kernel_logits(*args, **named))
         elif func in _SOFTMAXES:
             if (logits := _softmax_logits(*args, **named)) is not None:
-                self._told(logits)
+                self._tell(logits)
         elif func is F.multi_head_attention_forward:
             return self._with_weights(func, args, named)
         return func(*args, **named)
+
+    def _tell(self, logits: torch.Tensor) -> None:
+        """`[B, queries, keys]` is one head."""
+        self._told(logits.unsqueeze(1) if logits.ndim == 3 else logits)
 
     def _with_weights(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:  # noqa: ANN401  # torch's
         """`nn.MultiheadAttention` asked for its weights; their logarithms are logits up to a constant."""
@@ -134,6 +138,11 @@ def _kernel_logits(
 def _softmax_logits(
     input: torch.Tensor, dim: int | None = None, *others: object, **named: object
 ) -> torch.Tensor | None:
-    """What a softmax is given if it is one of attention: over the last axis of `[B, heads, queries, keys]`."""
+    """What a softmax is given if it can be one of attention: over the last axis of `[B, heads, queries, keys]`.
+
+    Or of `[B, queries, keys]`, with as many keys as queries, more than one: else it may be over anything.
+    """
     del others, named  # precision
-    return input if input.ndim == 4 and dim in (-1, 3) else None
+    if input.ndim == 3 and not 1 < input.shape[-1] == input.shape[-2]:
+        return None
+    return input if input.ndim in (3, 4) and dim in (-1, input.ndim - 1) else None

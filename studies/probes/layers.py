@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -20,19 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from models import classifier_name
+from studies.probes.places import Arrangement, Made, Places, arranged_by
 from studies.probes.presenting import evaluation_mode
 
 FEATURES = "features"
 LOGITS = ""
-
-
-class Arrangement(StrEnum):
-    """How the output of a layer lies in memory."""
-
-    MAP = "[B, C, h, w]"
-    CHANNELS_LAST = "[B, h, w, C]"
-    TOKENS = "[B, T, C]"
-    VECTOR = "[B, C]"
 
 
 @dataclass(frozen=True)
@@ -45,8 +36,8 @@ class Layer:
         reads: whether what that module reads is meant, instead of what it gives.
         arrangement: of its output.
         grid: rows and columns; None for a vector, which has no places.
-        stride: pixels of the image from one row, one column of the grid to the next. Strides are whole: a map of 7
-            behind one of 15 has stride 2, whatever its borders are. (1, 1) for a vector.
+        stride: pixels of the image from one row, one column of the grid to the next: as convolutions and poolings state
+            it, and else whole: a map of 7 behind one of 15 has stride 2, whatever its borders are. (1, 1) for a vector.
         num_prefix_tokens: tokens before those of the grid, such as a class token; they are left out of the map.
     """
 
@@ -76,28 +67,37 @@ def spatial_layers(network: nn.Module, images: Tensor) -> tuple[Layer, ...]:
 def network_layers(network: nn.Module, images: Tensor) -> tuple[Layer, ...]:
     """The layers of a network in the order they run, features and logits last.
 
-    A module that runs several times in one pass is left out. Of tokens that are one more than a square, the first is
-    taken for a class token unless the network says otherwise (`num_prefix_tokens`, as timm's do).
+    Left out are a module that runs several times in one pass, an output that is not one of every image, such as a table
+    of positions, and a map whose stride or arrangement cannot be told (`places`). Of tokens that are one more than a
+    square, the first is taken for a class token unless the network says otherwise (`num_prefix_tokens`, as timm's do).
 
     Args:
         network: any network of images.
-        images: float ``[B, C, H, W]``; the network runs once on the first two.
+        images: float ``[B, C, H, W]``; the network runs once on the first two, on a single one twice over.
     """
+    two = images[:2] if len(images) > 1 else torch.cat([images, images])
     with evaluation_mode(network), torch.no_grad():
-        calls = _trace(network, images[:2])
+        calls = _trace(network, two)
     whole, inside = calls[""], _insides(calls)
-    found = [(call.name, call.name, False, call.gave) for call in _opened(_innermost(whole, inside), inside)]
+    opened = list(_opened(_innermost(whole, inside), inside))
+    found = [(call.name, call.name, False, call.gave) for call in opened]
     last = [(LOGITS, "", False, whole.gave)]
     if (classifier := _classifier(network, calls)) is not None:
         last.insert(0, (FEATURES, classifier.name, True, classifier.read))
     kept = [one for one in found if not any(one[3].same_as(other[3]) for other in last)]
     own = (getattr(module, "num_prefix_tokens", None) for module in network.modules())
-    places = _Places(images.shape[2:], next((number for number in own if isinstance(number, int)), None))
+    places = Places(two.shape[2:], next((number for number in own if isinstance(number, int)), None))
     layers = []
     for name, module, reads, stamp in kept + last:
-        unique = f"network.{name}" if name == module == FEATURES else name  # a module may be called features
-        layers.append(places.layer(stamp.shape, name=unique, module=module, reads=reads))
-    return tuple(layer for layer in layers if layer is not None)
+        if not stamp.shape or stamp.shape[0] != len(two):
+            continue
+        place = places.place(stamp.shape, _made(stamp, opened, calls))
+        if place is not None:
+            unique = f"network.{name}" if name == module == FEATURES else name  # a module may be called features
+            layers.append(
+                Layer(unique, module, place.arrangement, reads, place.grid, place.stride, place.num_prefix_tokens)
+            )
+    return tuple(layers)
 
 
 @contextmanager
@@ -145,6 +145,11 @@ class _Stamp:
     def same_as(self, other: _Stamp) -> bool:
         mine, its = ((one.tensor.data_ptr(), one.tensor.numel(), one.version) for one in (self, other))
         return mine == its
+
+    def lies_as(self, other: _Stamp) -> bool:
+        """Whether it is the same with the same axes, not a view that turns them."""
+        mine, its = self.tensor, other.tensor
+        return self.same_as(other) and (mine.shape, mine.stride()) == (its.shape, its.stride())
 
 
 @dataclass(frozen=True)
@@ -242,76 +247,22 @@ def _classifier(network: nn.Module, calls: Mapping[str, _Call]) -> _Call | None:
             inside, prefix = inside.get_submodule(parts[0]), f"{prefix}{parts[0]}."
 
 
+def _made(output: _Stamp, opened: Sequence[_Call], calls: Mapping[str, _Call]) -> Made:
+    """How an output came about, and how it lies, as far as the modules that gave or read it say."""
+    maker = next((call for call in opened if call.gave.same_as(output)), None)
+    beside = [call for call in calls.values() if call.gave.lies_as(output) or call.read.lies_as(output)]
+    said = [arranged_by(call.module) for call in ([maker] if maker else []) + beside]
+    channels_last = next((one for one in said if one is not None), None)
+    if channels_last is None and maker is not None:
+        kinds = {one for module in maker.module.modules() if (one := arranged_by(module)) is not None}
+        channels_last = kinds.pop() if len(kinds) == 1 else None
+    if maker is None:
+        return Made(channels_last=channels_last)
+    return Made(maker.module, tuple(maker.read.shape), channels_last)
+
+
 def _first_tensor(value: object) -> Tensor | None:
     """The tensor itself, or the first of several (a recurrent layer also gives its state)."""
     if isinstance(value, tuple | list):
         return next((found for part in value if (found := _first_tensor(part)) is not None), None)
     return value if isinstance(value, Tensor) else None
-
-
-class _Places:
-    """Reads shapes in the order that layers run: where their numbers lie on the image."""
-
-    def __init__(self, image_size: Sequence[int], num_prefix_tokens: int | None) -> None:
-        self.image_size = (image_size[0], image_size[1])
-        self.prefixes = (0, 1) if num_prefix_tokens is None else (0, num_prefix_tokens)
-        self.grid = self.image_size  # of the layer before
-        self.stride = (1.0, 1.0)
-        self.channels_last = False  # what the last map was that could be only one
-
-    def layer(self, shape: Sequence[int], *, name: str, module: str, reads: bool) -> Layer | None:
-        """The layer of this output; None if it is neither a map, nor tokens on a grid, nor a vector."""
-        found = self._arranged(shape)
-        if found is None:
-            return None
-        arrangement, grid, prefix = found
-        if grid is None:
-            return Layer(name, module, arrangement, reads)
-        self.stride = tuple(_stride(*sizes) for sizes in zip(self.stride, self.grid, grid, strict=True))  # type: ignore[assignment]
-        self.grid = grid
-        return Layer(name, module, arrangement, reads, grid, self.stride, prefix)
-
-    def _arranged(self, shape: Sequence[int]) -> tuple[Arrangement, tuple[int, int] | None, int] | None:
-        if len(shape) == 2 or (len(shape) > 2 and _num_places(shape) == 1):
-            return Arrangement.VECTOR, None, 0
-        if len(shape) == 3:
-            grids = [(prefix, grid) for prefix in self.prefixes if (grid := self._square(shape[1] - prefix))]
-            # A grid that the image divides into goes before one that it does not.
-            grids.sort(key=lambda one: any(size % side for size, side in zip(self.image_size, one[1], strict=True)))
-            return (Arrangement.TOKENS, grids[0][1], grids[0][0]) if grids else None
-        if len(shape) != 4:
-            return None
-        first, last = self._alike(shape[2], shape[3]), self._alike(shape[1], shape[2])
-        if not (first or last):
-            return None
-        if first != last:
-            self.channels_last = last
-        if self.channels_last:
-            return Arrangement.CHANNELS_LAST, (shape[1], shape[2]), 0
-        return Arrangement.MAP, (shape[2], shape[3]), 0
-
-    def _alike(self, height: int, width: int) -> bool:
-        """Whether a map has the proportions of the image, up to the rounding of a stride."""
-        rows, columns = self.image_size
-        return abs(height * columns - width * rows) < max(rows, columns)
-
-    def _square(self, num_tokens: int) -> tuple[int, int] | None:
-        """The grid of so many tokens that has the proportions of the image."""
-        rows, columns = self.image_size
-        height = round((max(num_tokens, 0) * rows / columns) ** 0.5)
-        if height < 1 or num_tokens % height or num_tokens < 2:
-            return None
-        width = num_tokens // height
-        return (height, width) if height * columns == width * rows else None
-
-
-def _num_places(shape: Sequence[int]) -> int:
-    """Places of an output of 3 or 4 dimensions whose every dimension but images and channels is 1, else more than 1."""
-    if len(shape) == 3:
-        return shape[1]
-    return 1 if len(shape) == 4 and (shape[2] == shape[3] == 1 or shape[1] == shape[2] == 1) else 2
-
-
-def _stride(before: float, size: int, after: int) -> float:
-    """Stride of a map behind one of another size."""
-    return before * max(1, round(size / after)) if after <= size * 1.5 else before * size / after

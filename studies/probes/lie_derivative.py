@@ -127,7 +127,8 @@ def _outputs(network: nn.Module, layers: tuple[Layer, ...], images: Tensor) -> d
         network(images)
     for output in seen.values():
         check_finite(output, network)
-    return seen
+    # Differences of half precision would be its rounding.
+    return {name: output.to(torch.promote_types(output.dtype, torch.float32)) for name, output in seen.items()}
 
 
 def _derivatives(layer: Layer, outputs: tuple[Tensor, Tensor, Tensor], step: float, axis: int) -> tuple[Tensor, ...]:

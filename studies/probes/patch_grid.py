@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .probe import ProbeError
+from .wrapping import declaring
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def patch_grid(network: nn.Module, num_tokens: int, image_size: tuple[int, int])
 
     Args:
         network: asked for `num_prefix_tokens` and, where patches are not square, `patch_embed.grid_size`, as timm's
-            networks have them. Without the former there are no prefix tokens, or one.
+            networks have them; so is the network that it wraps. Without the former there are no prefix tokens, or one.
         num_tokens: of one image.
         image_size: height and width in pixels.
 
@@ -55,8 +56,9 @@ def patch_grid(network: nn.Module, num_tokens: int, image_size: tuple[int, int])
         ProbeError: no grid has that many patches.
     """
     height, width = image_size
-    declared = getattr(network, "num_prefix_tokens", None)
-    own = tuple(getattr(getattr(network, "patch_embed", None), "grid_size", None) or ())
+    _, inner = declaring(network)
+    declared = getattr(inner, "num_prefix_tokens", None)
+    own = tuple(getattr(getattr(inner, "patch_embed", None), "grid_size", None) or ())
     for prefix in dict.fromkeys((*([declared] if isinstance(declared, int) else []), 0, 1)):
         num_patches = num_tokens - prefix
         if num_patches < 1:

@@ -23,6 +23,7 @@ from models.position import AddedPosition, RelativeBias, RelativeQuery, RotaryPo
 from .changes import change
 from .patch_grid import PatchGrid
 from .probe import Probed, ProbeError, Reading
+from .wrapping import declaring
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -36,7 +37,7 @@ def position_similarity(network: nn.Module) -> Probed:
     with the length of the offset instead, each offset counted once, also the zero one. Images are not needed.
 
     Args:
-        network: any with such embeddings.
+        network: any with such embeddings, also inside a module that holds it.
 
     Returns:
         Of embeddings: readings `position_similarity_pearson` and `position_similarity_spearman` by layer and depth, the
@@ -98,10 +99,12 @@ class _Table:
 
 
 def _tables(network: nn.Module) -> Iterator[_Table]:
-    own = getattr(network, "pos_embed", None)
+    inside, inner = declaring(network)
+    own = getattr(inner, "pos_embed", None)
     if isinstance(own, torch.Tensor) and own.ndim in (3, 4) and own.shape[0] == 1:
         vectors = own.flatten(1, -2)[0]  # [P + T, D] from [1, P + T, D] or [1, rows, columns, D]
-        yield _patches_of("pos_embed", vectors, own.shape[1:3] if own.ndim == 4 else _grid_size(network))
+        grid_size = own.shape[1:3] if own.ndim == 4 else _grid_size(network)
+        yield _patches_of(f"{inside}.pos_embed".removeprefix("."), vectors, grid_size)
     for name, module in network.named_modules():
         if isinstance(module, AddedPosition):
             yield _patches_of(name, module.table(), _grid_size(network))
@@ -142,7 +145,7 @@ def _patches_of(layer: str, vectors: torch.Tensor, grid_size: tuple[int, int] | 
 
 
 def _grid_size(network: nn.Module) -> tuple[int, int] | None:
-    grid_size = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    grid_size = getattr(getattr(declaring(network)[1], "patch_embed", None), "grid_size", None)
     return tuple(grid_size) if grid_size is not None else None
 
 
@@ -185,6 +188,11 @@ def _correlations(
         yield Reading(f"{quantity}_{kind}", value, "correlation", layer=layer, depth=depth, head=head)
 
 
+def _has_bias_table(module: nn.Module) -> bool:
+    """As BEiT's and Swin's attention in timm have one, for which nothing gives the biases of all pairs."""
+    return isinstance(getattr(module, "relative_position_bias_table", None), torch.Tensor)
+
+
 def _why_none(network: nn.Module) -> str:
     """Why there is no position embedding to look at."""
     kinds = {type(module) for module in network.modules()}
@@ -194,6 +202,12 @@ def _why_none(network: nn.Module) -> str:
         return (
             "matches keys of raster offsets with the queries of an image: it embeds no places, and how its attention "
             "falls with distance depends on the image, see attention_distance"
+        )
+    tables = [name for name, module in network.named_modules() if _has_bias_table(module)]
+    if tables:
+        return (
+            f"adds a bias of attention by offset that is not read here, relative_position_bias_table of {tables[0]!r}: "
+            "expected a module with window_size and get_bias(), the biases of all pairs of tokens of one grid"
         )
     return (
         "has no position embedding: expected one added to tokens (pos_embed, or those of this package) or a bias of "

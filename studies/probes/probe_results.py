@@ -11,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import model_validator
 
+from studies.cell import Cell
 from studies.errors import StoreError
 from studies.grid import Plan
 from studies.kept_results import Results
@@ -79,8 +81,9 @@ class ProbeResult(Strict):
         result_id: hash of `identity`, which is all that determines the result.
         study: id of the study that computed it.
         outcome: `inapplicable` where the probe has nothing to measure on such a network.
-        reason: why nothing was measured.
-        weights_sha256: of the files of weights, as the records of their cells state it; empty for drawn weights.
+        reason: why nothing was measured; of a measured one what was left out.
+        weights_sha256: of the files of weights, as the records of their cells state it, those of diverged cells not
+            among them; empty for drawn weights.
         evaluation_flops: forward FLOPs of all images that passed through a network; outside every budget.
     """
 
@@ -99,11 +102,64 @@ class ProbeResult(Strict):
     readings: tuple[StoredReading, ...] = ()
     arrays_sha256: str = ""
 
+    @model_validator(mode="after")
+    def _of_its_cells(self) -> ProbeResult:
+        networks = self.identity.get("networks", ())
+        known = {"", *(one["cell"] for one in networks if isinstance(one, dict) and isinstance(one.get("cell"), str))}
+        for reading in self.readings:
+            if reading.cell_id not in known:
+                raise ValueError(f"a reading is of cell {reading.cell_id}, of which the result is not")
+        return self
+
 
 PROBED = Results(
     "probes", ProbeResult, "result_id", "probe result", "run `study probe` for the study again", has_arrays=True
 )
 """Where the results lie in a store."""
+
+
+class StatedWeights:
+    """What the records of a store say of the weights there are now; every record is read once.
+
+    Args:
+        store: where the records lie.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[str, str] = {}
+
+    def sha256(self, subject: Subject) -> tuple[str, ...]:
+        """SHA-256 of the files of weights of a subject's networks, as `ProbeResult.weights_sha256`.
+
+        Raises:
+            StoreError: the record of a cell is damaged.
+        """
+        cells = subject.cells if subject.weights == "trained" else ()
+        return tuple(stated for cell in cells if (stated := self._of(cell)))
+
+    def why_outdated(self, subject: Subject, result: ProbeResult) -> str:
+        """Why a result is not of the weights there are now, as a verb phrase; empty if it is."""
+        try:
+            stated = self.sha256(subject)
+        except StoreError as error:
+            return f"is of a cell whose record is damaged ({error})"
+        if result.weights_sha256 == stated:
+            return ""
+        return "is of other weights than the records of its cells state now"
+
+    def current(self, subject: Subject) -> ProbeResult | None:
+        """The result of a subject; None where there is none that is whole and of the weights there are now."""
+        result = PROBED.readable(self._store, subject.id)
+        return None if result is None or self.why_outdated(subject, result) else result
+
+    def _of(self, cell: Cell) -> str:
+        if cell.id not in self._known:
+            record = self._store.record(cell.id)
+            final = record.branches[-1] if record is not None and record.branches else None
+            without = record is None or (final is not None and final.diverged)
+            self._known[cell.id] = "" if without else record.kept_sha256  # type: ignore[union-attr]
+        return self._known[cell.id]
 
 
 @dataclass(frozen=True)
@@ -131,7 +187,7 @@ def result_ids(plan: Plan) -> set[str]:
 
 
 def coverage(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = ()) -> Coverage:
-    """How many results of a study are there, by the presence of their files; nothing is read.
+    """How many results of a study are there; those of weights that have changed since are not.
 
     Args:
         plan: of the study.
@@ -141,7 +197,9 @@ def coverage(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = ()) -> Cover
     if why_not_probed(plan):
         return Coverage({}, {})
     asked = once(subjects(plan, tuple(kinds or KINDS.values())))
-    done = Counter(subject.kind.name for subject in asked if PROBED.path(store, subject.id).exists())
+    stated = StatedWeights(store)
+    there = (subject for subject in asked if PROBED.path(store, subject.id).exists())
+    done = Counter(one.kind.name for one in there if stated.current(one) is not None)
     told = [one.kind.name for one in asked if kinds or done[one.kind.name] or not one.kind.reads_test]
     return Coverage(done, Counter(told))
 
@@ -153,15 +211,16 @@ def probe_frame(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = tuple(KIN
 
     Args:
         plan: of the study.
-        store: where its results lie; damaged ones are left out.
+        store: where its results lie; damaged ones, and those of weights that have changed since, are left out.
         kinds: of which probes.
     """
+    stated = StatedWeights(store)
     known: dict[str, ProbeResult | None] = {}
     rows: list[dict[str, Any]] = []
     none = why_not_probed(plan) or not store.result_ids(PROBED.folder)
     for subject in () if none else subjects(plan, kinds):
         if subject.id not in known:
-            known[subject.id] = PROBED.readable(store, subject.id)
+            known[subject.id] = stated.current(subject)
         if (result := known[subject.id]) is not None:
             rows += _rows(subject, result)
     order = ["probe", "arm", "num_train", "num_pretrain", "replicate", "weights", "quantity"]
@@ -174,11 +233,13 @@ def probe_arrays(plan: Plan, store: Store, probe: str) -> list[tuple[Subject, di
 
     Args:
         plan: of the study.
-        store: where its results lie; damaged ones are left out.
+        store: where its results lie; damaged ones, and those of weights that have changed since, are left out.
         probe: name of the probe.
     """
-    found = []
+    found, stated = [], StatedWeights(store)
     for subject in subjects(plan, (KINDS[probe],)):
+        if stated.current(subject) is None:
+            continue
         try:
             arrays = PROBED.arrays(store, subject.id)
         except StoreError:

@@ -37,7 +37,7 @@ from studies.store import Store
 from .applied import apply
 from .held_out import HeldOut
 from .probe import ProbeError
-from .probe_results import PROBED, ProbeResult, StoredReading, defined
+from .probe_results import PROBED, ProbeResult, StatedWeights, StoredReading, defined
 from .subjects import Subject, once
 
 MACHINE_FAULTS = (OSError, MemoryError, torch.OutOfMemoryError, DataError)
@@ -107,10 +107,10 @@ def probe_networks(
         retry_failed: probe again what failed before.
         on_progress: called with the results that are there and all that are asked for.
     """
-    found, wanted = Probing(), once(asked)
+    found, wanted, stated = Probing(), once(asked), StatedWeights(store)
     jobs: dict[object, list[Subject]] = {}
     for subject in wanted:
-        known = PROBED.readable(store, subject.id)
+        known = stated.current(subject)
         if known is not None and not (retry_failed and known.outcome == "failed"):
             _book(subject, known, found)
         elif not (reasons := _without_weights(subject, store)):
@@ -148,6 +148,7 @@ def run_job(job: Job) -> Probing:
                     make,
                     found.messages.append,
                     lambda result: job.retry_failed and result.outcome == "failed",
+                    partial(StatedWeights(store).why_outdated, subject),
                 )
             except (StudyError, WeightsError, *MACHINE_FAULTS) as error:
                 found.faults[subject.title] = str(error) or type(error).__name__
@@ -220,7 +221,7 @@ def _diverged(cell: Cell, store: Store) -> bool:
 def _measured(
     subject: Subject,
     job: Job,
-    networks: Callable[[], tuple[list[nn.Module], tuple[str, ...]]],
+    networks: Callable[[], _Networks],
     held: Callable[[], HeldOut],
     store: Store,
 ) -> tuple[ProbeResult, Arrays]:
@@ -232,12 +233,13 @@ def _measured(
     started, images, counted = time.monotonic(), held(), _Counted()
     readings: tuple[StoredReading, ...] = ()
     arrays: Arrays = {}
-    sha256: tuple[str, ...] = ()
+    sha256 = StatedWeights(store).sha256(subject)
     outcome, reason = "measured", ""
     try:
-        modules, sha256 = networks()
-        with counted.on(modules):
-            probed, cell_ids = apply(subject, modules, images)
+        loaded = networks()
+        sha256, reason = loaded.weights_sha256, loaded.left_out
+        with counted.on(list(loaded.modules.values())):
+            probed, cell_ids = apply(subject, loaded.modules, images)
         arrays = probed.arrays
         readings = tuple(
             StoredReading(**vars(reading) | {"value": defined(reading.value), "cell_id": cell_id})
@@ -286,26 +288,51 @@ class _Counted:
         self.num_images += len(inputs[0])
 
 
-def _networks(store: Store, job: Job) -> tuple[list[nn.Module], tuple[str, ...]]:
-    """The networks of a job's first subject, which all of them share, and the SHA-256 of the files they came from."""
-    subject, modules, sums = job.subjects[0], [], []
-    for cell in subject.cells:
+@dataclass(frozen=True)
+class _Networks:
+    """The networks that the subjects of a job share.
+
+    Attributes:
+        modules: by id of their cell; those whose training diverged are not among them.
+        weights_sha256: of the files they came from, in the same order; empty for drawn weights.
+        left_out: which are not among them and why; empty where all are.
+    """
+
+    modules: dict[str, nn.Module]
+    weights_sha256: tuple[str, ...]
+    left_out: str
+
+
+def _networks(store: Store, job: Job) -> _Networks:
+    """The networks of a job's first subject, which all of them share.
+
+    Raises:
+        ProbeError: the training diverged, so that there are none; of several, of all but one at most.
+        StudyError: they are not there, or not what the record of their cell says.
+    """
+    subject = job.subjects[0]
+    trained = subject.weights == "trained"
+    modules, sums, diverged = {}, [], []
+    for cell, size in zip(subject.cells, subject.sizes, strict=True):
+        if trained and _diverged(cell, store):
+            diverged.append(f"{cell.title} (size {size})")
+            continue
         module = initial_network(cell)
-        if subject.weights == "trained":
+        if trained:
             sums.append(_give_trained(module, cell, store))
-        modules.append(module.to(job.device).eval())
-    return modules, tuple(sums)
+        modules[cell.id] = module.to(job.device).eval()
+    told = f"the training of {', '.join(diverged)} diverged: there are no weights to probe" if diverged else ""
+    if len(modules) < min(2, len(subject.cells)):
+        raise ProbeError(told)
+    return _Networks(modules, tuple(sums), f"left out: {told}" if told else "")
 
 
 def _give_trained(module: nn.Module, cell: Cell, store: Store) -> str:
     """Gives a network the final weights of its cell's full budget; returns the SHA-256 of their file.
 
     Raises:
-        ProbeError: the training diverged, so that there are none.
         StudyError: they are not there, or not what the record of the cell says.
     """
-    if _diverged(cell, store):
-        raise ProbeError(f"the training of {cell.title} diverged: there are no weights to probe")
     if reason := why_not_kept(cell.id, store):
         raise StudyError(reason)
     record = store.record(cell.id)
@@ -338,3 +365,5 @@ def _book(subject: Subject, result: ProbeResult, found: Probing) -> None:
     outcomes: Mapping[str, dict[str, str]] = {"failed": found.faults, "inapplicable": found.inapplicable}
     if result.outcome in outcomes:
         outcomes[result.outcome][subject.title] = result.reason
+    elif result.reason:
+        found.messages.append(f"{subject.title}: {result.reason}")

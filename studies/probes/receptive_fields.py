@@ -60,7 +60,8 @@ def receptive_field(network: nn.Module, batches: Batches, *, num_images: int = 3
             with captured(network, layers) as outputs:
                 network(images.clone())  # a network may write over what it is given
             for layer in layers:
-                mass = _gradient(outputs[layer.name], images, signs).abs().sum(dim=(0, 1))
+                gradient = _gradient(outputs[layer.name], images, signs)
+                mass = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).abs().sum(dim=(0, 1))
                 check_finite(mass, network)
                 masses[layer.name] = masses.get(layer.name, 0.0) + mass.double().cpu().numpy()
     readings: list[Reading] = []

@@ -31,7 +31,7 @@ def patch_shuffle(
         network: any classifier of images.
         batches: images and classes.
         grids: patches along one side; a grid of 1 is the whole image. A grid that does not divide the images has no
-            reading.
+            reading, one that is named twice has one.
         num_images: the first so many images of the batches are shown.
         seed: of the permutations, one for every image and grid, drawn among all: of 2 x 2 patches, one in 24 is the
             image itself.
@@ -48,6 +48,7 @@ def patch_shuffle(
     """
     if not grids or min(grids) < 1:
         raise ValueError(f"grids={tuple(grids)}: expected positive numbers of patches along a side")
+    grids = tuple(dict.fromkeys(grids))
     generators = {grid: np.random.Generator(np.random.Philox(key=[seed, grid])) for grid in grids}
     right, hits = dict.fromkeys(grids, 0), 0
     true_classes: list[Tensor] = []
@@ -56,7 +57,7 @@ def patch_shuffle(
         for images, labels in shown(batches, num_images, network):
             size = tuple(images.shape[2:])
             dividing = [grid for grid in grids if not any(side % grid for side in size)]
-            if not set(dividing) - {1}:
+            if not set(dividing) - {1} and grids != (1,):
                 raise ProbeError(f"none of the grids {tuple(grids)} cuts images of {size} pixels into equal patches")
             true_classes.append(labels)
             hits += int((predicted(network, images)[0] == labels).sum())

@@ -17,11 +17,12 @@ def translated(maps: Tensor, pixels: float, dim: int) -> Tensor:
     """Move the content of maps along a dimension, to higher indices, wrapping around.
 
     Args:
-        maps: float, any shape.
+        maps: float, any shape; those of half precision are moved in float32.
         pixels: how far, in steps of the map; may be a fraction.
         dim: along which dimension.
     """
-    size = maps.shape[dim]
+    size, precision = maps.shape[dim], maps.dtype
+    maps = _transformable(maps)
     frequencies = torch.fft.rfftfreq(size, dtype=maps.dtype, device=maps.device)
     phases = torch.exp(-2j * math.pi * pixels * frequencies)
     if size % 2 == 0:  # said here, not left to how a back-end's inverse transform treats an imaginary part there
@@ -29,7 +30,7 @@ def translated(maps: Tensor, pixels: float, dim: int) -> Tensor:
     shape = [1] * maps.ndim
     shape[dim] = len(phases)
     moved: Tensor = torch.fft.irfft(torch.fft.rfft(maps, dim=dim) * phases.reshape(shape), n=size, dim=dim)
-    return moved
+    return moved.to(precision)
 
 
 def band_limited(images: Tensor, band: float) -> Tensor:
@@ -44,9 +45,16 @@ def band_limited(images: Tensor, band: float) -> Tensor:
     """
     if not 0 < band <= 1:
         raise ValueError(f"band={band}: expected a fraction of Nyquist's frequency, above 0 and at most 1")
+    precision = images.dtype
+    images = _transformable(images)
     for dim in (2, 3):
         size = images.shape[dim]
         kept = torch.fft.rfftfreq(size, device=images.device) < band / 2
         spectrum = torch.fft.rfft(images, dim=dim) * kept.reshape([-1 if one == dim else 1 for one in range(4)])
         images = torch.fft.irfft(spectrum, n=size, dim=dim)
-    return images
+    return images.to(precision)
+
+
+def _transformable(maps: Tensor) -> Tensor:
+    """In float32 at least: half precision has no Fourier transform on a CPU, and on CUDA for powers of 2 alone."""
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -278,3 +280,97 @@ def test_the_network_is_left_as_it_was_also_after_an_error() -> None:
     assert [module.training for module in network.modules()] == modes
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
     assert network(images()).requires_grad
+
+
+@pytest.mark.parametrize("options", [{}, {"average_attn_weights": False}, {"need_weights": False}])
+def test_torch_attention_gives_the_weights_that_it_is_asked_for(options: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    tokens, into, out = torch.randn(4, 3, 8), torch.randn(24, 8), torch.randn(8, 8)
+    given: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+
+    class Net(nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            del pictures
+            given.append(
+                F.multi_head_attention_forward(
+                    tokens, tokens, tokens, 8, 2, into, None, None, None, False, 0.0, out, None, **options
+                )
+            )
+            return given[-1][0]
+
+    assert attention_logits(Net(), images())[""].shape == (3, 2, 4, 4)
+    Net()(images())
+    (output, weights), (expected, expected_weights) = given
+    torch.testing.assert_close(output, expected)
+    assert (weights is None) == (expected_weights is None) == (options == {"need_weights": False})
+    if weights is not None:
+        torch.testing.assert_close(weights, expected_weights)
+
+
+def test_patches_that_are_not_square_have_two_pitches() -> None:
+    network = Given(only([1, 0, 3, 2, 5, 4, 7, 6]))  # the neighbour in the row; 2 rows of 4 on 16 x 16 px
+    network.patch_embed = SimpleNamespace(grid_size=(2, 4))  # type: ignore[assignment]
+    assert values(attention_distance(network, batches()), "attention_distance") == pytest.approx([4.0])
+    network.logits = only([4, 5, 6, 7, 0, 1, 2, 3])
+    assert values(attention_distance(network, batches()), "attention_distance") == pytest.approx([8.0])
+
+
+def test_prefix_tokens_of_a_network_in_a_holder_are_known() -> None:
+    """Four registers and a class token before 2 x 2 patches: nine tokens, which are no grid of 3 x 3."""
+    network = timm_vit(patch_size=8, depth=1, reg_tokens=4)
+    holder = nn.Sequential(nn.Sequential(network), nn.Identity())
+    plain, held = attention_distance(network, batches()), attention_distance(holder, batches())
+    assert [one.value for one in held.readings] == [one.value for one in plain.readings]
+    assert plain.arrays["uniform_attention_distance"] == held.arrays["uniform_attention_distance"]
+
+
+class Mixed(nn.Module):
+    """Patches of 4 x 4, among which one kind of attention runs."""
+
+    def __init__(self, width: int, attend: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.attend = nn.Conv2d(1, width, 4, 4).double(), attend
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.attend(self.stem(pictures).flatten(2).transpose(1, 2))
+
+
+def test_channels_that_attend_to_channels_are_no_patches() -> None:
+    def over_channels(tokens: torch.Tensor) -> torch.Tensor:
+        turned = tokens.transpose(1, 2).unsqueeze(1)  # [B, 1, 9, 16]: nine channels are no grid of 3 x 3
+        return F.scaled_dot_product_attention(turned, turned, turned)
+
+    with pytest.raises(ProbeError, match="no attention among the patches"):
+        attention_distance(Mixed(9, over_channels), batches())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_without_an_axis_of_heads_is_one_head(fused: bool) -> None:
+    def one_head(tokens: torch.Tensor) -> torch.Tensor:
+        if fused:
+            return F.scaled_dot_product_attention(tokens, tokens, tokens, scale=1.0)
+        return (tokens @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens
+
+    def with_axis(tokens: torch.Tensor) -> torch.Tensor:
+        heads = tokens.unsqueeze(1)
+        return F.scaled_dot_product_attention(heads, heads, heads, scale=1.0)
+
+    found = attention_distance(Mixed(8, one_head), batches())
+    expected = attention_distance(Mixed(8, with_axis), batches())
+    assert len(found.readings) == 2
+    assert [one.value for one in found.readings] == pytest.approx([one.value for one in expected.readings])
+
+    def folded(tokens: torch.Tensor) -> torch.Tensor:
+        heads = tokens.unflatten(2, (2, 4)).transpose(1, 2).flatten(0, 1)
+        return one_head(heads)
+
+    with pytest.raises(ProbeError, match="or has its heads among its images"):
+        attention_distance(Mixed(8, folded), batches())
+
+
+def test_attention_that_goes_to_no_patch_is_not_called_diverged() -> None:
+    logits = only(list(range(16)), 1)
+    logits[:, 3, 1:] = float("-inf")
+    with pytest.raises(ProbeError, match="attends to no patch at all"):
+        attention_distance(Given(logits, 1), batches())

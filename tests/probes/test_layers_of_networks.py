@@ -116,3 +116,116 @@ def test_the_network_is_left_as_it_was() -> None:
     broken = breaks_in_the_middle(convolutional(nn.GELU), 0)
     with left_as_it_was(broken), pytest.raises(RuntimeError, match="out of passes"):
         network_layers(broken, images())
+
+
+class Table(nn.Module):
+    """Gives the same places for all images, `[1, C, h, w]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(1, 4, 4, 4))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        del maps
+        return self.places * 1.0
+
+
+def test_an_output_without_images_is_no_layer() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.table, self.body = nn.Conv2d(1, 4, 4, 4), Table(), nn.Conv2d(4, 4, 3, padding=1)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            maps = self.stem(pictures)
+            logits: Tensor = self.head(self.body(maps + self.table(maps)).mean((2, 3)))
+            return logits
+
+    for count in (1, 2, 5):
+        names = [layer.name for layer in network_layers(Net(), images(count))]
+        assert names == ["stem", "body", "features", ""]
+
+
+def test_the_stride_is_the_one_that_convolutions_state() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 2, 2), nn.Conv2d(4, 4, 7), nn.Conv2d(4, 4, 5), nn.MaxPool2d(2))
+    layers = spatial_layers(network.extend([nn.GELU(), nn.Flatten(), nn.Linear(36, 2)]), images(2, 1, 32))
+    assert [layer.grid for layer in layers] == [(16, 16), (10, 10), (6, 6), (3, 3)]
+    assert [layer.stride for layer in layers] == [(2, 2), (2, 2), (2, 2), (4, 4)]
+
+
+def test_the_stride_of_a_branch_is_that_of_what_it_reads() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.down, self.side = nn.Conv2d(1, 4, 2, 2), nn.Conv2d(4, 4, 2, 2), nn.Conv2d(4, 4, 5)
+            self.head = nn.Linear(64, 2)
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            maps = self.stem(pictures)
+            logits: Tensor = self.head((self.down(maps) + self.side(maps)).flatten(1))
+            return logits
+
+    found = {layer.name: (layer.grid, layer.stride) for layer in spatial_layers(Branches(), images())}
+    assert found == {"stem": ((8, 8), (2, 2)), "down": ((4, 4), (4, 4)), "side": ((4, 4), (2, 2))}
+
+
+class Pair(nn.Module):
+    """Two convolutions that are one layer, since their sum with itself is no chain."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return 1.0 * self.second(self.first(maps))  # type: ignore[no-any-return]
+
+
+def test_a_layer_whose_stride_cannot_be_told_is_left_out() -> None:
+    """16 -> 8 without padding: a stride of 1 that only sizes would take for one of 2."""
+    losing = Pair(nn.Conv2d(1, 4, 5), nn.Conv2d(4, 4, 5))
+    network = nn.Sequential(losing, nn.GELU(), nn.Flatten(), nn.Linear(256, 2))
+    assert [layer.name for layer in network_layers(network, images())] == ["features", ""]
+    kept = Pair(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3))  # 16 -> 12
+    one = Pair(nn.Conv2d(1, 4, 5, stride=2), nn.GELU())  # 16 -> 6
+    strided = Pair(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, padding=1))  # 16 -> 8
+    for layer, stride in ((kept, 1), (one, 2), (strided, 2)):
+        (found,) = spatial_layers(nn.Sequential(layer, nn.GELU(), nn.Flatten(), nn.LazyLinear(2)), images())[:1]
+        assert (found.name, found.stride) == ("0", (stride, stride))
+
+
+def test_a_map_as_wide_as_it_has_channels_lies_as_modules_say() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mix, self.act, self.head = (
+                nn.Conv2d(1, 4, 4, 4),
+                nn.Linear(4, 4),
+                nn.GELU(),
+                nn.Linear(4, 2),
+            )
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            turned = self.act(self.mix(self.stem(pictures).permute(0, 2, 3, 1)))
+            logits: Tensor = self.head(turned.mean((1, 2)))
+            return logits
+
+    found = {layer.name: layer.arrangement.name for layer in spatial_layers(Turned(), images())}
+    assert found == {"stem": "MAP", "mix": "CHANNELS_LAST", "act": "CHANNELS_LAST"}
+
+    class Silent(nn.Module):
+        """Patches that no module tells the arrangement of."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.head = Unfolded(), nn.Linear(64, 2)
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.patches(pictures)[:, 0].flatten(1))
+            return logits
+
+    class Unfolded(nn.Module):
+        def forward(self, pictures: Tensor) -> Tensor:
+            return pictures[:, :, ::2, ::2].repeat(1, 8, 1, 1)
+
+    assert spatial_layers(Silent(), images()) == ()

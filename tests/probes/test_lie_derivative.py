@@ -19,7 +19,9 @@ from torch import nn
 
 from models import build_network
 from studies.probes import Probed, ProbeError
-from studies.probes.lie_derivative import equivariance
+from studies.probes.layers import Layer
+from studies.probes.lie_derivative import _derivatives, equivariance
+from studies.probes.places import Arrangement
 from studies.probes.translation import band_limited, translated
 
 
@@ -149,3 +151,26 @@ def test_mistakes_are_told() -> None:
         equivariance(network, batches_of(images()), band=0)
     with pytest.raises(ProbeError, match="two images"):
         equivariance(network, batches_of(images(1)))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_rows_and_columns_have_strides_of_their_own(axis: int) -> None:
+    """A map of every second row and every column moves with the image, half a step and a whole one."""
+    pictures = band_limited(images(), 0.4)
+    layer = Layer("map", "map", Arrangement.MAP, grid=(8, 16), stride=(2.0, 1.0))
+    trio = tuple(translated(pictures, shift, axis + 2)[:, :, ::2] for shift in (0.0, 0.1, -0.1))
+    lie, with_image, _ = _derivatives(layer, trio, 0.1, axis)  # type: ignore[arg-type]
+    assert lie.square().mean() < 1e-8 * with_image.square().mean()
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_half_precision_is_moved_in_float32(precision: torch.dtype) -> None:
+    pictures = images(size=12)  # no power of 2
+    for function in (lambda given: translated(given, 0.3, 2), lambda given: band_limited(given, 0.5)):
+        found = function(pictures.to(precision))
+        assert found.dtype == precision
+        torch.testing.assert_close(found.float(), function(pictures), atol=0.05, rtol=0.02)
+    network = convolutional(nn.ReLU, padding_mode="zeros")
+    expected = values(equivariance(network, batches_of(pictures)), "equivariance_error")
+    half = equivariance(network.to(precision), batches_of(pictures.to(precision)))
+    assert set(values(half, "equivariance_error")) == set(expected)

@@ -14,6 +14,7 @@ from torch import nn
 from models import build_network
 from studies.probes import Probed, ProbeError
 from studies.probes.position_embeddings import position_similarity, position_similarity_change
+from studies.probes.wrapping import declaring
 
 GRID = 4
 
@@ -189,4 +190,31 @@ def test_undefined_correlations_are_told() -> None:
     network = nano()
     network.pos_embed, network.patch_embed = nn.Parameter(torch.randn(1, 19, 8)), nn.Identity()
     with pytest.raises(ProbeError, match="19 position embeddings"):
+        position_similarity(network)
+
+
+class Holder(nn.Module):
+    """What holds a network, as a LightningModule does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.criterion = network, nn.CrossEntropyLoss()
+
+
+def test_a_network_that_is_held_by_a_module_is_found() -> None:
+    torch.manual_seed(0)
+    network = timm.models.VisionTransformer(
+        img_size=(8, 16), patch_size=4, in_chans=1, embed_dim=32, depth=1, num_heads=2
+    )
+    plain, held = position_similarity(network), position_similarity(Holder(Holder(network)))
+    np.testing.assert_array_equal(held.arrays["position_similarity"], plain.arrays["position_similarity"])
+    assert {one.layer for one in held.readings} == {"network.network.pos_embed"}
+    assert declaring(nn.ModuleList([network, network.patch_embed]))[1] is network
+    both = nn.ModuleList([network, nano()])
+    assert declaring(both) == ("", both), "of two, none is meant"
+
+
+def test_a_bias_that_is_not_read_is_named() -> None:
+    network = timm.create_model("beit_base_patch16_224", img_size=32, depth=1, embed_dim=24, num_heads=2)
+    with pytest.raises(ProbeError, match=r"not read here, relative_position_bias_table of 'blocks.0.attn'"):
         position_similarity(network)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,21 @@ import torch
 from probed_study import KEEPING, small_plan, train_all
 
 from datamodules import ImageSplit
-from models.checkpoints import read_weights
+from models.checkpoints import classifier_checkpoint, read_weights
 from studies import training_again
 from studies.bundle import bundle_study, verify_bundle
+from studies.cell import Cell
+from studies.checkpoint import save_checkpoint
+from studies.digest import digest
 from studies.engine_spec import EngineSpec
 from studies.engines import Outcome
 from studies.errors import ConfigError, ExitCode
 from studies.export import export_frame
+from studies.files import sha256_of
 from studies.grid import Plan
 from studies.housekeeping import clean_store
 from studies.job_data import JobData
+from studies.kept_results import DamagedError
 from studies.outcome import weights_sha256
 from studies.probes import KINDS, PROBE_COLUMNS, probe_arrays, probe_frame
 from studies.probes import applied as applied_module
@@ -33,7 +40,7 @@ from studies.probes.attention import attention_distance
 from studies.probes.catalogue import ProbeKind, chosen
 from studies.probes.held_out import HeldOut
 from studies.probes.probe import Probed
-from studies.probes.probe_results import PROBED, coverage, result_ids
+from studies.probes.probe_results import PROBED, StatedWeights, coverage, result_ids
 from studies.probes.probe_tables import probe_tables
 from studies.probes.probing import probe_networks
 from studies.probes.study_probing import ProbingResult, probe_study
@@ -458,3 +465,162 @@ def test_results_that_no_plan_names_are_orphans(plan: Plan, probed_copy: Store) 
     told = list(clean_store(probed_copy, plan.study_id, **clean))
     assert sum("probe result" in line for line in told) == 100
     assert probed_copy.result_ids("probes") == []
+
+
+# --- results that no longer count ------------------------------------------------------------------
+
+
+def _other_weights(plan: Plan, store: Store, **changes: Any) -> tuple[Cell, tuple[Subject, ...]]:
+    """Writes other weights of one cell and its record, and says which results were of the former."""
+    cell = next(cell for cell in plan.cells if cell.family == "vit" and cell.num_train == 120)
+    record = store.record(cell.id)
+    assert record is not None
+    path = store.weights_path(cell.id, 1.0)
+    state = {name: value + 0.1 * torch.randn_like(value) for name, value in read_weights(path).state.items()}
+    path.unlink()
+    save_checkpoint(classifier_checkpoint(state, **cell.network_arguments), path)
+    store.write_record(record.model_copy(update={"kept_sha256": sha256_of(path)} | changes))
+    of_cell = [one for one in subjects(plan, tuple(KINDS.values())) if one.weights == "trained" and cell in one.cells]
+    return cell, tuple(of_cell)
+
+
+def test_results_of_weights_that_have_changed_are_absent_and_computed_again(plan: Plan, probed_copy: Store) -> None:
+    before, arrays = probe_frame(plan, probed_copy), probe_arrays(plan, probed_copy, "position_similarity")
+    assert StatedWeights(probed_copy).sha256(subjects(plan, QUICK)[0]) == (), "an untrained network has no file"
+    cell, stale = _other_weights(plan, probed_copy)
+    assert {one.kind.name for one in stale} == set(KINDS)
+    frame = probe_frame(plan, probed_copy)
+    assert not set(frame["result_id"]) & {one.id for one in stale}
+    assert set(before["result_id"]) - set(frame["result_id"]) <= {one.id for one in stale}
+    assert len(probe_arrays(plan, probed_copy, "position_similarity")) == len(arrays) - 1
+    covered = coverage(plan, probed_copy)
+    assert {name: covered.asked[name] - covered.done[name] for name in KINDS} == dict.fromkeys(KINDS, 1)
+    found = probe_networks(plan, probed_copy, subjects(plan, QUICK))
+    assert found.computed == 2
+    assert all("is of other weights than the records of its cells state now: kept as" in one for one in found.messages)
+    record = probed_copy.record(cell.id)
+    assert record is not None
+    for one in stale:
+        if one.kind in QUICK:
+            result = PROBED.read(probed_copy, one.id)
+            assert result is not None
+            assert result.weights_sha256 == (record.kept_sha256,)
+            assert len(list(PROBED.path(probed_copy, one.id).parent.glob("result.outdated-*.json"))) == 1
+    assert coverage(plan, probed_copy, QUICK).done == coverage(plan, probed_copy, QUICK).asked
+    assert probe_networks(plan, probed_copy, subjects(plan, QUICK)).computed == 0
+
+
+def test_a_result_that_failed_is_of_its_weights_too(plan: Plan, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such layer")
+
+    monkeypatch.setattr("studies.probes.probing._give_trained", fails)
+    asked = [one for one in subjects(plan, QUICK) if one.weights == "trained"][:2]
+    assert probe_networks(plan, store, asked).computed == 2
+    assert probe_networks(plan, store, asked).computed == 0
+    _other_weights(plan, store)
+    assert len(probe_frame(plan, store)) == 0
+
+
+@pytest.mark.parametrize("damage", ["deep", "foreign"])
+def test_whatever_a_file_holds_it_is_set_aside(plan: Plan, probed_copy: Store, damage: str) -> None:
+    one = next(one for one in subjects(plan, QUICK) if one.arm == "vit")
+    path = PROBED.path(probed_copy, one.id)
+    frame = probe_frame(plan, probed_copy)
+    if damage == "deep":
+        path.write_bytes(b"[" * 200_000)
+    else:
+        content = json.loads(path.read_bytes())["result"]
+        for reading in content["readings"]:
+            reading["cell_id"] = "feed"
+        path.write_text(json.dumps({"result": content, "sha256": digest(content)}))
+    with pytest.raises(DamagedError, match="nested without end" if damage == "deep" else "of cell feed"):
+        PROBED.read(probed_copy, one.id)
+    assert len(probe_frame(plan, probed_copy)) < len(frame)
+    assert coverage(plan, probed_copy).done["position_similarity"] == 11
+    found = probe_networks(plan, probed_copy, [one])
+    assert (found.computed, found.faults) == (1, {})
+    assert "is damaged: kept as" in found.messages[0]
+    assert probe_frame(plan, probed_copy).equals(frame)
+
+
+@pytest.mark.parametrize("name", ["result.json", "arrays.npz"])
+def test_a_result_that_cannot_be_read_at_the_moment_stays(
+    plan: Plan, probed_copy: Store, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = next(one for one in subjects(plan, QUICK) if one.arm == "vit")
+    path = PROBED.path(probed_copy, one.id).with_name(name)
+    content = path.read_bytes()
+    opened, read = Path.open, Path.read_bytes
+
+    def gone(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(self, *arguments, **options)
+
+    def gone_at_once(self: Path) -> bytes:
+        if self == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self)
+
+    monkeypatch.setattr(Path, "open", gone)
+    monkeypatch.setattr(Path, "read_bytes", gone_at_once)
+    found = probe_networks(plan, probed_copy, [one])
+    assert found.computed == 0
+    assert "cannot be read: Input/output error" in found.faults[one.title]
+    monkeypatch.undo()
+    assert path.read_bytes() == content
+    assert not list(path.parent.glob("result.*-*.json"))
+
+
+def test_similarity_leaves_out_a_size_that_diverged(store: Store, tmp_path: Path) -> None:
+    plan = small_plan(families=["mlp"], num_train=[40, 80, 120], replicates=1)
+    several = Store(tmp_path / "three")
+    train_all(plan, several, KEEPING)
+    (one,) = subjects(plan, chosen(["representation_similarity"]))
+    assert probe_networks(plan, several, [one]).messages == []
+    record = several.record(one.cells[1].id)
+    assert record is not None
+    final = record.branches[-1].model_copy(update={"diverged": True})
+    several.write_record(record.model_copy(update={"branches": (*record.branches[:-1], final)}))
+    found = probe_networks(plan, several, [one])
+    assert (found.computed, found.inapplicable, found.faults) == (1, {}, {})
+    assert "(size 80) diverged" in found.messages[-1]
+    frame = probe_frame(plan, several, (one.kind,))
+    assert set(zip(frame["num_train"], frame["setting"], strict=True)) == {(40, 120.0), (120, 40.0)}
+    assert frame["value"].notna().all()
+    ((_, arrays),) = probe_arrays(plan, several, "representation_similarity")
+    assert np.isnan(arrays["representation_similarity"]).sum() == 5
+    again = probe_networks(plan, several, [one])
+    assert again.computed == 0
+    assert "(size 80) diverged" in again.messages[0]
+    record = several.record(one.cells[0].id)
+    assert record is not None
+    several.write_record(record.model_copy(update={"branches": (*record.branches[:-1], final)}))
+    assert "diverged" in probe_networks(plan, several, [one]).inapplicable[one.title], "one network is like no other"
+
+
+def test_a_record_written_meanwhile_is_not_written_over(
+    plan: Plan, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who holds the lock until then changes the record; the weights are taken over into the new one."""
+    cell = plan.cells[0]
+    record = store.record(cell.id)
+    assert record is not None
+    scratch = Store(tmp_path / "again")
+    shutil.copytree(store.cell_folder(cell.id), scratch.cell_folder("ffff"))
+    monkeypatch.setattr(scratch, "record", lambda _: record)
+    lock = Store.lock
+
+    @contextlib.contextmanager
+    def waits(self: Store, cell_id: str) -> Iterator[bool]:
+        with lock(self, cell_id) as mine:
+            if self is store:
+                self.write_record(record.model_copy(update={"reason": "told meanwhile"}))
+            yield mine
+
+    monkeypatch.setattr(Store, "lock", waits)
+    assert training_again._take_over(cell, "ffff", scratch, store) is None
+    found = store.record(cell.id)
+    assert found is not None
+    assert found.reason == "told meanwhile"

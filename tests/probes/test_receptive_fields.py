@@ -119,3 +119,32 @@ def test_frozen_networks_inference_and_errors() -> None:
     broken = breaks_in_the_middle(convolutional(nn.GELU), 1)
     with left_as_it_was(broken), pytest.raises(RuntimeError, match="out of passes"):
         receptive_field(broken, batches_of(images()))
+
+
+def linear(kernels: torch.Tensor) -> nn.Module:
+    """One convolution of these kernels `[C, colors, 3, 3]` without bias, and what follows."""
+    convolution = nn.Conv2d(kernels.shape[1], len(kernels), 3, padding=1, bias=False)
+    convolution.weight.data = kernels
+    return nn.Sequential(convolution, nn.GELU(), nn.Flatten(), nn.Linear(256 * len(kernels), 2))
+
+
+def test_colors_of_opposite_sign_do_not_cancel() -> None:
+    kernel = torch.arange(1.0, 10).reshape(3, 3)
+    field = receptive_field(linear(torch.stack([kernel, -kernel])[None]), batches_of(images(4, 2))).arrays["0"]
+    np.testing.assert_allclose(field[7:10, 7:10], kernel / kernel.sum(), rtol=1e-5)
+
+
+def test_the_field_is_the_mean_over_signs_of_what_channels_add_up_to() -> None:
+    """Of kernels a and b, `E |±a ± b| = (|a + b| + |a - b|) / 2`: 1 where a is 1, whether b is 1 or 0."""
+    first, second = torch.zeros(3, 3), torch.zeros(3, 3)
+    first[1, 0] = first[1, 2] = second[1, 0] = 1
+    field = receptive_field(linear(torch.stack([first, second])[:, None]), batches_of(images(600), batch_size=600),
+                            num_images=600).arrays["0"]  # fmt: skip
+    assert field[8, 7] == pytest.approx(field[8, 9], rel=0.15)
+
+
+def test_half_precision_has_a_field() -> None:
+    network, pictures = linear(torch.ones(2, 1, 3, 3)), images(4)
+    expected = receptive_field(network, batches_of(pictures)).arrays["0"]
+    found = receptive_field(network.bfloat16(), batches_of(pictures.bfloat16())).arrays["0"]
+    np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -113,3 +113,15 @@ def test_mistakes_are_told() -> None:
         shift_consistency(network, [])
     with pytest.raises(ProbeError, match="diverged"):
         shift_consistency(Logits(lambda given: given.flatten(1) * torch.nan), batches_of(images()))
+
+
+def test_an_image_keeps_its_direction_whatever_others_are_right() -> None:
+    """A row stays under left and right alone, so that the directions drawn for the right images tell the agreement."""
+    pictures, network = images(60), Logits(place_of_the_maximum)
+    labels = predicted(network, pictures)[0]
+    right = torch.arange(60) % 3 == 2
+    labels[~right] = (labels[~right] + 1) % 16
+    found = shift_consistency(network, batches_of(pictures, labels, 60), largest_shift=1, kinds=("roll",), seed=5)
+    directions = np.random.Generator(np.random.Philox(5)).integers(4, size=60)
+    assert values(found, "roll_agreement")[1] == pytest.approx((directions[right.numpy()] >= 2).mean())
+    assert (directions[right.numpy()] >= 2).mean() != (directions[:20] >= 2).mean(), "the first ones would say other"

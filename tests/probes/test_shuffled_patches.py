@@ -1,12 +1,13 @@
 """Patch shuffling: what a network that knows no order keeps, and what one that reads places loses."""
 
+import numpy as np
 import pytest
 import torch
 from probed_networks import Logits, batches_of, every_family, images, left_as_it_was, nano, values
 from torch import Tensor
 from torch.nn import functional as F
 
-from studies.probes import ProbeError
+from studies.probes import ProbeError, shuffled_patches
 from studies.probes.presenting import predicted
 from studies.probes.shuffled_patches import patch_shuffle, shuffled
 
@@ -88,3 +89,27 @@ def test_every_family(family: str) -> None:
     with left_as_it_was(network):
         found = patch_shuffle(network, batches_of(images(40), labels))
     assert values(found, "patch_shuffle_retained")[1] == 1
+
+
+def test_each_grid_has_permutations_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one grid do not depend on which others are asked for, nor share the stream of another."""
+    orders: dict[int, Tensor] = {}
+
+    def spy(pictures: Tensor, order: Tensor, grid: int) -> Tensor:
+        orders[grid] = order
+        return shuffled(pictures, order, grid)
+
+    monkeypatch.setattr(shuffled_patches, "shuffled", spy)
+    pictures, labels = corners(20)
+    patch_shuffle(Logits(corner), batches_of(pictures, labels, 20), grids=(2, 4), seed=3)
+    for grid in (2, 4):
+        generator = np.random.Generator(np.random.Philox(key=[3, grid]))
+        assert orders[grid].tolist() == [generator.permutation(grid**2).tolist() for _ in range(20)]
+
+
+def test_a_grid_named_twice_has_one_reading_and_the_whole_image_may_be_asked_for_alone() -> None:
+    pictures, labels = corners(80)
+    twice, once = (patch_shuffle(Logits(corner), batches_of(pictures, labels), grids=given) for given in ((2, 2), (2,)))
+    assert twice == once
+    whole = patch_shuffle(Logits(corner), batches_of(pictures, labels), grids=(1,))
+    assert values(whole, "patch_shuffle_retained") == {1: 1}
