@@ -105,7 +105,7 @@ class _AttentionWatch(TorchFunctionMode):
 
     def _with_weights(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:  # noqa: ANN401  # torch's
         """`nn.MultiheadAttention` asked for its weights; their logarithms are logits up to a constant."""
-        wanted = named.pop("need_weights", True), named.pop("average_attn_weights", True)
+        wanted = named.pop("need_weights"), named.pop("average_attn_weights")  # torch passes both on, whoever calls
         output, weights = func(*args, **named, need_weights=True, average_attn_weights=False)
         self._told(weights.log())
         need_weights, average = wanted
