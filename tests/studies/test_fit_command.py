@@ -132,7 +132,7 @@ def test_a_control_in_another_file(study: Call, tmp_path: Path) -> None:
     frame.assign(error=0.5 + 0.1 * frame["error"]).to_csv(tmp_path / "permuted.csv", index=False)
     code, out, _ = study("fit", EXAMPLE, "--control", "permuted.csv")
     assert code == 0
-    assert "Against permuted pixels, the structure of the images helps convolution more at" in out
+    assert "Compared with permuted pixels, the structure of the images helps convolution more at" in out
 
 
 MISTAKES = {
