@@ -8,7 +8,7 @@ from datamodules import parse_data
 
 
 def test_branches_that_do_not_see_every_image_are_remarked() -> None:
-    note = next(note for note in planned(num_train=(64, 640)).notes if "before each of the N images was seen once" in note)
+    note = next(note for note in planned(num_train=(64, 640)).notes if "of the N images was seen once" in note)
     # 640 images are 20 batches of 32: the branches of 10 and 20 steps; the second sees each exactly once
     assert note.endswith(": 0.125 C at N=640.")
     assert not any("was seen once" in note for note in planned(num_train=(64, 320)).notes)
