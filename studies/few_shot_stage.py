@@ -8,7 +8,6 @@ network that cannot be evaluated is told and costs no other; what is on disk is 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,6 +31,7 @@ from .kept_results import Arrays
 from .kept_weights import give_start
 from .program import initial_network
 from .store import Store
+from .threads import one_thread
 
 
 def check_shots(plan: Plan) -> None:
@@ -78,7 +78,7 @@ def evaluate_frozen(
         f"few-shot: ridge regression on the frozen features of {counted(len(waiting), 'network')}, {shots} images per "
         f"class, {counted(plan.spec.few_shot.draws, 'draw')} each"
     )
-    with _one_thread():
+    with one_thread():
         for _, of_replicate in groupby(waiting, key=lambda network: network.cell.seeds.subset):
             data = JobData(plan.spec.data)
             for network in of_replicate:
@@ -147,14 +147,3 @@ def _draws(found: FewShot, first_seed: int, num_test: int) -> Iterator[Draw]:
             regularization=strength,
             test_error=wrong / num_test,
         )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread, as a cell trains on a CPU: so results do not depend on the machine's number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -33,6 +33,7 @@ from studies.kept_weights import START_BRANCH, why_not_kept
 from studies.lifetime import end_with_parent
 from studies.program import initial_network
 from studies.store import Store
+from studies.threads import one_thread
 
 from .applied import apply
 from .held_out import HeldOut
@@ -156,17 +157,6 @@ def run_job(job: Job) -> Probing:
             found.computed += 1
             _book(subject, known, found)
     return found
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread, as a cell trains on a CPU: so results do not depend on the machine's number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _run(jobs: Sequence[Job], num_processes: int) -> Iterator[tuple[Job, Probing]]:
