@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from .engine_spec import EngineSpec
+from .engine_spec import EngineSpec, engine_model
 from .errors import ConfigError
 from .left_out_arms import without_left_out_arms
 from .recipe import Recipe
@@ -79,7 +79,7 @@ def compose_study(study: str, overrides: Sequence[str] = (), config_dir: Path | 
     content, notes = without_left_out_arms(content, overrides)
     return Composed(
         spec=_with_tuning_found(validate(StudySpec, content, f"study {study}"), config_dir),
-        engine=validate(EngineSpec, engine, f"study {study}", "engine."),
+        engine=validate(engine_model(engine), engine, f"study {study}", "engine."),
         tracking=validate(TrackingSpec, tracking, f"study {study}", "tracking."),
         tuning=validate(TuningSpec, tuning, f"study {study}", "tuning."),
         notes=notes,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -66,3 +67,11 @@ class EngineSpec(Strict):
                 "cell over several: set compile to false, or devices_per_cell to 1"
             )
         return self
+
+
+def engine_model(content: Mapping[str, Any]) -> type[EngineSpec]:
+    """The class of the settings with this content, by its `kind`."""
+    return ENGINES.get(str(content.get("kind")), EngineSpec)
+
+
+ENGINES: dict[str, type[EngineSpec]] = {"local": EngineSpec}

@@ -9,7 +9,7 @@ from .answering import report_study, study_card
 from .asking import plan
 from .compose import Composed
 from .engine_spec import EngineSpec
-from .engines import LocalEngine, Outcome
+from .engines import Outcome, make_engine
 from .engines.local import devices
 from .errors import ExitCode
 from .few_shot_results import waiting_networks
@@ -149,7 +149,7 @@ def _train_stage(
         on_start(stage)
     incomplete = {cell_id: why for cell_id, why in (blocked or {}).items() if cell_id in waiting}
     missing = [cell_id for cell_id in waiting if cell_id not in incomplete]
-    engine = LocalEngine(store, stage, settings, _live_tracking(study.tracking), on_poll)
+    engine = make_engine(store, stage, settings, _live_tracking(study.tracking), on_poll)
     outcome = engine.run(missing) if missing else Outcome()
     outcome.incomplete |= incomplete
     return outcome

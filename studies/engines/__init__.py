@@ -1,5 +1,6 @@
 """Where cells run. An engine dispatches jobs, tuples of cell ids; the store alone knows what is done."""
 
-from .local import LocalEngine, Outcome
+from .engine import Engine, Outcome, make_engine
+from .local import LocalEngine
 
-__all__ = ["LocalEngine", "Outcome"]
+__all__ = ["Engine", "LocalEngine", "Outcome", "make_engine"]

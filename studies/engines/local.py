@@ -27,6 +27,7 @@ from studies.jobs import Waiting, most_lanes, next_job, program_key
 from studies.store import Store
 from studies.tracking import TrackingSpec
 
+from .engine import Outcome
 from .settings import worker_environment
 from .worker import PRELOADED, Assignment, JobResult, work
 
@@ -35,29 +36,6 @@ MAX_ATTEMPTS = 3
 RECORDED = ("finished", "diverged", "invalid", "failed")
 POLL_SECONDS = 0.25
 BUSY_SECONDS = 1.0  # between two looks at a cell that another launcher trains
-
-
-@dataclass
-class Outcome:
-    """What an engine's run came to.
-
-    Attributes:
-        recorded: cells that have a record now.
-        incomplete: cell id -> why it has none; they continue at the next call.
-        warnings: what a person should know of the run itself.
-    """
-
-    recorded: list[str] = field(default_factory=list)
-    incomplete: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    def __add__(self, other: Outcome) -> Outcome:
-        """What two runs, one after the other, came to."""
-        return Outcome(
-            [*self.recorded, *other.recorded],
-            self.incomplete | other.incomplete,
-            [*self.warnings, *other.warnings],
-        )
 
 
 @dataclass
