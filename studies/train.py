@@ -343,7 +343,7 @@ def study_trainer(device: str, settings: EngineSpec, rank: Rank = SOLO) -> pl.Tr
 
 @contextlib.contextmanager
 def _without_advice() -> Iterator[None]:
-    """Silences Lightning's advice for ordinary runs: loggers, validation loops, hyper-parameters it cannot pickle."""
+    """Silences Lightning's advice for ordinary runs: loggers, validation loops, `srun` on a machine that has it."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")
+        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
         yield
