@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from studies.counts import counted
+
 from .curve import Array, Curve, Interpolation, pair_up
 from .finding import Finding, Names, name_of
 from .inversion import (
@@ -59,7 +61,7 @@ class Crossover(Finding):
         p_none: p-value of the claim that one is better at every x: the largest one-sided p.
         threshold: p up to which a claim is made.
         covered: both families were measured, within `paired.SAME_X`, at every x at which either was.
-        num_pairs: pairs over which the claims were corrected; the confidence set never is.
+        num_pairs: pairs that have a test, over which the claims were corrected; the confidence set never is.
     """
 
     first: str
@@ -235,9 +237,11 @@ def crossover(
 def corrected(crossovers: list[Crossover]) -> list[Crossover]:
     """The same comparisons with their claims corrected by Holm, for pairs that were not declared.
 
-    A pair can be claimed to cross and claimed not to: both claims of all pairs are one family of hypotheses.
+    A pair can be claimed to cross and claimed not to: both claims of all pairs that have a test are one family of
+    hypotheses. A claim that its tests cannot support has p = 1 and counts, such as that one family is better at every x
+    where one of the two was not measured.
     """
-    num_pairs = len(crossovers)
+    num_pairs = sum(not math.isnan(one.p_crosses) for one in crossovers)
     claims = holm(np.array([one.p_crosses for one in crossovers] + [one.p_none for one in crossovers]))
     p_corrected = holm(np.array([one.p_corrected for one in crossovers]))
     changed = []
@@ -246,9 +250,10 @@ def corrected(crossovers: list[Crossover]) -> list[Crossover]:
             one,
             p_crosses=float(claims[place]),
             p_corrected=float(p_corrected[place]),
-            p_none=float(claims[num_pairs + place]),
+            p_none=float(claims[len(crossovers) + place]),
             num_pairs=num_pairs,
-            method=f"{one.method}; claims corrected by Holm over both claims of {num_pairs} pairs, confidence sets not",
+            method=f"{one.method}; claims corrected by Holm over both claims of {counted(num_pairs, 'pair')}, "
+            "confidence sets not",
         )
         changed.append(replace(one, decision=_decide(one)))
     return changed

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .curve import Array, Curve
+from .contrast import contrast_at
+from .curve import Curve
 from .finding import Finding, LeftOut, Names, name_of
-from .jackknife import spread, t_quantile, t_two_sided
-from .paired import holm
+from .paired import holm, num_tested
 from .quantity import quantity
 
 COLUMNS = [
@@ -43,7 +43,8 @@ class DifferenceOfDifferences(Finding):
         column: name of x.
         confidence: nominal coverage of `low` to `high`, per x.
         tests: a row per x: `unpermuted` and `permuted` d, their `difference` D, `standard_error`, `low`, `high`,
-            `p_value` (two-sided t) and `p_holm` (over all x).
+            `p_value` (two-sided t; NaN where one replicate allows no test) and `p_holm`.
+        num_tests: the family of hypotheses that `p_holm` is corrected over: one at every x that has a test.
     """
 
     first: str
@@ -51,6 +52,7 @@ class DifferenceOfDifferences(Finding):
     column: str
     confidence: float
     tests: pd.DataFrame
+    num_tests: int
 
     def sentence(self, names: Names | None = None) -> str:
         """Where the structure of images helps which family."""
@@ -73,7 +75,7 @@ class DifferenceOfDifferences(Finding):
                 f"At no size does the structure of the images help one of {first} and {second} significantly more than "
                 "the other."
             )
-        tested = f"paired t-tests, corrected by Holm over {of.places(len(self.tests))}"
+        tested = f"paired t-tests, corrected by Holm over {of.places(self.num_tests)}"
         return f"Compared with permuted pixels, {'; '.join(parts)} ({tested})."
 
 
@@ -100,35 +102,17 @@ def difference_of_differences(
         column=first.column,
         confidence=confidence,
         tests=tests,
+        num_tests=num_tested(tests),
     )
 
 
 def _row(curves: Sequence[Curve], x: float, confidence: float) -> dict[str, float] | None:
-    here = [curve.restricted(curve.replicates, curve.x == x) for curve in curves]
-    known = [
-        {name for name, value in zip(curve.replicates, curve.log_error[:, 0], strict=True) if not np.isnan(value)}
-        for curve in here
-    ]
-    common = tuple(name for name in here[0].replicates if all(name in names for names in known))
-    if not common:
+    found = contrast_at(x, curves, lambda means: (means[0] - means[1]) - (means[2] - means[3]), confidence)
+    if found is None:
         return None
-    here = [curve.restricted(common, np.array([True])) for curve in here]
-
-    def statistic(means: Sequence[Array]) -> Array:
-        return np.asarray((means[0] - means[1]) - (means[2] - means[3]))[:, 0]
-
-    result = spread(here, statistic)
-    value, se = float(result.value), float(result.standard_error)
-    half = t_quantile(0.5 + confidence / 2, result.degrees) * se
+    first, second, first_permuted, second_permuted = found.log_errors
     return {
-        "x": x,
-        "num_replicates": len(common),
-        "unpermuted": float(here[0].mean[0] - here[1].mean[0]),
-        "permuted": float(here[2].mean[0] - here[3].mean[0]),
-        "difference": value,
-        "standard_error": se,
-        "low": value - half,
-        "high": value + half,
-        "p_value": float(t_two_sided(np.array(value), np.array(se), result.degrees)),
-        "p_holm": np.nan,
+        **found.row("difference"),
+        "unpermuted": first - second,
+        "permuted": first_permuted - second_permuted,
     }

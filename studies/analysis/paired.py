@@ -44,7 +44,8 @@ class PairedTests(Finding):
         confidence: nominal coverage of `low` to `high`, per x.
         tests: a row per x: `x`; `num_pairs` (replicates); `measured` (false where one of the two was interpolated);
             `difference` d; the two mean log errors; `standard_error` and its part from the test images; `degrees`;
-            `low`, `high`; `p_value` (two-sided, of d = 0) and `p_holm`, the same corrected over all x (Holm 1979).
+            `low`, `high`; `p_value` (two-sided, of d = 0; NaN where one replicate allows no test) and `p_holm`, the
+            same corrected by Holm (1979) over the `num_tests` x of this pair that have a test.
     """
 
     first: str
@@ -52,6 +53,11 @@ class PairedTests(Finding):
     column: str
     confidence: float
     tests: pd.DataFrame
+
+    @property
+    def num_tests(self) -> int:
+        """The family of hypotheses that `p_holm` is corrected over."""
+        return num_tested(self.tests)
 
     def better(self, *, corrected: bool = True) -> list[tuple[float, str | None]]:
         """(x, family that is significantly better there or None)."""
@@ -76,7 +82,7 @@ class PairedTests(Finding):
         ]
         if not parts:
             parts = [f"{first} and {second} differ significantly at no {of.axis}"]
-        return f"{'; '.join(parts)} (paired t-tests, corrected by Holm over {of.places(len(self.tests))})."
+        return f"{'; '.join(parts)} (paired t-tests, corrected by Holm over {of.places(self.num_tests)})."
 
 
 def paired_tests(
@@ -127,13 +133,21 @@ def local_pair(first: Curve, second: Curve, log_x: float) -> Pair | None:
 
 
 def holm(p_values: Array) -> Array:
-    """Holm's step-down correction of p-values; NaN stays NaN and is not counted."""
+    """Holm's step-down correction over one family of hypotheses, those that have a p-value.
+
+    NaN, of a test that cannot be made, stays NaN and is not counted.
+    """
     corrected = np.full(len(p_values), np.nan)
     known = np.flatnonzero(~np.isnan(p_values))
     order = known[np.argsort(p_values[known], kind="stable")]
     factors = len(order) - np.arange(len(order))
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(p_values[order] * factors))
     return corrected
+
+
+def num_tested(tests: pd.DataFrame) -> int:
+    """How many rows have a test: the size of the family that `holm` corrects over."""
+    return int(tests["p_value"].notna().sum())
 
 
 def describe(first: Curve, second: Curve, pair: Pair | None) -> str:

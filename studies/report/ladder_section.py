@@ -14,8 +14,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from studies.analysis.finding import name_of
-from studies.analysis.ladder import REFERENCE, SCOPES, Ladder, PermutationChange
+from studies.analysis.ladder import Ladder
+from studies.analysis.permutation_change import PermutationChange
 from studies.analysis.quantity import quantity
+from studies.analysis.rungs import REFERENCE, SCOPES
 
 from .answer_figures import ratio_axis
 from .axes import new_figure, print_style

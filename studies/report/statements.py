@@ -117,10 +117,11 @@ def pair_statement(one: Crossover, names: Names) -> str:
             f"{at} {sizes} {of.unit} {names[arm]} is significantly better than {rival} (errors {listed(errors)})"
         )
     text = "; ".join(parts)
-    open_ones = [of.number(x) for x in tests["x"] if float(x) not in winners]
-    if open_ones:
-        text += f"; {at} {listed(open_ones)} {of.unit} the difference is not significant"
-    corrected = f"paired t-tests, corrected by Holm over {of.places(len(tests))}"
+    tested = tests["p_value"].notna()
+    for rows, what in ((tests[tested], "is not significant"), (tests[~tested], "cannot be tested")):
+        if open_ones := [of.number(x) for x in rows["x"] if float(x) not in winners]:
+            text += f"; {at} {listed(open_ones)} {of.unit} the difference {what}"
+    corrected = f"paired t-tests, corrected by Holm over {of.places(one.tests.num_tests)}"
     return f"{text[:1].upper()}{text[1:]} ({corrected}). {told}"
 
 
@@ -141,8 +142,12 @@ def _pairs_that_cross(answers: Answers, names: Names) -> str:
     of = [one for one in answers.crossovers if one.decision == "crosses"]
     none = sum(one.decision == "none below x_max" for one in answers.crossovers)
     pairs = len(answers.crossovers)
+    tested = sum(not math.isnan(one.p_crosses) for one in answers.crossovers)
+    family = "corrected by Holm over them"
+    if tested < pairs:
+        family = f"corrected by Holm over the {tested} that can be tested" if tested else "of which none can be tested"
     start = (
-        f"No pair was declared. Of all {counted(pairs, 'pair')}, corrected by Holm over them, {len(of)} "
+        f"No pair was declared. Of all {counted(pairs, 'pair')}, {family}, {len(of)} "
         f"{'crosses' if len(of) == 1 else 'cross'}; in {none} one arm is better at every size; "
         f"{pairs - len(of) - none} {'is' if pairs - len(of) - none == 1 else 'are'} not resolved."
     )

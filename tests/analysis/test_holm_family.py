@@ -1,0 +1,77 @@
+"""Holm's correction is over the tests that were made, and sentences count these."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from report.synthetic import CURVES, study_records
+
+from studies.analysis.crossover import corrected, crossover
+from studies.analysis.curve import Curve
+from studies.analysis.interaction import difference_of_differences
+from studies.analysis.paired import paired_tests
+from studies.analysis.study import analyse_study
+from studies.records import records_frame
+from studies.report.statements import crossover_statements, pair_statement
+
+X = np.array([64.0, 256.0, 1024.0])
+JITTER = np.array([-0.1, 0.0, 0.1])
+NAMES = {"a": "A", "b": "B"}
+
+
+def curve(family: str, log_errors: list[float], *, lacking: bool = False) -> Curve:
+    """Three replicates at three x; where `lacking`, two of them were not trained at the last x."""
+    rows = np.array(log_errors)[None] + JITTER[:, None] * (family == "b")
+    if lacking:
+        rows[1:, -1] = np.nan
+    return Curve(family, "num_train", X, rows, ("0", "1", "2"))
+
+
+def test_a_size_without_a_test_is_not_counted_between_two_families() -> None:
+    tests = paired_tests(curve("a", [-2.0, -3.0, -4.0]), curve("b", [-2.0, -1.0, -2.0], lacking=True))
+    p = tests.tests["p_value"].to_numpy(float)
+    assert np.isnan(p).tolist() == [False, False, True]
+    assert tests.tests["p_holm"].iloc[1] == pytest.approx(2 * p[1])
+    assert tests.num_tests == 2
+    assert "A is significantly better than B" in tests.sentence(NAMES)
+    assert "corrected by Holm over 2 sizes" in tests.sentence(NAMES)
+
+
+def test_a_size_without_a_test_is_not_counted_between_two_differences() -> None:
+    first, second = curve("a", [-2.0, -3.0, -4.0]), curve("b", [-2.0, -1.0, -2.0], lacking=True)
+    permuted = curve("a", [-1.0, -1.0, -1.0]), curve("c", [-1.0, -1.0, -1.0])
+    found = difference_of_differences(first, second, *permuted)
+    p = found.tests["p_value"].to_numpy(float)
+    assert np.isnan(p).tolist() == [False, False, True]
+    assert found.tests["p_holm"].iloc[1] == pytest.approx(2 * p[1])
+    assert found.num_tests == 2
+    assert "corrected by Holm over 2 sizes" in found.sentence(NAMES)
+
+
+def test_a_report_counts_the_tests_and_says_what_has_none() -> None:
+    one = crossover(curve("a", [-2.0, -3.0, -4.0]), curve("b", [-2.0, -1.0, -2.0], lacking=True))
+    told = pair_statement(one, NAMES)
+    assert "with 64 images the difference is not significant; with 1,024 images the difference cannot be tested" in told
+    assert "corrected by Holm over 2 sizes" in told
+
+
+def test_a_pair_without_a_test_is_not_counted_among_pairs() -> None:
+    apart = crossover(curve("a", [-2.0, -3.0, -4.0]), curve("b", [-1.0, -2.0, -3.0]))
+    alone = Curve("c", "num_train", X, np.array([[-1.0, -2.0, -3.0]]), ("0",))
+    found = corrected([apart, crossover(curve("a", [-2.0, -3.0, -4.0]), alone)])
+    assert math.isnan(found[1].p_crosses)
+    assert [one.num_pairs for one in found] == [1, 1]
+    assert "over both claims of 1 pair," in found[0].method
+    assert found[0].p_none == pytest.approx(2 * apart.p_none), "two claims of one pair"
+
+
+def test_pairs_that_cannot_be_tested_are_told_apart() -> None:
+    frame = records_frame(study_records({name: CURVES[name] for name in ("resnet", "vit", "mlp")}), "nano")
+    names = {name: name for name in CURVES}
+    lacking = frame[(frame["arm"] != "mlp") | (frame["replicate"] == 0)]
+    (said, *_) = crossover_statements(analyse_study(lacking, pair=None, chance=0.5), names)
+    assert said.startswith("No pair was declared. Of all 3 pairs, corrected by Holm over the 1 that can be tested, ")
+    (said, *_) = crossover_statements(analyse_study(frame[frame["replicate"] == 0], pair=None, chance=0.5), names)
+    assert said.startswith("No pair was declared. Of all 3 pairs, of which none can be tested, 0 cross; ")
