@@ -13,18 +13,19 @@ import re
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from .cell import Cell
 from .errors import StoreError, StudyError
 from .few_shot_networks import frozen_networks
-from .few_shot_results import EVALUATIONS
+from .few_shot_results import EVALUATIONS, why_outdated
 from .files import write_atomically
 from .grid import Plan
 from .kept_results import Results
-from .probes.probe_results import PROBED, result_ids
+from .probes.probe_results import PROBED, StatedWeights, probed_subjects
 from .store import Store
 
 FORMAT = "study-bundle-1"
@@ -42,7 +43,7 @@ _CHUNK = 2**20
 
 
 def bundle_study(store: Store, study_id: str, output: Path) -> Path:
-    """Packs a study.
+    """Packs a study; of its few-shot and probe results those of the weights that its records state now.
 
     Args:
         store: where it lies.
@@ -53,7 +54,7 @@ def bundle_study(store: Store, study_id: str, output: Path) -> Path:
         `output`.
 
     Raises:
-        StoreError: there is no such study, a record is damaged, or predictions do not match their record.
+        StoreError: there is no such study, a record or a result is damaged, or predictions do not match their record.
     """
     plan = store.plan(study_id)
     files = {name: path for stage in plan.stages for name, path in _study_files(store, stage)}
@@ -86,8 +87,9 @@ def verify_bundle(path: Path) -> list[str]:
 
     Checked: unpacked, the archive is byte for byte what packing its members gives; names and kinds of members; every
     sum of the manifest; the plan's hash and the ids of its cells, computed anew; each record's own checksum, its cell's
-    id and the hash of its predictions. Nothing is written but to a temporary folder, and there only members with
-    expected names.
+    id and the hash of its predictions; that each few-shot and probe result belongs to the plan, is whole, and is of the
+    weights that the records state. Nothing is written but to a temporary folder, and there only members with expected
+    names.
     """
     with tempfile.TemporaryDirectory(prefix="study-verify-") as folder, tempfile.TemporaryFile() as tar:
         try:
@@ -112,9 +114,10 @@ def _study_files(store: Store, plan: Plan) -> Iterator[tuple[str, Path]]:
         name = f"studies/{plan.study_id}/{path.relative_to(study).as_posix()}"
         if path.is_file() and _MEMBER.fullmatch(name):
             yield name, path
-    for results, asked in _results_of(plan):
-        for result_id in asked:
-            for path in results.files(store, result_id):
+    for (results, result_id), outdated in _asked(plan, store).items():
+        result = results.read(store, result_id)
+        if result is not None and not outdated(result):
+            for path in results.files(store, result):
                 yield path.relative_to(store.root).as_posix(), path
     for cell in plan.cells:
         record = store.record(cell.id)
@@ -290,24 +293,31 @@ def _check_study(manifest: Mapping[str, Any], store: Store) -> list[str]:
     return problems
 
 
-def _results_of(plan: Plan) -> tuple[tuple[Results[Any], set[str]], ...]:
-    """The kinds of results besides records that a study can have, and the ids of those that are its own."""
-    return (EVALUATIONS, {network.id for network in frozen_networks(plan)}), (PROBED, result_ids(plan))
+def _asked(plan: Plan, store: Store) -> dict[tuple[Results[Any], str], Callable[[Any], str]]:
+    """Kind and id of every result besides records that a study can have, with what says why one is outdated."""
+    stated = StatedWeights(store)
+    of_plan: dict[tuple[Results[Any], str], Callable[[Any], str]] = {
+        (EVALUATIONS, network.id): partial(why_outdated, network, store) for network in frozen_networks(plan)
+    }
+    return of_plan | {(PROBED, one.id): partial(stated.why_outdated, one) for one in probed_subjects(plan)}
 
 
 def _check_results(plan: Plan, store: Store) -> Iterator[str]:
-    """Whether every result besides records is one that belongs to the plan, and says what its id was made from."""
-    own = [_results_of(stage) for stage in plan.stages]
-    for index, (results, _) in enumerate(own[-1]):
-        asked = set[str]().union(*(of_stage[index][1] for of_stage in own))
+    """Whether every result besides records belongs to the plan, says what its id was made from, and is current."""
+    asked = {key: outdated for stage in plan.stages for key, outdated in _asked(stage, store).items()}
+    for results in (EVALUATIONS, PROBED):
         for result_id in store.result_ids(results.folder):
-            if result_id not in asked:
+            outdated = asked.get((results, result_id))
+            if outdated is None:
                 yield f"{results.folder}/{result_id}: is not in the plan"
                 continue
             try:
-                results.read(store, result_id)
+                result = results.read(store, result_id)
+                why = "" if result is None else outdated(result)
             except StudyError as error:
-                yield f"{results.folder}/{result_id}: {error}"
+                why = str(error)
+            if why:
+                yield f"{results.folder}/{result_id}: {why}"
 
 
 def _check_predictions(store: Store, cell_id: str, expected: str) -> list[str]:

@@ -1,7 +1,7 @@
 """What an evaluation of frozen features leaves behind: one file, written once, and the table over all of a study.
 
 A result is found by its id, a hash of all that determines it (`studies.few_shot_networks`). It is whole or absent, and
-none that is there is computed again: the test split is read once for a network and a data set.
+none of the weights that are there is computed again: the test split is read once for a network and a data set.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from .errors import StoreError
 from .few_shot_networks import FrozenNetwork, frozen_networks
 from .grid import Plan
 from .kept_results import Results
@@ -88,14 +89,40 @@ def count_results(plan: Plan, store: Store) -> tuple[int, int]:
     return len(ids) - len({network.id for network in waiting_networks(plan, store)}), len(ids)
 
 
+def why_outdated(network: FrozenNetwork, store: Store, result: FewShotResult) -> str:
+    """Why a result is not of the weights that its network begins from now, as a verb phrase; empty if it is.
+
+    What is drawn, and what is read from a file, is the same for ever. Of a start that is a cell the record says which
+    file of weights was kept; where there is no record, or it has kept none, nothing speaks against the result.
+
+    Raises:
+        StoreError: that record is damaged.
+    """
+    if network.start is None or network.start.from_file:
+        return ""
+    record = store.record(network.start.origin)
+    if record is None or record.kept_sha256 in ("", result.weights_sha256):
+        return ""
+    return f"is of other weights than the record of cell {network.start.origin} states now"
+
+
+def current(network: FrozenNetwork, store: Store) -> FewShotResult | None:
+    """The result of a network; None where there is none that is whole and of the weights there are now."""
+    try:
+        result = EVALUATIONS.read(store, network.id)
+        return None if result is None or why_outdated(network, store, result) else result
+    except StoreError:
+        return None
+
+
 def waiting_networks(plan: Plan, store: Store) -> list[FrozenNetwork]:
-    """The networks of a plan without a result that can be read."""
-    return [network for network in frozen_networks(plan) if EVALUATIONS.readable(store, network.id) is None]
+    """The networks of a plan without a result that is `current`."""
+    return [network for network in frozen_networks(plan) if current(network, store) is None]
 
 
 def few_shot_frame(plan: Plan, store: Store) -> pd.DataFrame:
     """The results of a plan so far: a row per network, number of shots and draw, columns as in `FEW_SHOT_COLUMNS`."""
-    found = ((network, EVALUATIONS.readable(store, network.id)) for network in frozen_networks(plan))
+    found = ((network, current(network, store)) for network in frozen_networks(plan))
     rows = [row for network, result in found if result is not None for row in _rows(network, result)]
     return pd.DataFrame(rows, columns=list(FEW_SHOT_COLUMNS)).sort_values(
         ["arm", "num_pretrain", "replicate", "shots", "draw"], kind="stable", ignore_index=True

@@ -3,7 +3,8 @@
 One network at a time: k images per class are drawn from all training images that are not held out, the regularisation
 is chosen on the study's validation images, and the test split is read once. Features are of the images as they are
 fine-tuned on (size, permutation, normalisation), by the weights resized as fine-tuning begins from them, in fp32. A
-network that cannot be evaluated is told and costs no other; what is on disk is kept and never computed again.
+network that cannot be evaluated is told and costs no other; what is on disk is kept, and computed again only if it is
+damaged, or of weights that are other ones by now.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .environment import environment, now
 from .errors import PlanError, StudyError
 from .few_shot import FewShot, evaluate_few_shot
 from .few_shot_networks import FrozenNetwork
-from .few_shot_results import EVALUATIONS, Draw, FewShotResult, waiting_networks
+from .few_shot_results import EVALUATIONS, Draw, FewShotResult, waiting_networks, why_outdated
 from .grid import Plan
 from .job_data import JobData
 from .kept_results import Arrays
@@ -84,7 +85,8 @@ def evaluate_frozen(
             for network in of_replicate:
                 try:
                     make = partial(_evaluated, network, plan, data, store, device)
-                    EVALUATIONS.compute(store, network.id, network.title, make, on_message)
+                    outdated = partial(why_outdated, network, store)
+                    EVALUATIONS.compute(store, network.id, network.title, make, on_message, outdated=outdated)
                 except (StudyError, ValueError) as error:
                     faults[network.title] = str(error)
                 except Exception as error:

@@ -68,16 +68,9 @@ class Results(Generic[Result]):
         """Where a result lies."""
         return store.result_folder(self.folder, result_id) / "result.json"
 
-    def files(self, store: Store, result_id: str) -> tuple[Path, ...]:
-        """The files of a result; none where there is none yet.
-
-        Raises:
-            StoreError: it is there but damaged.
-        """
-        result = self.read(store, result_id)
-        if result is None:
-            return ()
-        path = self.path(store, result_id)
+    def files(self, store: Store, result: Result) -> tuple[Path, ...]:
+        """The files of a result that was read."""
+        path = self.path(store, getattr(result, self.id_field))
         return (path, path.with_name(ARRAYS)) if self._arrays_sha256(result) else (path,)
 
     def read(self, store: Store, result_id: str) -> Result | None:
@@ -100,7 +93,7 @@ class Results(Generic[Result]):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+            raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
         except RecursionError:
             raise self._damaged(path, "its brackets are nested without end") from None
         except ValidationError as error:
@@ -113,17 +106,10 @@ class Results(Generic[Result]):
             except FileNotFoundError as error:
                 raise self._damaged(path.with_name(ARRAYS), error.strerror or str(error)) from None
             except OSError as error:
-                raise StoreError(f"{path.with_name(ARRAYS)} cannot be read: {error.strerror}") from error
+                raise StoreError(f"{path.with_name(ARRAYS)} cannot be read: {error.strerror or error}") from error
             if found != expected:
                 raise self._damaged(path.with_name(ARRAYS), "its SHA-256 is not the one that the result states")
         return result
-
-    def readable(self, store: Store, result_id: str) -> Result | None:
-        """A result, or None where there is none that is whole."""
-        try:
-            return self.read(store, result_id)
-        except StoreError:
-            return None
 
     def arrays(self, store: Store, result_id: str) -> dict[str, npt.NDArray[np.float32]]:
         """The arrays of a result by name; none where it has none.

@@ -139,19 +139,22 @@ class StatedWeights:
         return tuple(stated for cell in cells if (stated := self._of(cell)))
 
     def why_outdated(self, subject: Subject, result: ProbeResult) -> str:
-        """Why a result is not of the weights there are now, as a verb phrase; empty if it is."""
-        try:
-            stated = self.sha256(subject)
-        except StoreError as error:
-            return f"is of a cell whose record is damaged ({error})"
-        if result.weights_sha256 == stated:
+        """Why a result is not of the weights there are now, as a verb phrase; empty if it is.
+
+        Raises:
+            StoreError: the record of a cell is damaged, so that nobody can say.
+        """
+        if result.weights_sha256 == self.sha256(subject):
             return ""
         return "is of other weights than the records of its cells state now"
 
     def current(self, subject: Subject) -> ProbeResult | None:
         """The result of a subject; None where there is none that is whole and of the weights there are now."""
-        result = PROBED.readable(self._store, subject.id)
-        return None if result is None or self.why_outdated(subject, result) else result
+        try:
+            result = PROBED.read(self._store, subject.id)
+            return None if result is None or self.why_outdated(subject, result) else result
+        except StoreError:
+            return None
 
     def _of(self, cell: Cell) -> str:
         if cell.id not in self._known:
@@ -181,9 +184,14 @@ class Coverage:
         return f"{sum(self.done.values())} of {sum(self.asked.values())} results: {', '.join(parts)}"
 
 
+def probed_subjects(plan: Plan) -> tuple[Subject, ...]:
+    """Everything that the probes of a study can be applied to, once; nothing where its networks are not probed."""
+    return () if why_not_probed(plan) else once(subjects(plan, tuple(KINDS.values())))
+
+
 def result_ids(plan: Plan) -> set[str]:
-    """Ids of all results that the probes of a study can have; none where its networks are not probed."""
-    return set() if why_not_probed(plan) else {subject.id for subject in subjects(plan, tuple(KINDS.values()))}
+    """Ids of all results that the probes of a study can have."""
+    return {subject.id for subject in probed_subjects(plan)}
 
 
 def coverage(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = ()) -> Coverage:

@@ -40,7 +40,7 @@ from studies.probes.attention import attention_distance
 from studies.probes.catalogue import ProbeKind, chosen
 from studies.probes.held_out import HeldOut
 from studies.probes.probe import Probed
-from studies.probes.probe_results import PROBED, StatedWeights, coverage, result_ids
+from studies.probes.probe_results import PROBED, StatedWeights, coverage, probed_subjects, result_ids
 from studies.probes.probe_tables import probe_tables
 from studies.probes.probing import probe_networks
 from studies.probes.study_probing import ProbingResult, probe_study
@@ -452,7 +452,7 @@ def test_a_bundle_holds_no_result_that_its_plan_does_not_ask_for(
 ) -> None:
     smaller = small_plan(families=["mlp"])
     probed_copy.lock_plan(smaller)
-    monkeypatch.setattr("studies.bundle.result_ids", lambda _: result_ids(plan))
+    monkeypatch.setattr("studies.bundle.probed_subjects", lambda _: probed_subjects(plan))
     bundle = bundle_study(probed_copy, smaller.study_id, tmp_path / "small.tar")
     monkeypatch.undo()
     foreign = result_ids(plan) - result_ids(smaller)

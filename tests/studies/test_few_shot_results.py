@@ -17,8 +17,10 @@ from studies.few_shot_results import (
     Draw,
     FewShotResult,
     count_results,
+    current,
     few_shot_frame,
     waiting_networks,
+    why_outdated,
 )
 from studies.grid import Plan
 from studies.planning import make_plan
@@ -165,3 +167,48 @@ def test_the_table_has_a_row_per_draw_of_what_is_there(plan: Plan, store: Store)
     assert set(frame["weights_sha256"]) == {"", "f" * 64}
     assert set(frame["start_origin"]) == {"", "f" * 64}
     assert few_shot_frame(plan, Store(store.root / "empty")).empty
+
+
+# --- weights that have changed -------------------------------------------------------------------------------------
+
+
+def begun_from_a_cell(plan: Plan) -> FrozenNetwork:
+    """The network of a replicate that begins from a cell instead of a file."""
+    network = next(one for one in frozen_networks(plan) if one.start is not None)
+    origin = plan.cells[0].id
+    start = network.cell.start
+    assert start is not None
+    start = start.model_copy(update={"origin": origin})
+    return replace(network, start=start, cell=network.cell.model_copy(update={"start": start}))
+
+
+def kept(plan: Plan, store: Store, sha256: str) -> None:
+    """The record of the cell it begins from states these weights."""
+    store.write_record(record_of(plan, plan.cells[0]).model_copy(update={"kept_sha256": sha256}))
+
+
+def test_a_result_is_of_the_weights_that_the_record_of_its_start_states(plan: Plan, store: Store) -> None:
+    network = begun_from_a_cell(plan)
+    result = result_of(network, plan).model_copy(update={"weights_sha256": "a" * 64})
+    EVALUATIONS.write(result, store)
+    assert why_outdated(network, store, result) == "", "no record speaks against it"
+    for sha256, outdated in (("a" * 64, False), ("", False), ("b" * 64, True)):
+        kept(plan, store, sha256)
+        told = f"is of other weights than the record of cell {plan.cells[0].id} states now" if outdated else ""
+        assert why_outdated(network, store, result) == told
+        assert (current(network, store) is None) == outdated
+
+
+def test_files_and_drawn_weights_are_never_other_ones(plan: Plan, store: Store) -> None:
+    for network in frozen_networks(plan):
+        assert why_outdated(network, store, result_of(network, plan)) == ""
+
+
+def test_nobody_can_say_where_the_record_of_the_start_is_damaged(plan: Plan, store: Store) -> None:
+    network = begun_from_a_cell(plan)
+    EVALUATIONS.write(result_of(network, plan), store)
+    kept(plan, store, "a" * 64)
+    (store.cell_folder(plan.cells[0].id) / "record.json").write_text("{}")
+    with pytest.raises(StoreError, match="record"):
+        why_outdated(network, store, result_of(network, plan))
+    assert current(network, store) is None

@@ -18,12 +18,14 @@ from planned import record_of
 from pydantic import ValidationError
 
 from datamodules import ImageSplit, carve_validation
+from models.checkpoints import classifier_checkpoint, read_weights
 from studies import few_shot_stage
 from studies.analysis.few_shot_curves import FewShotAnswers
 from studies.answering import few_shot_answers, report_study
 from studies.asking import plan as plan_study
 from studies.bundle import bundle_study, verify_bundle
 from studies.cell import Cell
+from studies.checkpoint import save_checkpoint
 from studies.compose import Composed
 from studies.course import batches_of
 from studies.engine_spec import EngineSpec
@@ -33,6 +35,7 @@ from studies.few_shot import draw_shots, evaluate_few_shot
 from studies.few_shot_networks import FrozenNetwork, frozen_networks
 from studies.few_shot_results import EVALUATIONS, FEW_SHOT_COLUMNS, few_shot_frame, waiting_networks
 from studies.few_shot_stage import check_shots, evaluate_frozen
+from studies.files import sha256_of
 from studies.grid import Plan
 from studies.housekeeping import clean_store
 from studies.job_data import JobData
@@ -473,6 +476,32 @@ def test_a_bundle_carries_the_results_and_finds_altered_ones(plan: Plan, evaluat
     assert altered != content
     bundle.write_bytes(bundle.read_bytes().replace(content, altered))
     assert any("was altered" in problem for problem in verify_bundle(bundle))
+
+
+def test_results_of_weights_that_have_changed_are_absent_not_bundled_and_computed_again(
+    plan: Plan, evaluated: Store, tmp_path: Path
+) -> None:
+    shutil.copytree(evaluated.root, tmp_path / "store")
+    store = Store(tmp_path / "store")
+    network = next(one for one in frozen_networks(plan) if one.start is not None)
+    assert network.start is not None
+    record, frame = store.record(network.start.origin), few_shot_frame(plan, store)
+    assert record is not None
+    path = store.weights_path(record.cell_id, 1.0)
+    state = {name: value + 0.1 for name, value in read_weights(path).state.items()}
+    arguments = Cell.model_validate(record.cell).network_arguments
+    path.unlink()
+    save_checkpoint(classifier_checkpoint(state, **arguments), path)
+    store.write_record(record.model_copy(update={"kept_sha256": sha256_of(path)}))
+    assert waiting_networks(plan, store) == [network]
+    assert set(frame["evaluation_id"]) - set(few_shot_frame(plan, store)["evaluation_id"]) == {network.id}
+    bundle = bundle_study(store, plan.study_id, tmp_path / "tiny.tar")
+    assert verify_bundle(bundle) == []
+    assert network.id.encode() not in bundle.read_bytes()
+    told: list[str] = []
+    assert evaluate_frozen(plan, store, on_message=told.append) == {}
+    assert any("is of other weights than the record of cell" in message for message in told)
+    assert waiting_networks(plan, store) == []
 
 
 def test_results_that_no_plan_names_are_orphans(plan: Plan, evaluated: Store, tmp_path: Path) -> None:
