@@ -19,8 +19,9 @@ from studies.store import Store
 from studies.training_again import train_for_weights
 
 from .catalogue import ProbeKind, chosen
+from .job import Probing
 from .probe_results import Coverage, coverage, probe_frame
-from .probing import Probing, probe_networks
+from .probing import probe_networks
 from .subjects import subjects
 from .summary import probe_summary
 

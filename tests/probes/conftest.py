@@ -10,7 +10,9 @@ import pytest
 import torch
 from probed_study import KEEPING, small_plan, train_all
 
+from datamodules import ImageSplit
 from studies.grid import Plan
+from studies.job_data import JobData
 from studies.probes import KINDS
 from studies.probes.study_probing import ProbingResult, probe_study
 from studies.store import Store
@@ -57,3 +59,17 @@ def probed_copy(probed: tuple[Store, ProbingResult], tmp_path: Path) -> Store:
     """The store with every probe, a copy that a test may change."""
     shutil.copytree(probed[0].root, tmp_path / "probed")
     return Store(tmp_path / "probed")
+
+
+@pytest.fixture
+def tests_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Subset seeds of the test splits that are read, in order."""
+    seen: list[int] = []
+    read = JobData.test_split
+
+    def spy(self: JobData, seed: int) -> ImageSplit:
+        seen.append(seed)
+        return read(self, seed)
+
+    monkeypatch.setattr(JobData, "test_split", spy)
+    return seen

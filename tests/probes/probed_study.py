@@ -7,12 +7,15 @@ from typing import Any
 from studies.asking import plan as plan_study
 from studies.engine_spec import EngineSpec
 from studies.grid import Plan
+from studies.probes.catalogue import chosen
 from studies.spec import StudySpec
 from studies.store import Store
 from studies.train import train_cell
 
 PLAIN = EngineSpec(workers=1, device="cpu", lanes=1)
 KEEPING = PLAIN.model_copy(update={"keep_checkpoints": True})
+QUICK = chosen(["position_similarity", "first_layer"])
+"""Probes that need no images."""
 
 
 def small_plan(**changes: Any) -> Plan:
