@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.checkpoints import Origin, Weights, WeightsError, classifier_checkpoint, read_weights
+    from models.checkpoints import Origin, Weights, classifier_checkpoint, read_weights
     from models.classifier import ImageClassifier
     from models.counter import count_flops, count_forward_flops, count_training_flops
     from models.families import Family
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from models.schedule import learning_rate_factor
     from models.start import LoadedStart, MisfitError, fit_weights, load_start
     from models.tiers import TIERS, Tier, split_variant
+    from models.weights_error import WeightsError
 
 __all__ = [
     "FAMILIES",
@@ -67,7 +68,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "models.checkpoints": ("Origin", "Weights", "WeightsError", "classifier_checkpoint", "read_weights"),
+    "models.checkpoints": ("Origin", "Weights", "classifier_checkpoint", "read_weights"),
     "models.classifier": ("ImageClassifier",),
     "models.counter": ("count_flops", "count_forward_flops", "count_training_flops"),
     "models.families": ("Family",),
@@ -86,6 +87,7 @@ _MODULES = {
     "models.schedule": ("learning_rate_factor",),
     "models.start": ("LoadedStart", "MisfitError", "fit_weights", "load_start"),
     "models.tiers": ("TIERS", "Tier", "split_variant"),
+    "models.weights_error": ("WeightsError",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,24 +1,15 @@
 """Weights in files: read whole, or refused with one message and without running anything that the file holds.
 
-A checkpoint of torch is a pickle, and a pickle is a program. It is first followed without being run: what it names or
-calls besides tensors and plain values is refused by name, and so is what would not end. Then it is read by
-``torch.load(weights_only=True)``. Archives are held against their own CRC-32, every file against its SHA-256 where that
-is known, and sizes against what the network could need, so that a damaged or inflated file is found before it is
-believed. Safetensors hold no code and no checksum.
+Every file is held against its SHA-256 where that is known, and its size against what the network could need, so that a
+damaged or inflated file is found before it is believed. How a checkpoint of torch, which is a program, is read without
+running it is `models.pickled_weights`. Safetensors hold no code and no checksum.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import hashlib
-import io
-import itertools
 import os
-import pickletools
-import warnings
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +18,8 @@ import torch
 from timm.models import clean_state_dict
 
 from models.families import Head
-from models.unfolded import MOST_OPERATIONS, unfolded
+from models.pickled_weights import unpickled
+from models.weights_error import LARGEST_SIZE, WeightsError, quoted, shown, too_large
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -35,40 +27,7 @@ LARGEST_BYTES = 16 * 2**30
 _NETWORK_PREFIX = "network."  # where `ImageClassifier` keeps its network
 # Where trainings keep their weights, averaged ones first, as timm's own loading has it.
 _STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
-LARGEST_SIZE = 2**20
-"""No image has more pixels along a side, and none more channels."""
-LONGEST_SHOWN = 80
-"""Letters of a name from a file that a message repeats."""
-_MOST_NAMED = 5  # functions named in a refusal
-_MOST_VALUES, _MOST_LEVELS = 2**24, 200
-"""Values and levels of a pickle, far above those of weights with the state of their optimiser."""
-_MOST_PICKLE_BYTES = 2**24
-_LEGACY_PICKLES = 5  # one after another in a file older than torch's archives
-_ARCHIVE_START = b"PK\x03\x04"  # by which torch takes a file for an archive
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-def shown(text: str, most: int = LONGEST_SHOWN) -> str:
-    """Text from a file as a terminal may print it: control characters escaped, cut to so many letters."""
-    escaped = repr(text[:most])[1:-1]
-    return escaped if len(escaped) <= most and len(text) <= most else f"{escaped[: most - 3]}..."
-
-
-def quoted(value: object) -> str:
-    """A value from a file, written so that its kind is seen."""
-    if isinstance(value, str):
-        return f"'{shown(value)}'"
-    if isinstance(value, int) and abs(value) > LARGEST_SIZE:
-        return f"a number of {value.bit_length()} bits"
-    return repr(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIZE
-
-
-class WeightsError(ValueError):
-    """A file that cannot be the start of a training; the message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +116,7 @@ def read_weights(path: str | Path, *, sha256: str | None = None, largest_bytes: 
     digest = hashlib.sha256(content).hexdigest()
     _check_digest(path, digest, sha256)
     saved = (
-        _safetensors(path, content) if path.suffix == SAFETENSORS_SUFFIX else _unpickled(path, content, largest_bytes)
+        _safetensors(path, content) if path.suffix == SAFETENSORS_SUFFIX else unpickled(path, content, largest_bytes)
     )
     state = _state_of(path, saved)
     _check_tensors(path, state, largest_bytes)
@@ -175,7 +134,7 @@ def _bytes_of(path: Path, largest_bytes: int) -> bytes:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > largest_bytes:
-                raise _too_large(path, size, largest_bytes)
+                raise too_large(path, size, largest_bytes)
             return file.read(size)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -207,106 +166,6 @@ def _safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
         raise WeightsError(f"{path}: is damaged or no safetensors file ({shown(str(error))}); not loaded") from error
 
 
-def _unpickled(path: Path, content: bytes, largest_bytes: int) -> object:
-    """What `torch.save` wrote, without calling anything that the pickle names but for tensors and plain values."""
-    if content.startswith(_ARCHIVE_START):
-        _check_archive(path, content, largest_bytes)
-        _check_pickles(path, _data_pickle(path, content), 1, len(content))
-    else:
-        _check_pickles(path, content, _LEGACY_PICKLES, len(content))
-    # timm's trainings keep their settings in a Namespace, which is a bag of values.
-    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a refused file is warned of is told below
-        try:
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise _no_checkpoint(path, type(error).__name__) from error
-
-
-def _check_archive(path: Path, content: bytes, largest_bytes: int) -> None:
-    """Hold an archive's parts against their declared sizes and checksums; torch stores them uncompressed."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            parts = archive.infolist()
-            total = sum(part.file_size for part in parts)
-            if total > largest_bytes:
-                raise _too_large(path, total, largest_bytes)
-            for part in parts:
-                if part.compress_type != zipfile.ZIP_STORED:
-                    raise WeightsError(
-                        f"{path}: refused: its part '{shown(part.filename)}' is compressed, and torch compresses none; "
-                        "read it with torch where you trust it, and save it again; not loaded"
-                    )
-            if total > len(content):
-                raise WeightsError(f"{path}: is damaged: its parts overlap; not loaded")
-            damaged = archive.testzip()
-    except WeightsError:
-        raise
-    except Exception as error:  # whatever a crafted archive provokes in the reader
-        raise WeightsError(f"{path}: is damaged ({shown(str(error))}); not loaded") from error
-    if damaged is not None:
-        raise WeightsError(f"{path}: is damaged: the CRC-32 of its part '{shown(damaged)}' does not match; not loaded")
-
-
-def _data_pickle(path: Path, content: bytes) -> bytes:
-    """The pickle of an archive as torch finds it, whatever another reader of archives would find."""
-    try:
-        archive = torch._C.PyTorchFileReader(io.BytesIO(content))
-        size = archive.get_record_size("data.pkl")
-        if size <= _MOST_PICKLE_BYTES:
-            return archive.get_record("data.pkl")
-    except Exception as error:  # whatever a crafted archive provokes in the reader
-        raise _no_checkpoint(path, type(error).__name__) from error
-    raise WeightsError(
-        f"{path}: refused: its pickle has {size:,} bytes, expected at most {_MOST_PICKLE_BYTES:,}; not loaded"
-    )
-
-
-def _check_pickles(path: Path, content: bytes, count: int, file_bytes: int) -> None:
-    """Refuse pickles that ask for more than weights, or whose reading would not end; ``content`` begins with them."""
-    file = io.BytesIO(content)
-    for _ in range(count):
-        found = unfolded(file)
-        if found.refused:
-            raise _code(path, found.refused)
-        if found.values > _MOST_VALUES or found.depth > _MOST_LEVELS:
-            raise WeightsError(
-                f"{path}: refused: its pickle nests values in each other until they are more than {_MOST_VALUES:,}, or "
-                f"more than {_MOST_LEVELS} levels deep, or takes more than {MOST_OPERATIONS:,} operations, which no "
-                "weights need and reading would not end; not loaded"
-            )
-        if not found.whole:
-            asked = _named_in_pickle(content)
-            raise _code(path, asked) if asked else _no_checkpoint(path, "its pickle cannot be read")
-        if found.storage_bytes > file_bytes:
-            raise _no_checkpoint(path, f"it names {found.storage_bytes:,} bytes of tensors and has {file_bytes:,}")
-
-
-def _code(path: Path, asked: Sequence[str]) -> WeightsError:
-    return WeightsError(
-        f"{path}: refused: reading it would call {', '.join(map(shown, asked[:_MOST_NAMED]))}, and weights need no "
-        "code; nothing of it was run. If you trust where it comes from, save its state dictionary alone, or as "
-        "safetensors"
-    )
-
-
-def _no_checkpoint(path: Path, reason: str) -> WeightsError:
-    return WeightsError(f"{path}: is damaged or no checkpoint of torch ({reason}); not loaded")
-
-
-def _named_in_pickle(content: bytes) -> list[str]:
-    """What a pickle of a newer protocol names besides parts of tensors: module and name are the two strings before."""
-    strings: list[str] = []
-    named: list[str] = []
-    with contextlib.suppress(Exception):  # a damaged pickle ends the reading, not the message
-        for operation, argument, _ in itertools.islice(pickletools.genops(content), MOST_OPERATIONS):
-            if operation.name == "STACK_GLOBAL":
-                named.append(".".join(strings[-2:]))
-            elif isinstance(argument, str):
-                strings.append(argument)
-    return sorted({name for name in named if not name.startswith(("torch.", "collections."))})[:_MOST_NAMED]
-
-
 def _state_of(path: Path, saved: object) -> dict[str, torch.Tensor]:
     """The state dictionary in what was saved, under the names of the network that was wrapped for training."""
     if isinstance(saved, dict):
@@ -330,7 +189,7 @@ def _check_tensors(path: Path, state: dict[str, torch.Tensor], largest_bytes: in
             raise WeightsError(f"{path}: {shown(name)} holds {tensor.dtype}, expected numbers of 16, 32 or 64 bits")
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if total > largest_bytes:
-        raise _too_large(path, total, largest_bytes)
+        raise too_large(path, total, largest_bytes)
     for name, tensor in state.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise WeightsError(
@@ -361,7 +220,5 @@ def _origin_of(path: Path, saved: object, state: dict[str, torch.Tensor]) -> Ori
     return Origin(**names, **sizes)
 
 
-def _too_large(path: Path, found: int, largest: int) -> WeightsError:
-    return WeightsError(
-        f"{path}: holds {found:,} bytes, more than the {largest:,} that weights of this network could need; not loaded"
-    )
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIZE

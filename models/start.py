@@ -18,9 +18,10 @@ import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
-from models.checkpoints import Origin, Weights, WeightsError, quoted, read_weights, shown
+from models.checkpoints import Origin, Weights, read_weights
 from models.head import classifier_name, clear_classifier
 from models.resolution import resize_state
+from models.weights_error import WeightsError, quoted, shown
 
 # A training's file may hold averaged weights, two moments of an optimiser, all in double precision, and a large head.
 _LARGEST_MULTIPLE, _LARGEST_REST = 16, 256 * 2**20

@@ -99,8 +99,8 @@ def give_start(network: nn.Module, cell: Cell, store: Store) -> str:
     Raises:
         StudyError: the weights are not there, are not what they were, or do not fit.
     """
-    from models.checkpoints import WeightsError
     from models.start import load_start
+    from models.weights_error import WeightsError
 
     assert cell.start is not None
     path, expected = start_file(cell.start, store)

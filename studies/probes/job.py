@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from datamodules import DataConfig, DataError
-from models.checkpoints import WeightsError
+from models.weights_error import WeightsError
 from studies.environment import environment, now
 from studies.errors import StudyError
 from studies.job_data import JobData
