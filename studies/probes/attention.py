@@ -8,10 +8,11 @@ as far as attention to all patches alike does, and training draws some of them n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -45,7 +46,8 @@ def attention_distance(network: nn.Module, batches: Batches, *, num_images: int 
     Returns:
         Readings `attention_distance` (px; 0 is all attention on the patch itself) and `attention_entropy` (nat; from 0
         to the logarithm of the number of patches) by layer, depth and head. Array `uniform_attention_distance`, `[L]`:
-        the distance in each layer if every patch attended to all patches alike.
+        the distance in each layer if every patch attended to all patches alike; `largest_attention_distance`, `[L]`:
+        if every patch attended to the one farthest from it.
 
     Raises:
         ProbeError: the network has no attention among patches, attends within windows, or has diverged; or patches
@@ -69,9 +71,8 @@ def attention_distance(network: nn.Module, batches: Batches, *, num_images: int 
             for reading in head.readings(layer, depth, total)
         ),
         {
-            "uniform_attention_distance": np.array(
-                [uniform_attention_distance(head.grid) for head in sums.values()], np.float32
-            )
+            "uniform_attention_distance": _by_layer(uniform_attention_distance, sums),
+            "largest_attention_distance": _by_layer(largest_attention_distance, sums),
         },
     )
 
@@ -102,6 +103,11 @@ def uniform_attention_distance(grid: PatchGrid) -> float:
     return float(grid.distances().mean())
 
 
+def largest_attention_distance(grid: PatchGrid) -> float:
+    """Mean over patches of the distance in pixels to the patch farthest away: no attention looks farther."""
+    return float(grid.distances().amax(dim=1).mean())
+
+
 @dataclass
 class _HeadSums:
     """Sums over images, by head, of one layer."""
@@ -118,6 +124,10 @@ class _HeadSums:
         ):
             for head, value in enumerate((sums / num_images).tolist()):
                 yield Reading(quantity, value, unit, layer=layer, depth=depth, head=head, num_images=num_images)
+
+
+def _by_layer(distance: Callable[[PatchGrid], float], sums: Mapping[str, _HeadSums]) -> npt.NDArray[np.float32]:
+    return np.array([distance(head.grid) for head in sums.values()], np.float32)
 
 
 def _add_batch(network: nn.Module, images: torch.Tensor, sums: dict[str, _HeadSums]) -> None:

@@ -44,6 +44,7 @@ class ProbeKind:
         across_sizes: whether it is of all networks of an arm and replicate at once, from the smallest size to the
             largest, instead of one by one.
         reads_test: whether it reads the test split.
+        by_layer: whether it reads the layers of `studies.probes.layers`, the logits among them.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ProbeKind:
     shown: tuple[Shown, ...]
     across_sizes: bool = False
     reads_test: bool = False
+    by_layer: bool = False
 
 
 _KINDS = (
@@ -69,6 +71,7 @@ _KINDS = (
         1,
         {"band": 0.5, "step": 0.1, "num_images": 64},
         (Shown("equivariance_error", "features"), Shown("equivariance_ratio")),
+        by_layer=True,
     ),
     ProbeKind(
         "patch_shuffle",
@@ -83,6 +86,7 @@ _KINDS = (
         1,
         {"num_images": 32, "seed": 0},
         (Shown("receptive_field_rms", "features"), Shown("receptive_field_90", "features")),
+        by_layer=True,
     ),
     ProbeKind(
         "attention_distance",

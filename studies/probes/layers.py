@@ -4,7 +4,7 @@ A layer is found by running the network once. The network is opened; so is every
 reads what the one before it gave) of more than one layer with weights: the stages of a ResNet, the blocks of a
 transformer. Whatever else has an output is one layer: a residual block, a convolution with its norm and activation, a
 patch embedding. Parts that return their input as it is (dropout, a flattening) are none. Two layers exist in every
-network: ``features``, what the classifier reads, and the logits, whose name is that of the whole network, empty.
+network: ``features``, what the classifier reads, and ``logits``, what the network gives.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from studies.probes.places import Arrangement, Made, Places, arranged_by
 from studies.probes.presenting import evaluation_mode
 
 FEATURES = "features"
-LOGITS = ""
+LOGITS = "logits"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def network_layers(network: nn.Module, images: Tensor) -> tuple[Layer, ...]:
             continue
         place = places.place(stamp.shape, _made(stamp, opened, calls))
         if place is not None:
-            unique = f"network.{name}" if name == module == FEATURES else name  # a module may be called features
+            taken = name == module and name in (FEATURES, LOGITS) and not reads  # a module may be called so
+            unique = f"network.{name}" if taken else name
             layers.append(
                 Layer(unique, module, place.arrangement, reads, place.grid, place.stride, place.num_prefix_tokens)
             )

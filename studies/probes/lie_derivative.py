@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from studies.probes.layers import Layer, captured, network_layers
+from studies.probes.layers import LOGITS, Layer, captured, network_layers
 from studies.probes.presenting import Batches, check_finite, evaluation_mode, shown
 from studies.probes.probe import Probed, ProbeError, Reading
 from studies.probes.translation import band_limited, translated
@@ -90,7 +90,7 @@ def equivariance(
     readings = [
         reading
         for depth, layer in enumerate(layers)
-        for reading in _readings(layer, depth if layer.name else None, sums[layer.name], band, seen)
+        for reading in _readings(layer, None if layer.name == LOGITS else depth, sums[layer.name], band, seen)
     ]
     if not readings:
         raise ProbeError("no layer of the network gives different outputs for different images")

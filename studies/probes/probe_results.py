@@ -40,8 +40,9 @@ PROBE_COLUMNS: dict[str, str] = {
     "weights": "trained: the final weights of the full budget | initial: the weights drawn for the replicate",
     "probe": "name of the probe",
     "quantity": "what was measured",
-    "layer": "name of the module it was read at; empty for the whole network",
-    "depth": "place of the layer among those that the probe read, from 0; empty for the whole network",
+    "layer": "name of the module it was read at; features: what the classifier reads; logits: what the network gives; "
+    "empty where no layer is meant",
+    "depth": "place of the layer among those that the probe read, from 0; empty for logits and without a layer",
     "head": "attention head, from 0",
     "setting": "what was varied: shift in pixels, patches along a side, images per class; of representation_similarity "
     "the size that the other network was trained on",
@@ -262,6 +263,8 @@ def _rows(subject: Subject, result: ProbeResult) -> Iterable[dict[str, Any]]:
     for reading in result.readings:
         told = reading.model_dump()
         cell = cells[told.pop("cell_id") or subject.cell.id]
+        if subject.kind.by_layer:
+            told["layer"] = told["layer"] or "logits"  # as results of earlier versions have it
         yield told | {
             "result_id": result.result_id,
             "cell_id": cell.id,

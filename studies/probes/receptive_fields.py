@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from studies.probes.layers import Layer, captured, network_layers
+from studies.probes.layers import LOGITS, Layer, captured, network_layers
 from studies.probes.presenting import Batches, check_finite, evaluation_mode, shown
 from studies.probes.probe import Probed, ProbeError, Reading
 
@@ -41,9 +41,9 @@ def receptive_field(network: nn.Module, batches: Batches, *, num_images: int = 3
     Returns:
         Per layer, in pixels and around the center of mass of `m`: readings ``receptive_field_rms`` (root mean square
         distance; that of equal weights on an n x n image is `sqrt((n^2 - 1) / 6)`), ``receptive_field_50`` and
-        ``receptive_field_90`` (radius of the circle that holds so much of `m`). Arrays: `m` by the layer's name
-        (``logits`` for the whole network), `[H, W]`, adding up to 1. A layer without gradient has neither, as the
-        logits of an untrained network with a zero classifier.
+        ``receptive_field_90`` (radius of the circle that holds so much of `m`). Arrays: `m` by the layer's name,
+        `[H, W]`, adding up to 1, in the order of depth. A layer without gradient has neither, as the logits of an
+        untrained network with a zero classifier.
 
     Raises:
         ProbeError: no layer depends on the image, or the network has diverged.
@@ -71,8 +71,8 @@ def receptive_field(network: nn.Module, batches: Batches, *, num_images: int = 3
         if not total > 0:
             continue
         weights = masses[layer.name] / total
-        arrays[layer.name or "logits"] = weights.astype(np.float32)
-        place = depth if layer.name else None
+        arrays[layer.name] = weights.astype(np.float32)
+        place = None if layer.name == LOGITS else depth
         readings += [
             Reading(quantity, value, "px", layer=layer.name, depth=place, num_images=seen)
             for quantity, value in radii(weights).items()

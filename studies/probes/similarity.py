@@ -87,8 +87,8 @@ def representation_similarity(
 ) -> Similarity:
     """Compare all layers of two networks on the same images.
 
-    Layers are those of `layers.network_layers`: blocks and stages, then `features`, what the classifier reads, and the
-    logits, whose name is empty. A map or grid of tokens is compared as it lies, all places and channels of an image
+    Layers are those of `layers.network_layers`: blocks and stages, then `features`, what the classifier reads, and
+    `logits`. A map or grid of tokens is compared as it lies, all places and channels of an image
     together; tokens without a place are left out, so that a class token is seen in `features`.
 
     Args:
@@ -203,7 +203,7 @@ class _Sums:
             for names, kept in zip(self.names, defined, strict=True)
         ]
         undefined = tuple(
-            f"{side}: {name or 'logits'}"
+            f"{side}: {name}"
             for side, names, kept in zip(("first", "second"), self.names, defined, strict=True)
             for name, keep in zip(names, kept.tolist(), strict=True)
             if not keep

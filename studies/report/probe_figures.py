@@ -28,13 +28,25 @@ FEATURES = "features"
 MOST_PANELS = 6
 BEFORE = (0, (3, 2))
 """The line of untrained networks."""
+_BOUNDS: Mapping[str, tuple[str, object]] = {
+    "all patches alike": ("uniform", (0, (1, 1.6))),
+    "the farthest patch alone": ("largest", (0, (6, 1.5, 1, 1.5))),
+}
+"""What attention distance is held against, by label: name of its array and line."""
 
 
 def plot_attention_distance(probes: ProbeAnswers, looks: Mapping[str, Look]) -> Figure:
-    """Mean attention distance of every head against depth, a panel per arm, trained and untrained."""
+    """Mean attention distance of every head against depth, a panel per arm, trained and untrained.
+
+    From 0 to the distance of attention to the farthest patch alone, where results say it; no head looks farther.
+    """
     readings = at_largest(probes.of("attention_distance"))
     arms = [arm for arm in looks if arm in set(readings["arm"])][:MOST_PANELS]
-    uniform = probes.arrays_of("attention_distance", "uniform_attention_distance")
+    bounds = {
+        label: (probes.arrays_of("attention_distance", f"{name}_attention_distance"), line)
+        for label, (name, line) in _BOUNDS.items()
+    }
+    drawn = [(label, line) for label, (of_arm, line) in bounds.items() if set(arms) & set(of_arm)]
     with print_style():
         figure = new_figure(max(3.1 * len(arms), 4.6), 3.9)
         panels = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
@@ -53,21 +65,24 @@ def plot_attention_distance(probes: ProbeAnswers, looks: Mapping[str, Look]) -> 
                     curve["depth"] + 1 + shift, curve["mean"], color=colour, linewidth=1.7, zorder=4,
                     linestyle="-" if filled else BEFORE,
                 )  # fmt: skip
-            if arm in uniform:
-                depths = np.arange(1, len(uniform[arm]) + 1)
-                axes.plot(depths, uniform[arm], color=MUTED, linestyle=(0, (1, 1.6)), linewidth=1.1, zorder=2)
+            for of_arm, line in bounds.values():
+                if arm in of_arm:
+                    depths = np.arange(1, len(of_arm[arm]) + 1)
+                    axes.plot(depths, of_arm[arm], color=MUTED, linestyle=line, linewidth=1.1, zorder=2)
             axes.set_title(look.label)
             axes.set_xlabel("transformer block")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(x=0.16)
-            axes.set_ylim(bottom=0)
+        panels[0].set_ylim(bottom=0)  # after all are drawn: it ends the choice of the upper end, which they share
         panels[0].set_ylabel("mean attention distance in pixels")
-        _before_after(figure, dots=True, extra=[("all patches alike", (0, (1, 1.6)))] if uniform else [])
+        _before_after(figure, dots=True, extra=drawn)
         return figure
 
 
 def plot_equivariance(probes: ProbeAnswers, looks: Mapping[str, Look], frame: pd.DataFrame) -> Figure:
     """Translation equivariance error by depth, and that of the features by size of the training set and by test error.
+
+    The panels share their scale, from 0.
 
     Args:
         probes: the readings.
@@ -79,7 +94,7 @@ def plot_equivariance(probes: ProbeAnswers, looks: Mapping[str, Look], frame: pd
     arms = [arm for arm in looks if arm in set(readings["arm"])]
     with print_style():
         figure = new_figure(11.0, 3.9)
-        left, middle, right = figure.subplots(1, 3, sharey=False)
+        left, middle, right = figure.subplots(1, 3, sharey=True)
         for arm in arms:
             look = looks[arm]
             _lines(left, _relative_depth(largest[largest["arm"] == arm]), "place", look)
@@ -98,10 +113,11 @@ def plot_equivariance(probes: ProbeAnswers, looks: Mapping[str, Look], frame: pd
         left.set_xlabel("depth, from the first layer to the logits")
         middle.set_xlabel(quantity(probes.x).axis)
         right.set_xlabel("test error of the network in percent")
-        left.set_ylabel("translation equivariance error")
+        left.set_ylabel("translation equivariance error per pixel")
         for axes, title in ((left, "by layer"), (middle, "of the features"), (right, "of the features, by test error")):
             axes.set_title(title)
-            _from_zero(axes)
+            axes.yaxis.set_tick_params(labelleft=True)
+        left.set_ylim(bottom=0)
         left.set_xlim(-0.03, 1.03)
         _before_after(figure, arms=[(looks[arm].label, looks[arm]) for arm in arms])
         return figure
@@ -194,10 +210,6 @@ def _line(axes: Axes, x: pd.Series[float], curve: pd.DataFrame, look: Look) -> N
     axes.fill_between(x, mean - half, mean + half, color=look.colour, alpha=0.14, linewidth=0, zorder=2)
     axes.plot(x, mean, color=look.colour, linestyle=look.line, linewidth=1.8, zorder=4)
     axes.scatter(x, mean, marker=look.marker, s=26, facecolor=look.face, edgecolor=look.edge, linewidth=0.8, zorder=5)
-
-
-def _from_zero(axes: Axes) -> None:
-    axes.set_ylim(bottom=0)
 
 
 def _handle(look: Look) -> Line2D:

@@ -17,6 +17,7 @@ from studies.analysis.probe_answers import INITIAL, TRAINED, ProbeAnswers, probe
 from studies.analysis.quantity import quantity
 
 from .axes import new_figure, print_style
+from .layer_names import NamedLayer, named_layers
 from .palette import INK, MUTED, Look, size_labels
 
 FloatArray = npt.NDArray[np.float32]
@@ -71,23 +72,31 @@ def plot_first_layer(probes: ProbeAnswers, looks: Mapping[str, Look]) -> Figure:
 
 
 def plot_receptive_fields(probes: ProbeAnswers, looks: Mapping[str, Look]) -> Figure:
-    """What the centre of a layer sees of the image: mean absolute gradient, brightest 1 in each map; a row per arm."""
+    """What the centre of a layer sees of the image: mean absolute gradient, brightest 1 in each map; a row per arm.
+
+    Over each map the place of its layer, and in small print the name of the module.
+    """
     fields = {arm: _fields(arrays) for arm, arrays in receptive_arrays(probes).items()}
     arms = [arm for arm in looks if fields.get(arm)][:MOST_ARMS]
     columns = max(len(fields[arm]) for arm in arms)
     with print_style():
-        figure = new_figure(1.25 * columns + 1.8, 1.5 * len(arms) + 0.3)
+        figure = new_figure(1.35 * columns + 2.4, 1.75 * len(arms) + 0.3)
         panels = figure.subplots(len(arms), columns, squeeze=False)
+        image = None
         for row, arm in zip(panels, arms, strict=True):
             for place, axes in enumerate(row):
                 _bare(axes)
                 if place >= len(fields[arm]):
                     axes.set_axis_off()
                     continue
-                name, field = fields[arm][place]
-                axes.imshow(np.sqrt(field / max(float(field.max()), 1e-30)), cmap=_FIELD_MAP, vmin=0, vmax=1)
-                axes.set_title(_short(name), fontsize=7.5, fontweight="normal", color=MUTED, loc="center")
+                layer, field = fields[arm][place]
+                image = axes.imshow(np.sqrt(field / max(float(field.max()), 1e-30)), cmap=_FIELD_MAP, vmin=0, vmax=1)
+                axes.set_title(layer.place, fontsize=7.5, fontweight="normal", color=INK, loc="center")
+                axes.set_xlabel(layer.path, fontsize=5.5, color=MUTED, labelpad=2)
             row[0].set_ylabel(looks[arm].label.replace(" (", "\n("), rotation=0, ha="right", va="center", labelpad=8)
+        if image is not None:
+            bar = figure.colorbar(image, ax=panels, shrink=0.8, aspect=24)
+            bar.set_label("√ gradient, brightest pixel of a map 1")
         return figure
 
 
@@ -113,6 +122,7 @@ def plot_similarity_across_sizes(probes: ProbeAnswers, looks: Mapping[str, Look]
             labels = size_labels(sizes)
             axes.set_xticks(range(len(sizes)), labels)
             axes.set_yticks(range(len(sizes)), labels)
+            axes.tick_params(length=0)
             axes.grid(False)
             axes.set_title(looks[arm].label)
         panels[0].set_ylabel(quantity(probes.x).axis)
@@ -139,9 +149,10 @@ def receptive_arrays(probes: ProbeAnswers) -> dict[str, Mapping[str, FloatArray]
     return found
 
 
-def _fields(arrays: Mapping[str, FloatArray]) -> list[tuple[str, FloatArray]]:
+def _fields(arrays: Mapping[str, FloatArray]) -> list[tuple[NamedLayer, FloatArray]]:
     """Maps by layer in the order of depth, at most `MOST_LAYERS`, evenly chosen, the last among them."""
-    maps = [(name, array) for name, array in arrays.items() if array.ndim == 2]
+    fields = {name: array for name, array in arrays.items() if array.ndim == 2}
+    maps = list(zip(named_layers(list(fields)), fields.values(), strict=True))
     places = np.unique(np.linspace(0, len(maps) - 1, min(MOST_LAYERS, len(maps))).round().astype(int))
     return [maps[place] for place in places]
 
@@ -174,8 +185,3 @@ def _bare(axes: Axes) -> None:
     axes.set_yticks([])
     axes.grid(False)
     axes.spines[:].set_visible(False)
-
-
-def _short(layer: str) -> str:
-    """The end of a long module name."""
-    return layer if len(layer) <= 18 else f"…{layer[-17:]}"

@@ -62,7 +62,7 @@ def probe_drawings(
             "Translation equivariance error: how fast the part of a layer's output that tells images apart goes wrong "
             "as the image moves (Lie derivative by central differences, band-limited images); 0 where the layer moves "
             f"with the image. Left: by layer, at the largest size. {_LINES} Middle and right: of the features that the "
-            "classifier reads; a dot per network. Compare arms at equal test error.",
+            "classifier reads; a dot per network. The panels share their scale. Compare arms at equal test error.",
         )
     if known & {"roll_consistency", "crop_consistency"}:
         found["shift_consistency"] = (
@@ -80,13 +80,15 @@ def probe_drawings(
         found["receptive_field"] = (
             lambda: probe_maps.plot_receptive_fields(probes, looks),
             "Effective receptive fields: square root of the mean absolute gradient of the central place of a layer "
-            f"with respect to the pixels, each map scaled to its brightest; layers from left to right. {_ONE}",
+            "with respect to the pixels, each map scaled to its brightest; layers from left to right, under each the "
+            f"name of its module. {_ONE}",
         )
     if "attention_distance" in known:
         found["attention_distance"] = (
             lambda: probe_figures.plot_attention_distance(probes, looks),
             "Mean attention distance by depth, a dot per head and replicate, lines through their means, at the largest "
-            "size; class tokens left out. Dotted: attention to all patches alike.",
+            "size; class tokens left out. Dotted: attention to all patches alike. Dash-dotted: attention to the "
+            "farthest patch alone, beyond which none can look.",
         )
     if probes.arrays_of("position_similarity", "position_similarity"):
         found["position_similarity"] = (

@@ -182,6 +182,16 @@ def test_the_mean_distance_along_a_line_has_a_closed_form() -> None:
     assert uniform_attention_distance(grid) == pytest.approx(pitch * (patches**2 - 1) / (3 * patches), rel=1e-12)
 
 
+def test_no_attention_looks_farther_than_to_the_farthest_patch() -> None:
+    """Of 4 x 4 places, the farthest from each is one of the corners."""
+    places = [(row, column) for row in range(4) for column in range(4)]
+    farthest = [max(range(16), key=lambda key: math.dist(place, places[key])) for place in places]
+    found = attention_distance(Given(only(farthest)), batches())
+    (largest,) = found.arrays["largest_attention_distance"]
+    assert largest == pytest.approx(4 * (4 * 3 * 2**0.5 + 8 * 13**0.5 + 4 * 2 * 2**0.5) / 16, rel=1e-6)
+    assert values(found, "attention_distance") == pytest.approx([largest], rel=1e-6)
+
+
 def only(keys: list[int], num_prefix_tokens: int = 0) -> torch.Tensor:
     """Logits `[1, N, N]` of patches that attend to one patch each, and mostly to the tokens before them."""
     size = len(keys) + num_prefix_tokens

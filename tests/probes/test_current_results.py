@@ -88,6 +88,14 @@ def test_nobody_can_say_of_a_cell_whose_record_is_damaged(plan: Plan, store: Sto
     assert sum(coverage(plan, store).done.values()) < done
 
 
+def test_logits_have_one_name_in_results_of_any_version(plan: Plan, store: Store) -> None:
+    """Earlier ones call them by no name, as they rightly call what was not read at a layer."""
+    for kind, expected in (("equivariance", {"features", "logits"}), ("shift_consistency", {""})):
+        one = of_cell(plan, plan.cells[0], kind)
+        layers = set(probe_frame(plan, store).query("result_id == @one.id")["layer"])
+        assert {layer for layer in layers if not layer.startswith("blocks.")} == expected
+
+
 # --- bundles ---------------------------------------------------------------------------------------
 
 

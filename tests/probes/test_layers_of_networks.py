@@ -25,7 +25,7 @@ def test_grids_of_every_family(family: str) -> None:
     layers = network_layers(network, images())
     assert [layer.grid for layer in layers if layer.grid] == GRIDS[family]
     assert all(layer.stride == (16 / layer.grid[0],) * 2 for layer in layers if layer.grid)
-    assert [layer.name for layer in layers[-2:]] == ["features", ""]
+    assert [layer.name for layer in layers[-2:]] == ["features", "logits"]
     assert [layer.name for layer in spatial_layers(network, images())] == [one.name for one in layers if one.grid]
 
 
@@ -51,7 +51,7 @@ def test_what_is_captured_is_what_the_network_computes(family: str) -> None:
     layers = network_layers(network, pictures)
     with captured(network, layers) as seen:
         logits = network(pictures)
-    assert torch.equal(seen[""].flatten(1), logits)
+    assert torch.equal(seen["logits"].flatten(1), logits)
     torch.testing.assert_close(seen["features"].flatten(1), features(network, pictures))
     assert {layer.name: layer.grid or (1, 1) for layer in layers} == {
         name: tuple(output.shape[2:]) for name, output in seen.items()
@@ -97,16 +97,16 @@ def test_a_residual_block_is_one_layer_and_a_chain_is_opened() -> None:
             return inner
 
     network = nn.Sequential(nn.Sequential(Residual(), Residual()), nn.Dropout(), nn.Flatten(), nn.Linear(256, 2))
-    assert [layer.name for layer in network_layers(network, images())] == ["0.0", "features", ""]
+    assert [layer.name for layer in network_layers(network, images())] == ["0.0", "features", "logits"]
     first = nn.Sequential(nn.Sequential(Residual(), Residual(), nn.Conv2d(1, 2, 1)), nn.Flatten(), nn.Linear(512, 2))
-    assert [layer.name for layer in network_layers(first, images())] == ["0.0", "0.1", "features", ""]
+    assert [layer.name for layer in network_layers(first, images())] == ["0.0", "0.1", "features", "logits"]
 
 
 def test_a_wrapped_network_is_opened() -> None:
     network = ImageClassifier("vit", "nano", image_size=16, in_channels=1, num_classes=3)
     names = [layer.name for layer in network_layers(network, images())]
     assert "network.blocks.0" in names
-    assert names[-2:] == ["features", ""]
+    assert names[-2:] == ["features", "logits"]
 
 
 def test_the_network_is_left_as_it_was() -> None:
@@ -144,7 +144,7 @@ def test_an_output_without_images_is_no_layer() -> None:
 
     for count in (1, 2, 5):
         names = [layer.name for layer in network_layers(Net(), images(count))]
-        assert names == ["stem", "body", "features", ""]
+        assert names == ["stem", "body", "features", "logits"]
 
 
 def test_the_stride_is_the_one_that_convolutions_state() -> None:
@@ -185,7 +185,7 @@ def test_a_layer_whose_stride_cannot_be_told_is_left_out() -> None:
     """16 -> 8 without padding: a stride of 1 that only sizes would take for one of 2."""
     losing = Pair(nn.Conv2d(1, 4, 5), nn.Conv2d(4, 4, 5))
     network = nn.Sequential(losing, nn.GELU(), nn.Flatten(), nn.Linear(256, 2))
-    assert [layer.name for layer in network_layers(network, images())] == ["features", ""]
+    assert [layer.name for layer in network_layers(network, images())] == ["features", "logits"]
     kept = Pair(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3))  # 16 -> 12
     one = Pair(nn.Conv2d(1, 4, 5, stride=2), nn.GELU())  # 16 -> 6
     strided = Pair(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, padding=1))  # 16 -> 8

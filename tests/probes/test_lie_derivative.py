@@ -53,7 +53,7 @@ def test_a_band_keeps_what_is_below_it_alone() -> None:
 
 def test_linear_circular_networks_have_no_error_on_any_band() -> None:
     found = equivariance(convolutional(nn.Identity), batches_of(images()), band=1.0)
-    assert set(values(found, "equivariance_error")) == {"0", "2", "features", ""}
+    assert set(values(found, "equivariance_error")) == {"0", "2", "features", "logits"}
     assert all(value < 1e-4 for value in values(found, "equivariance_error").values())
     assert all(value < 1e-5 for value in values(found, "equivariance_ratio").values())
 
@@ -67,7 +67,7 @@ def test_smooth_circular_networks_have_no_error_on_a_low_band_and_relu_has() -> 
     for layer in ("1", "3"):
         errors = [values(one, "equivariance_ratio")[layer] for one in (smooth, kinked, noisy)]
         assert errors[0] < 0.02 < 0.15 < errors[1] < 0.4 < errors[2]
-    assert values(smooth, "equivariance_error")[""] < 1e-3 < 0.1 < values(kinked, "equivariance_error")[""]
+    assert values(smooth, "equivariance_error")["logits"] < 1e-3 < 0.1 < values(kinked, "equivariance_error")["logits"]
 
 
 def test_a_stride_is_followed_where_nothing_is_folded() -> None:
@@ -90,7 +90,7 @@ def test_borders_of_zeros_are_an_error() -> None:
 
 def test_a_fully_connected_network_is_not_invariant() -> None:
     found = equivariance(nano("mlp"), batches_of(images()))
-    assert set(values(found, "equivariance_error")) == {"layer1", "layer2", "layer3", "features", ""}
+    assert set(values(found, "equivariance_error")) == {"layer1", "layer2", "layer3", "features", "logits"}
     assert all(value > 0.2 for value in values(found, "equivariance_error").values())
     assert values(found, "equivariance_ratio") == {}
 
@@ -123,7 +123,7 @@ def test_every_family(family: str) -> None:
     with left_as_it_was(network):
         found = equivariance(network, batches_of(images(), batch_size=3), num_images=6)
     assert {reading.num_images for reading in found.readings} == {6}
-    assert {"features", ""} <= set(values(found, "equivariance_error"))
+    assert {"features", "logits"} <= set(values(found, "equivariance_error"))
     whole = equivariance(network, batches_of(images(), batch_size=8), num_images=6)
     assert values(whole, "equivariance_error") == pytest.approx(values(found, "equivariance_error"), rel=1e-3)
 
@@ -133,7 +133,7 @@ def test_an_untrained_network_has_no_error_of_its_constant_logits() -> None:
     network = build_network("vit", "nano", image_size=16, in_channels=1, num_classes=5)
     found = values(equivariance(network, batches_of(images())), "equivariance_error")
     assert "features" in found
-    assert "" not in found
+    assert "logits" not in found
     constant = Logits(lambda given: torch.ones(len(given), 2))
     with pytest.raises(ProbeError, match="different outputs"):
         equivariance(constant, batches_of(images()))

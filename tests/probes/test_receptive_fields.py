@@ -42,7 +42,7 @@ def test_equal_kernels_spread_with_the_square_root_of_depth() -> None:
     for convolution in network:
         nn.init.ones_(convolution.weight)
     found = values(receptive_field(network, batches_of(images())), "receptive_field_rms")
-    names = ["0", "1", "2", "3", "4", ""]
+    names = ["0", "1", "2", "3", "4", "logits"]
     assert found == pytest.approx({name: math.sqrt(2 * n * (9 - 1) / 12) for n, name in enumerate(names, 1)}, rel=1e-4)
 
 
@@ -89,7 +89,7 @@ def test_every_family(family: str) -> None:
     with left_as_it_was(network):
         found = receptive_field(network, batches_of(images(), batch_size=3), num_images=6)
     assert {reading.num_images for reading in found.readings} == {6}
-    assert {"features", "logits"} <= set(found.arrays)
+    assert {"features", "logits"} <= set(found.arrays) == {reading.layer for reading in found.readings}
     assert all(reading.value > 0 for reading in found.readings if reading.quantity == "receptive_field_rms")
     again = receptive_field(network, batches_of(images(), batch_size=3), num_images=6)
     assert found.readings == again.readings

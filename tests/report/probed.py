@@ -83,14 +83,17 @@ def probe_arrays() -> tuple[ProbeArrays, ...]:
             random = generator.uniform(-0.3, 0.3, (16, 16))
             similarity = near if weights == TRAINED else np.where(np.eye(16) > 0, 1.0, random)
             of_vit = {
-                "attention_distance": {"uniform_attention_distance": np.full(3, 8.2)},
+                "attention_distance": {
+                    "uniform_attention_distance": np.full(3, 8.2),
+                    "largest_attention_distance": np.full(3, 13.1),
+                },
                 "position_similarity": {"position_similarity": similarity[None]},
                 "first_layer": {"components": generator.standard_normal((16, 1, 4, 4))},
             }
             of_resnet = {"first_layer": {"filters": generator.standard_normal((12, 3, 3, 3))}}
             for arm, of in (("vit", of_vit), ("resnet", of_resnet)):
                 spread = {
-                    f"blocks.{depth}.mlp.drop2" if depth < 4 else "features": np.exp(
+                    ("patch_embed", *(f"blocks.{depth}" for depth in range(3)), "features")[depth]: np.exp(
                         -((rows - 8) ** 2 + (columns - 8) ** 2) / (2 * (1 + depth * (2 if arm == "vit" else 1)) ** 2)
                     )
                     for depth in range(5)

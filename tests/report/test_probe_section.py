@@ -15,10 +15,15 @@ from report.probed import ARMS, SIZES, probe_answers
 from report.synthetic import CURVES, study_records
 from studies.analysis.probe_answers import ProbeAnswers, probe_curve, training_change
 from studies.records import records_frame
+from studies.report.layer_names import named_layers
 from studies.report.page import render_page
 from studies.report.palette import looks_of
 from studies.report.probe_figures import plot_attention_distance, plot_equivariance, plot_shift_consistency
-from studies.report.probe_maps import plot_position_similarity, plot_similarity_across_sizes
+from studies.report.probe_maps import (
+    plot_position_similarity,
+    plot_receptive_fields,
+    plot_similarity_across_sizes,
+)
 from studies.report.probe_section import FIGURES, probe_drawings, probe_tables
 from studies.report.write import write_report
 
@@ -80,6 +85,70 @@ def test_attention_has_a_dot_per_head_and_its_uniform_distance(probes: ProbeAnsw
     assert any(np.allclose(line.get_ydata(), 8.2) for line in axes.get_lines())
 
 
+def test_attention_has_one_axis_from_zero_to_the_farthest_patch(probes: ProbeAnswers) -> None:
+    """Two arms, of which the second looks three times as far: the first panel must not fix the scale of both."""
+    far = probes.frame[probes.frame["arm"] == "vit"].assign(arm="resnet")
+    far = far.assign(value=far["value"].where(far["quantity"] != "attention_distance", 3 * far["value"]))
+    both = ProbeAnswers(pd.concat([probes.frame, far], ignore_index=True), probes.arrays)
+    panels = plot_attention_distance(both, LOOKS).axes
+    assert len(panels) == 2
+    for axes in panels:
+        low, high = axes.get_ylim()
+        assert low == 0
+        assert high > 3 * 8.5
+    (lines,) = ([np.asarray(line.get_ydata()) for line in axes.get_lines()] for axes in panels
+                if axes.get_title(loc="left") == "ViT")  # fmt: skip
+    assert any(np.allclose(line, 13.1) for line in lines), "the distance of attention to the farthest patch alone"
+
+
+def test_results_that_do_not_say_the_farthest_patch_have_no_line_of_it(probes: ProbeAnswers) -> None:
+    def labels_of(answers: ProbeAnswers) -> set[str]:
+        (legend,) = plot_attention_distance(answers, LOOKS).legends
+        return {text.get_text() for text in legend.get_texts()}
+
+    older = tuple(
+        dataclasses.replace(one, arrays={name: array for name, array in one.arrays.items() if "largest" not in name})
+        for one in probes.arrays
+    )
+    assert labels_of(probes) - labels_of(ProbeAnswers(probes.frame, older)) == {"the farthest patch alone"}
+
+
+def test_equivariance_has_one_scale_and_its_unit(probes: ProbeAnswers) -> None:
+    panels = plot_equivariance(probes, LOOKS, FRAME).axes
+    assert panels[0].get_ylabel() == "translation equivariance error per pixel"
+    (scale,) = {axes.get_ylim() for axes in panels}
+    assert scale[0] == 0
+    assert scale[1] > 1.6, "the largest error of any panel"
+
+
+def test_receptive_fields_say_their_layer_and_their_scale(probes: ProbeAnswers) -> None:
+    *maps, bar = plot_receptive_fields(probes, LOOKS).axes
+    assert [axes.get_title() for axes in maps[:5]] == [
+        "before the blocks", "after block 1 of 3", "after block 2 of 3", "after block 3 of 3", "features"
+    ]  # fmt: skip
+    assert [axes.get_xlabel() for axes in maps[:5]] == ["patch_embed", "blocks.0", "blocks.1", "blocks.2", ""]
+    assert bar.get_ylabel() == "√ gradient, brightest pixel of a map 1"
+    assert bar.get_ylim() == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["layer1", "layer2", "features"], ["after layer 1 of 2", "after layer 2 of 2", "features"]),
+        (["stages.0.blocks.0", "stages.1.blocks.0"], ["after block 1 of 2", "after block 2 of 2"]),
+        (["stem", "proj", "blocks.0", "norm"],
+         ["before the blocks, 1 of 2", "before the blocks, 2 of 2", "after block 1 of 1", "behind the blocks"]),
+    ],
+)  # fmt: skip
+def test_a_layer_is_told_by_its_place(names: list[str], places: list[str]) -> None:
+    assert [layer.place for layer in named_layers(names)] == places
+
+
+def test_the_path_of_a_deep_module_is_cut_at_its_beginning() -> None:
+    (layer,) = named_layers(["network.patch_embed.backbone.stage1.0"])
+    assert layer.path == "…embed.backbone.stage1.0"
+
+
 def test_equivariance_is_shown_by_depth_size_and_error(probes: ProbeAnswers) -> None:
     left, middle, right = plot_equivariance(probes, LOOKS, FRAME).axes
     places = [line.get_xdata() for line in left.get_lines()]
@@ -98,6 +167,9 @@ def test_shifts_and_similarities_have_their_values(probes: ProbeAnswers) -> None
     matrix = panels[0].images[0].get_array()
     assert np.diagonal(matrix).tolist() == [1.0] * 4
     assert matrix[0, 3] == pytest.approx(1 / (1 + 6 / 4), abs=0.02)
+    for axes in panels[:2]:
+        ticks = [*axes.xaxis.get_major_ticks(), *axes.yaxis.get_major_ticks()]
+        assert {tick.tick1line.get_markersize() for tick in ticks} == {0}, "a square has no point to mark"
 
 
 def test_position_similarity_is_laid_out_as_the_patches_lie(probes: ProbeAnswers) -> None:
