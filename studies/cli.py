@@ -19,7 +19,7 @@ from .counts import counted
 from .errors import ExitCode, StudyError
 from .fit_command import fit
 from .interruption import told_once
-from .probes.command import probe
+from .probes.command import EPILOG, probe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -283,7 +283,7 @@ def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
 
 
 app.command()(fit)
-app.command()(probe)
+app.command(epilog=EPILOG)(probe)
 app.add_typer(bench, name="bench")
 
 

@@ -1,13 +1,15 @@
 """Finished cells trained again for the weights that were not kept: the same bits, or nothing changes.
 
 It happens in a store of its own, `STORE/again`, by the engine that trains everything, so that it is resumed like all
-training. No test image is read there. Weights are taken over only if every branch has the SHA-256 that the cell's
-record states; the record keeps all of its numbers, and only learns that its weights are kept.
+training, and removed once nothing in it waits to be continued. No test image is read there. Weights are taken over only
+if every branch has the SHA-256 that the cell's record states; the record keeps all of its numbers, and only learns that
+its weights are kept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +70,7 @@ def train_for_weights(
         gone = replace(stage, cells=tuple(cell for cell in stage.cells if cell.id in origins))
         if gone.cells:
             reasons |= train_for_weights(gone, store, engine, on_start=on_start, on_poll=on_poll)
-    scratch = _scratch(store, origins)
+    scratch = _scratch(store, origins) if cells else Store(store.root / FOLDER)
     for settings, group in _by_loop(cells, store, engine):
         again = {cell.model_copy(update={"reads_test": False}).id: cell for cell in group}
         stage = replace(
@@ -85,7 +87,15 @@ def train_for_weights(
             if why:
                 reasons[cell.id] = why
         scratch.discard_study(stage.study_id)
+    _remove_if_done(scratch)
     return reasons
+
+
+def _remove_if_done(scratch: Store) -> None:
+    """Removes the store that was trained in, unless a cell in it is to be continued, or a process trains there."""
+    waiting = [one for one in scratch.cell_ids() if not (scratch.root / "cells" / one).is_symlink()]
+    if not waiting and not scratch.study_ids():
+        shutil.rmtree(scratch.root, ignore_errors=True)  # of links the links alone
 
 
 def _scratch(store: Store, origins: Iterable[str]) -> Store:

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from studies.store import Store
 
 
+EPILOG = "\n\n".join(["Probes:", *(f"{kind.name}: {kind.title}" for kind in KINDS.values())])
+"""Stands below the help in its full width, where no name is cut; a paragraph a line."""
+
+
 def probe(
     study: Annotated[str, typer.Argument(help="Name or id of a study in the store.")],
     probes: Annotated[
         Optional[str],  # noqa: UP045  # typer reads this form
-        typer.Option(metavar="A,B", help=f"Some of {', '.join(KINDS)}; by default all but few_shot."),
+        typer.Option(metavar="A,B", help="Some of the probes named below; by default all but few_shot."),
     ] = None,
     store: StoreOption = Path("results"),
     again: Annotated[
@@ -35,7 +39,9 @@ def probe(
             help="First train again the cells whose weights were not kept; their records stay as they are.",
         ),
     ] = False,
-    retry_failed: Annotated[bool, typer.Option(help="Probe again where the result says failed.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Probe again where the result says failed.")
+    ] = False,
     workers: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Processes at once; by default one per CPU core, or one on a GPU."),

@@ -58,7 +58,11 @@ def patch_shuffle(
             size = tuple(images.shape[2:])
             dividing = [grid for grid in grids if not any(side % grid for side in size)]
             if not set(dividing) - {1} and grids != (1,):
-                raise ProbeError(f"none of the grids {tuple(grids)} cuts images of {size} pixels into equal patches")
+                tried = " or ".join(str(grid) for grid in grids if grid > 1)
+                raise ProbeError(
+                    f"images of {size[0]} x {size[1]} pixels cannot be cut into equal patches, {tried} along each side; "
+                    "give a grid that divides both sides"
+                )
             true_classes.append(labels)
             hits += int((predicted(network, images)[0] == labels).sum())
             for grid in dividing:
@@ -70,8 +74,9 @@ def patch_shuffle(
     commonest = int(classes.bincount().max())
     if hits <= commonest:
         raise ProbeError(
-            f"of {total} images the network classifies {hits} correctly, and always saying the commonest class "
-            f"{commonest}: what shuffling takes from it is undefined; show more images, or a trained network"
+            f"the network classifies {hits} of {total} images correctly, and whoever always says the commonest class "
+            f"{commonest}: it has no accuracy above chance that shuffled patches could take; show it more images, or "
+            "train it"
         )
     readings = [
         Reading("accuracy", hits / total, "fraction", num_images=total),

@@ -92,7 +92,8 @@ def test_logits_have_one_name_in_results_of_any_version(plan: Plan, store: Store
     """Earlier ones call them by no name, as they rightly call what was not read at a layer."""
     for kind, expected in (("equivariance", {"features", "logits"}), ("shift_consistency", {""})):
         one = of_cell(plan, plan.cells[0], kind)
-        layers = set(probe_frame(plan, store).query("result_id == @one.id")["layer"])
+        frame = probe_frame(plan, store)
+        layers = set(frame.loc[frame["result_id"] == one.id, "layer"])
         assert {layer for layer in layers if not layer.startswith("blocks.")} == expected
 
 

@@ -15,6 +15,7 @@ import studies
 from studies.cli import app
 from studies.errors import ConfigError, ExitCode
 from studies.grid import Plan
+from studies.probes.catalogue import KINDS
 from studies.probes.study_probing import ProbingResult
 from studies.store import Store
 
@@ -71,3 +72,12 @@ def test_the_same_in_python(plan: Plan, probed: tuple[Store, ProbingResult]) -> 
     pd.testing.assert_frame_equal(
         result.frame, studies.probe_frame(plan, probed[0]).query("probe == 'first_layer'").reset_index(drop=True)
     )
+
+
+def test_the_help_names_every_probe_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    told = CliRunner().invoke(app, ["probe", "--help"]).output
+    assert max(map(len, told.splitlines())) <= 80
+    assert "…" not in told
+    assert all(f" {name}: " in told for name in KINDS)

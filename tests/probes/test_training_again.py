@@ -97,7 +97,7 @@ def test_weights_are_made_again_without_changing_a_record_or_reading_a_test_imag
     kept = {one: read_weights(store.weights_path(right.id, one)).state for one in (0.5, 1.0)}
     assert [weights_sha256(kept[one]) for one in (0.5, 1.0)] == [one.weights_sha256 for one in record.branches]
     assert training_again.cells_to_train_again(plan, store) == [wrong]
-    assert not any((store.root / "again" / "cells").iterdir())
+    assert not (store.root / "again").exists()
 
 
 def test_a_record_written_meanwhile_is_not_written_over(
@@ -124,3 +124,22 @@ def test_a_record_written_meanwhile_is_not_written_over(
     found = store.record(cell.id)
     assert found is not None
     assert found.reason == "told meanwhile"
+
+
+def test_what_is_to_be_continued_stays_until_it_is_done(plan: Plan, store: Store) -> None:
+    """The folder of another's training, and a cell that was interrupted; links are removed, not what they lead to."""
+    scratch = training_again._scratch(store, [plan.cells[0].id])
+    assert (scratch.root / "cells" / plan.cells[0].id).is_symlink()
+    interrupted = scratch.cell_folder("ffff")
+    interrupted.mkdir()
+    assert training_again.train_for_weights(plan, store, KEEPING) == {}
+    assert interrupted.is_dir()
+    interrupted.rmdir()
+    scratch.lock_plan(plan)
+    assert training_again.train_for_weights(plan, store, KEEPING) == {}
+    assert scratch.study_ids() == [plan.study_id], "somebody trains there"
+    scratch.discard_study(plan.study_id)
+    assert training_again.train_for_weights(plan, store, KEEPING) == {}
+    assert not scratch.root.exists()
+    assert store.record(plan.cells[0].id) is not None
+    assert training_again.cells_to_train_again(plan, store) == []
