@@ -15,7 +15,7 @@ from datamodules.info import DataError
 AugmentationName = Literal["crop", "flip"]
 
 NUM_DRAWS = 3  # random integers of an image: shift down, shift right, flip
-CROP_PADDING = 4  # pixels on each side, the custom for 32-pixel images since He et al. (arXiv 1512.03385, section 4.2)
+CROP_PADDING = 4  # pixels on each side of a 32-pixel image, as in He et al. (arXiv 1512.03385, section 4.2)
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # the odd increments and multipliers of SplitMix64, as signed int64
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)

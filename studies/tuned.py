@@ -160,8 +160,10 @@ class Tuning(Strict):
         """
         if arm not in self.arms:
             raise ConfigError(
-                f"recipe.tuning: the tuning {self.name} has no arm {arm!r}; it has {', '.join(self.arms)}: leave "
-                f"{arm!r} out of families, tune it too (study tune), or set recipe.tuning=null for a fixed recipe"
+                f"recipe.tuning: this study takes learning rates and weight decays from the tuning {self.name}, which has "
+                f"none for {arm!r}, only for {', '.join(self.arms)}. Name one of these in families instead; or add "
+                f"recipe.tuning=null to the command, which trains all arms by one fixed recipe; or tune {arm!r} too "
+                "(study tune)"
             )
         points = self.arms[arm]
         rates = {size: point.learning_rate for size, point in points.items()}

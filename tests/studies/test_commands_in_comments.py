@@ -8,6 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import configs
 from studies import asking
@@ -47,3 +48,19 @@ def test_a_command_in_a_comment_is_planned(name: str, overrides: tuple[str, ...]
     if len(plan.pretraining) > 1:
         steps = {cell.steps for stage in plan.pretraining for cell in stage.cells}
         assert len(steps) == 1, "the stages that are compared train equally long"
+
+
+def test_the_readme_names_no_arm_that_a_shipped_tuning_lacks() -> None:
+    """Whoever copies a command from there must not be told that an arm has no learning rate."""
+    readme = (FOLDER.parents[1] / "README.md").read_text().replace("\n", " ")
+    tuned = {}
+    for path in (FOLDER.parent / "tuning").glob("*.yaml"):
+        tuned[path.stem] = set(yaml.safe_load(path.read_text())["arms"])
+    checked = 0
+    for name, rest in re.findall(r"study (?:run|plan) +(\w+)((?: +(?:'[^']*'|[\w.]+=[^\s`)]+))*)", readme):
+        content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text()) if (FOLDER / f"{name}.yaml").exists() else {}
+        families, tuning = re.search(r"families=\[([^\]]*)\]", rest), content.get("recipe", {}).get("tuning")
+        if families and tuning and "recipe.tuning=" not in rest:
+            checked += 1
+            assert set(families[1].split(",")) <= tuned[tuning], (name, rest)
+    assert checked >= 2, "the dial with more flipped places, and the control"
