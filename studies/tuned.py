@@ -160,8 +160,8 @@ class Tuning(Strict):
         """
         if arm not in self.arms:
             raise ConfigError(
-                f"recipe.tuning: this study takes learning rates and weight decays from the tuning {self.name}, which has "
-                f"none for {arm!r}, only for {', '.join(self.arms)}. Name one of these in families instead; or add "
+                f"recipe.tuning: this study takes learning rates and weight decays from the tuning {self.name}, which "
+                f"has none for {arm!r}, only for {', '.join(self.arms)}. Name one of these in families instead; or add "
                 f"recipe.tuning=null to the command, which trains all arms by one fixed recipe; or tune {arm!r} too "
                 "(study tune)"
             )

@@ -60,8 +60,8 @@ def patch_shuffle(
             if not set(dividing) - {1} and grids != (1,):
                 tried = " or ".join(str(grid) for grid in grids if grid > 1)
                 raise ProbeError(
-                    f"images of {size[0]} x {size[1]} pixels cannot be cut into equal patches, {tried} along each side; "
-                    "give a grid that divides both sides"
+                    f"images of {size[0]} x {size[1]} pixels cannot be cut into equal patches, {tried} along each "
+                    "side; give a grid that divides both sides"
                 )
             true_classes.append(labels)
             hits += int((predicted(network, images)[0] == labels).sum())

@@ -61,9 +61,7 @@ def test_a_transformer_without_positions_keeps_everything_on_its_own_grid() -> N
 def test_nothing_is_undefined_silently() -> None:
     labels = (torch.arange(100) >= 90).long()
     constant = Logits(lambda given: torch.tensor([1.0, 0.0]).expand(len(given), 2))
-    with pytest.raises(
-        ProbeError, match="90 of 100 images correctly, and whoever always says the commonest class 90: it has no acc"
-    ):
+    with pytest.raises(ProbeError, match="90 of 100 images correctly, and whoever always says the commonest class 90"):
         patch_shuffle(constant, batches_of(images(100), labels))
 
 
@@ -72,9 +70,7 @@ def test_grids_that_do_not_divide_the_image_are_left_out() -> None:
     network = nano("resnet", image_size=28)
     labels = predicted(network.eval(), pictures)[0]
     assert set(values(patch_shuffle(network, batches_of(pictures, labels)), "patch_shuffle_retained")) == {1, 2, 4}
-    with pytest.raises(
-        ProbeError, match="images of 28 x 28 pixels cannot be cut into equal patches, 8 along each side; give a grid"
-    ):
+    with pytest.raises(ProbeError, match="images of 28 x 28 pixels cannot be cut into equal patches, 8 along each"):
         patch_shuffle(network, batches_of(pictures, labels), grids=(1, 8))
 
 
