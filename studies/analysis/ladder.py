@@ -57,8 +57,8 @@ class Ladder:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Every answer, the difference of differences first."""
-        return (*self.differences, *self.changes)
+        """Every answer: the differences of differences first, of them the significant ones, each kind by rung."""
+        return (*sorted(self.differences, key=lambda one: not one.is_significant), *self.changes)
 
     @property
     def at_chance(self) -> pd.DataFrame:

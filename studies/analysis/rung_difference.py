@@ -34,6 +34,11 @@ class RungDifference(DifferenceOfDifferences):
     rung: str
     lacking: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def is_significant(self) -> bool:
+        """Whether anything is claimed at any x."""
+        return bool((self.tests["p_holm"] <= 1 - self.confidence).any())
+
     def sentence(self, names: Names | None = None) -> str:
         """Whose errors the permutation multiplies more, and by how much more."""
         first, second, of = name_of(self.first, names), name_of(self.second, names), quantity(self.column)

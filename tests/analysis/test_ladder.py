@@ -102,6 +102,23 @@ def test_a_sentence_says_whose_errors_are_multiplied_by_more(frame: pd.DataFrame
     assert "with all pixels permuted." in vit, "the last rung is significant"
 
 
+def test_what_is_significant_is_said_before_what_is_not() -> None:
+    frame = frame_of()
+    of = {name: (frame["arm"] == name) & (frame["permutation"] == "within_patch") for name in PAIR}
+    as_they_are = {name: (frame["arm"] == name) & (frame["permutation"] == "none") for name in PAIR}
+    for name in PAIR:  # the first rung costs neither anything
+        frame.loc[of[name], "test_error"] = frame.loc[as_they_are[name], "test_error"].to_numpy()
+    ladder = ladder_of(frame)
+    assert [one.rung for one in ladder.differences] == ["within_patch", "patches", "pixels"]
+    said = [one.sentence() for one in ladder.findings[:3]]
+    assert [text.partition(",")[0] for text in said] == [
+        "With patches permuted",
+        "With all pixels permuted",
+        "With pixels permuted within patches",
+    ]
+    assert "significant at no size" in said[2]
+
+
 def test_one_replicate_has_factors_and_no_test() -> None:
     frame = frame_of(replicates=1)
     ladder = permutation_ladder(frame, pair=PAIR)
