@@ -60,7 +60,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
                         body(job, theirs)
 
             threading.Thread(target=serve, daemon=True).start()
-            return _Worker(_FakeProcess(), ours, device)  # type: ignore[arg-type]
+            return _Worker(device, _FakeProcess(), ours)  # type: ignore[arg-type]
 
         monkeypatch.setattr(made, "_start_worker", start)
         return made, jobs

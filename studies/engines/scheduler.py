@@ -1,0 +1,207 @@
+"""Which cell is trained when, and what becomes of it; where its workers come from is for each engine to say."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from studies.engine_spec import EngineSpec
+from studies.grid import Plan
+from studies.jobs import Waiting, most_lanes, next_job, program_key
+from studies.store import Store
+from studies.tracking import TrackingSpec
+
+from .engine import Outcome
+from .worker import JobResult
+
+MAX_ATTEMPTS = 3
+"""Times a cell whose worker died, or met a fault of the machine, is tried in one call before it is left incomplete."""
+RECORDED = ("finished", "diverged", "invalid", "failed")
+POLL_SECONDS = 0.25
+BUSY_SECONDS = 1.0  # between two looks at a cell that another launcher trains
+
+
+@dataclass
+class WorkerHandle:
+    """A worker as its launcher sees it; each engine adds how to reach it.
+
+    Attributes:
+        device: its device, of which no other worker is told meanwhile.
+        job: cells it has not answered for yet.
+        num_lanes: cells its job had.
+    """
+
+    device: str
+    job: list[str] = field(default_factory=list, init=False)
+    num_lanes: int = field(default=0, init=False)
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker that is no more, and how it went: `ended with exit code -9`."""
+
+    how: str
+
+
+Handle = TypeVar("Handle", bound=WorkerHandle)
+
+
+class Scheduler(ABC, Generic[Handle]):
+    """Deals the cells of a locked plan out to workers until each is recorded or given up.
+
+    Args:
+        devices: one per worker.
+        on_poll: called a few times per second with the ids of the cells running in this launcher.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        settings: EngineSpec,
+        tracking: TrackingSpec,
+        on_poll: Callable[[Sequence[str]], None],
+        devices: Sequence[str],
+    ) -> None:
+        self._store = store
+        self._plan = plan
+        self._settings = settings
+        self._tracking = tracking
+        self._on_poll = on_poll
+        self._devices = devices
+        self._keys = {cell.id: program_key(cell) for cell in plan.cells}
+        self._not_before: dict[str, float] = {}  # cells that another launcher had when last looked at
+        self._alone: set[str] = set()  # cells that were in a job whose worker died
+        self._widths: dict[str, int] = {}  # measured by workers, by program key
+
+    @abstractmethod
+    def _start_worker(self, device: str) -> Handle:
+        """Starts a worker, which can be sent jobs at once."""
+
+    @abstractmethod
+    def _send(self, worker: Handle, job: tuple[str, ...]) -> None:
+        """Sends a worker without a job its next one; raises nothing where it died, which `_receive` tells."""
+
+    @abstractmethod
+    def _receive(self, workers: Sequence[Handle]) -> Iterator[tuple[Handle, JobResult | str | Death]]:
+        """Waits at most `POLL_SECONDS`; yields what workers answered, what a person should know, and who died."""
+
+    @abstractmethod
+    def _stays(self, worker: Handle) -> bool:
+        """Whether a worker that has done its job waits for another."""
+
+    @abstractmethod
+    def _end(self, worker: Handle) -> None:
+        """Lets a worker without a job end, and returns when it has."""
+
+    @abstractmethod
+    def _kill(self, workers: Sequence[Handle]) -> None:
+        """Ends workers whatever they do, and returns when they have."""
+
+    def run(self, cell_ids: Sequence[str]) -> Outcome:
+        """Trains the cells; returns when each is recorded or given up. On any exception the workers are killed."""
+        outcome = Outcome()
+        queue = deque(cell_ids)
+        attempts = dict.fromkeys(cell_ids, 0)
+        idle = deque(self._devices)
+        workers: list[Handle] = []
+        try:
+            while queue or any(worker.job for worker in workers):
+                self._dispatch(queue, idle, workers, outcome)
+                for result in self._results(workers, idle, outcome):
+                    self._settle(result, queue, attempts, outcome)
+                self._on_poll([cell_id for worker in workers for cell_id in worker.job])
+        finally:
+            self._kill(workers)
+        return outcome
+
+    def _dispatch(self, queue: deque[str], idle: deque[str], workers: list[Handle], outcome: Outcome) -> None:
+        while True:
+            free = next((worker for worker in workers if not worker.job), None)
+            job = self._next_job(queue, outcome) if free is not None or idle else ()
+            if not job:
+                return
+            if free is None:
+                free = self._start_worker(idle.popleft())
+                workers.append(free)
+            free.job, free.num_lanes = list(job), len(job)
+            self._send(free, job)
+
+    def _next_job(self, queue: deque[str], outcome: Outcome) -> tuple[str, ...]:
+        """Takes the cells of the next job off the queue; none where all have to wait."""
+        while ready := [cell_id for cell_id in queue if time.monotonic() >= self._not_before.get(cell_id, 0.0)]:
+            # Wide programs take long: first, so that at the end no worker waits long for another.
+            ready.sort(key=lambda cell_id: self._widths.get(self._keys[cell_id], 1) == 1)
+            width = self._width(ready[0])
+            waiting = [self._waiting(cell_id) for cell_id in (ready if width > 1 else ready[:1])]
+            job = []
+            for cell_id in next_job(waiting, width, len(self._devices)):
+                state = self._store.state(cell_id)
+                if state == "running":  # another launcher has it
+                    self._not_before[cell_id] = time.monotonic() + BUSY_SECONDS
+                    continue
+                queue.remove(cell_id)
+                if state in RECORDED:
+                    outcome.recorded.append(cell_id)
+                else:
+                    job.append(cell_id)
+            if job:
+                return tuple(job)
+        return ()
+
+    def _waiting(self, cell_id: str) -> Waiting:
+        return Waiting(cell_id, self._keys[cell_id], self._store.place(cell_id), cell_id in self._alone)
+
+    def _width(self, cell_id: str) -> int:
+        """Most lanes of a program of such cells: as told, else as a worker has measured, else as many as it may try."""
+        most = most_lanes(self._settings, self._devices[0])
+        return most if self._settings.lanes != "auto" else self._widths.get(self._keys[cell_id], most)
+
+    def _results(self, workers: list[Handle], idle: deque[str], outcome: Outcome) -> Iterator[JobResult]:
+        """Waits a moment for workers to answer or die; ends those whose work is done."""
+        if not workers:
+            time.sleep(POLL_SECONDS)
+            return
+        for worker, message in self._receive(tuple(workers)):
+            if isinstance(message, Death):
+                _retire(worker, workers, idle)
+                if worker.num_lanes > 1:  # whichever of them it was, it costs the others no second time
+                    self._alone.update(worker.job)
+                for cell_id in worker.job:
+                    yield JobResult(cell_id, "died", f"its worker {message.how}")
+            elif isinstance(message, str):
+                outcome.warnings.append(message)
+            else:
+                worker.job.remove(message.cell_id)
+                if message.outcome == "returned":
+                    self._widths[self._keys[message.cell_id]] = len(worker.job)
+                yield message
+                if not worker.job and not self._stays(worker):
+                    self._end(worker)
+                    _retire(worker, workers, idle)
+
+    def _settle(self, result: JobResult, queue: deque[str], attempts: dict[str, int], outcome: Outcome) -> None:
+        cell_id = result.cell_id
+        if result.outcome == "recorded" or (result.outcome == "died" and self._store.state(cell_id) in RECORDED):
+            outcome.recorded.append(cell_id)
+        elif result.outcome == "busy":
+            self._not_before[cell_id] = time.monotonic() + BUSY_SECONDS
+            queue.append(cell_id)
+        elif result.outcome == "returned":
+            queue.appendleft(cell_id)
+        else:
+            self._alone.add(cell_id)  # its next attempts cost no other cell
+            attempts[cell_id] += 1
+            if attempts[cell_id] < MAX_ATTEMPTS:
+                queue.append(cell_id)
+            else:
+                outcome.incomplete[cell_id] = f"{result.message} ({MAX_ATTEMPTS} attempts)"
+
+
+def _retire(worker: Handle, workers: list[Handle], idle: deque[str]) -> None:
+    workers.remove(worker)
+    idle.append(worker.device)
