@@ -108,6 +108,10 @@ class Store:
                 return None
             return path.rename(path.with_name(f"record.{why}-{time.time_ns()}.json"))
 
+    def was_set_aside(self, cell_id: str, why: str) -> bool:
+        """Whether a record of the cell was renamed by `set_aside_record` with this word."""
+        return any(self.cell_folder(cell_id).glob(f"record.{why}-*.json"))
+
     def write_record(self, record: Record, predictions: dict[str, npt.NDArray[Any]] | None = None) -> Record:
         """Writes predictions, then the record that names their hash, each whole or not at all."""
         folder = self.cell_folder(record.cell_id)

@@ -246,7 +246,7 @@ def tuned_tables(result: TuneResult, store: Store) -> Iterator[RenderableType]:
     yield from _problems(result, store)
     yield Text(f"W&B: {result.mirror.message}")
     if tuning is None:
-        yield Text("not finished: the same command continues, with --retry-failed failed cells are trained again")
+        yield Text("not finished: the same command continues, with --retry failed failed cells are trained again")
     else:
         yield Text(f"tuning: {result.path} (sha256 {tuning.sha256[:12]}); cite it with recipe.tuning={result.path}")
 
