@@ -37,8 +37,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure what a vision architecture's built-in assumptions are worth.\n\n"
     "Exit codes: 0 done; 1 a bug; 2 a wrong command, configuration or data set, nothing was trained; "
-    "3 the study ended with cells failed, invalid or not finished (diverged ones are results, at chance), or the doctor "
-    "found something broken; 4 a bundle is not what it claims; 130 interrupted, the same command continues.",
+    "3 the study ended with cells failed, invalid or not finished (diverged ones are results, at chance), or "
+    "`study doctor` found something broken; 4 a bundle is not what it claims; 130 interrupted, the same "
+    "command continues.",
 )
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study file, see `study list`.")]
@@ -312,7 +313,7 @@ def export(
     found = Store(store)
     planned = found.plan(study)
     for stage in planned.stages:
-        for path in export_table(found.records(stage), output, name=stage.study_id, tier=stage.spec.tier):
+        for path in export_table(found.each_record(stage), output, name=stage.study_id, tier=stage.spec.tier):
             out.print(str(path))
     if planned.spec.few_shot is not None:
         for path in export_frame(few_shot_frame(planned, found), output, name=f"{planned.study_id}.few_shot"):
@@ -431,10 +432,14 @@ def _tell(message: str) -> None:
 def _status_json(planned: Plan, states: Mapping[str, str], store: Store) -> dict[str, Any]:
     from .few_shot_results import count_results
     from .probes.probe_results import coverage
+    from .troubled_lines import TROUBLED, reason_of
 
     probed, (done, networks) = coverage(planned, store), count_results(planned, store)
     few_shot = {"few_shot": {"done": done, "networks": networks}} if networks else {}
     asked = {name: {"done": probed.done.get(name, 0), "asked": count} for name, count in probed.asked.items()}
     cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
+    for cell in cells:
+        if cell["state"] in TROUBLED:
+            cell["reason"] = reason_of(cell["id"], store)
     told = {"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells}
     return told | few_shot | {"probes": asked}

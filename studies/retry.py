@@ -30,8 +30,8 @@ def asks_to_retry(told: str | None) -> bool:
     """
     if told == "diverged":
         raise ConfigError(
-            "--retry: 'diverged' was given, but a diverged cell is a result: the loss of this recipe is not finite, and "
-            "trained again, to the same bits, it diverges again. It counts at chance. Change the recipe, such as "
+            "--retry: 'diverged' was given, but a diverged cell is a result: the loss of this recipe is not finite. "
+            "Trained again, to the same bits, it diverges again. It counts at chance. Change the recipe, such as "
             "recipe.learning_rate, which makes other cells of it; only failed can be retried"
         )
     if told not in (None, "failed"):

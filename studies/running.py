@@ -179,7 +179,7 @@ def _missing(
     """
     found = []
     for cell_id, state in store.states(planned).items():
-        begun = state in REPEATED and RETRIED <= set(wanted) and store.was_set_aside(cell_id, FAILED_ASIDE)
+        begun = state in REPEATED and set(wanted) >= RETRIED and store.was_set_aside(cell_id, FAILED_ASIDE)
         if state not in wanted and not begun:
             continue
         if state == "damaged":

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 from studies.counts import counted
-from studies.estimate import describe_bytes
 
 from .finding import Finding, broken, fine, printable, warning
 from .folder import nearest, space, writable
@@ -15,6 +14,7 @@ from .folder import nearest, space, writable
 def data_cache() -> Iterator[Finding]:
     """The folder that the environment names, or the usual one."""
     from datamodules.cache import CACHE_VARIABLE, cache_folder
+    from studies.estimate import describe_bytes
 
     folder = cache_folder()
     other = f"set {CACHE_VARIABLE} to another folder"

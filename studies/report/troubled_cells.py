@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import pandas as pd
 
@@ -39,8 +40,8 @@ def troubled_remarks(frame: pd.DataFrame, card: StudyCard, names: Mapping[str, s
     told += _at_most(diverged)
     if diverged:
         told.append(
-            "A diverged cell is a result of its recipe, not a fault of the machine: trained again it diverges again, so "
-            "it is kept and counted."
+            "A diverged cell is a result of its recipe, not a fault of the machine: trained again it diverges again. "
+            "So it is kept and counted."
         )
     return told
 
@@ -71,7 +72,9 @@ def _diverged(frame: pd.DataFrame, cells: pd.DataFrame, card: StudyCard, names: 
         counts = int(diverged["cell_id"].isin(at_chance).sum())
         chosen = len(diverged) - counts
         effects = [
-            f"{counts} counted at chance ({100 * card.chance_error:.3g}%), which raises mean and spread" if counts else "",
+            f"{counts} counted at chance ({100 * card.chance_error:.3g}%), which raises mean and spread"
+            if counts
+            else "",
             f"{chosen} read at a branch chosen on validation that did not diverge" if chosen else "",
         ]
         of = f"{len(diverged)} of {counted(len(of_place), 'run')}"
@@ -80,9 +83,9 @@ def _diverged(frame: pd.DataFrame, cells: pd.DataFrame, card: StudyCard, names: 
 
 def _places(cells: pd.DataFrame, x: str, names: Mapping[str, str]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every arm at every size, and under every permutation: what it is called, and its cells."""
-    key: Hashable
-    for key, of_place in cells.groupby(["arm", "permutation", x], sort=True):
-        arm, permutation, size = key  # type: ignore[misc]
+    of_every_place = cells.assign(place=list(zip(cells["arm"], cells["permutation"], cells[x], strict=True)))
+    for place, of_place in of_every_place.groupby("place", sort=True):
+        arm, permutation, size = cast("tuple[str, str, float]", place)
         permuted = "" if permutation == "none" else f", permuted ({permutation})"
         yield f"{names.get(arm, arm)}, {size_heading(int(size), x)}{permuted}", of_place
 
