@@ -66,10 +66,15 @@ def time_store(
     small = made_plan(SMALL, arms=5, sizes=10, replicates=min(REPLICATES, num_records // 80))
     store.lock_plan(small)
     cells = {LARGE: num_records, SMALL: len(small.cells)}
-    measured = []
+    measured: list[dict[str, Any]] = []
     for study in studies:
         for verb in verbs:
-            one = {"study": study, "cells": cells[study], "verb": verb} | _timed(verb, study, store.root, folder)
+            one: dict[str, Any] = {
+                "study": study,
+                "cells": cells[study],
+                "verb": verb,
+                **_timed(verb, study, store.root, folder),
+            }
             report(f"{verb} of {cells[study]:,} cells: {one['seconds']:.1f} s, {one['peak_bytes'] / 1e6:.0f} MB")
             measured.append(one)
     return {

@@ -83,9 +83,8 @@ def _diverged(frame: pd.DataFrame, cells: pd.DataFrame, card: StudyCard, names: 
 
 def _places(cells: pd.DataFrame, x: str, names: Mapping[str, str]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every arm at every size, and under every permutation: what it is called, and its cells."""
-    of_every_place = cells.assign(place=list(zip(cells["arm"], cells["permutation"], cells[x], strict=True)))
-    for place, of_place in of_every_place.groupby("place", sort=True):
-        arm, permutation, size = cast("tuple[str, str, float]", place)
+    for key, of_place in cells.groupby(["arm", "permutation", x], sort=True):
+        arm, permutation, size = cast("tuple[str, str, float]", key)
         permuted = "" if permutation == "none" else f", permuted ({permutation})"
         yield f"{names.get(arm, arm)}, {size_heading(int(size), x)}{permuted}", of_place
 
