@@ -156,15 +156,14 @@ def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> 
             "`study status` and `study export` show its cells"
         )
     folder = store.study_folder(planned.study_id) / "report"
-    records = store.records(planned)
     card = card or study_card(planned)
     return write_report(
-        records,
+        store.each_record(planned),
         replace(card, notes=(*card.notes, *_lost_notes(planned, store))),
         folder,
-        _predictions(records, store),
+        {cell.id: store.predictions_path(cell.id) for cell in planned.cells},
         few_shot_answers(planned, store),
-        {stage.spec.name: store.records(stage) for stage in planned.pretraining},
+        {stage.spec.name: store.each_record(stage) for stage in planned.pretraining},
         probe_answers(planned, store),
     )
 

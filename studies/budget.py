@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Annotated
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -116,6 +117,7 @@ def steps_for_epochs(epochs: float, num_train: int, batch_size: int, *, multiple
     return -int(-Fraction(epochs) * num_train // (batch_size * multiple)) * multiple
 
 
+@cache
 def branch_plans(steps: int, fractions: tuple[float, ...], cooldown_fraction: float) -> tuple[BranchPlan, ...]:
     """Splits every branch of a trunk of `steps` into its trunk part and its cooldown, cheapest first.
 

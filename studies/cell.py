@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Self
 
 from models.families import Head
 
@@ -77,7 +79,7 @@ class Cell(Strict):
     start: Start | None = None
     permutation_patch: int = PERMUTED_PATCH
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Sixteen hexadecimal digits; names that label without changing the result do not enter."""
         left_out: dict[str, Any] = {"data": True, "replicate": True}
@@ -87,6 +89,12 @@ class Cell(Strict):
         if self.start is not None:
             left_out["start"] = set(START_LABELS)
         return digest(self.model_dump(mode="json", exclude=left_out))[:16]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's; another cell has another id, which is not taken over."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("id", None)
+        return copied
 
     @property
     def arm_key(self) -> ArmKey:

@@ -16,10 +16,12 @@ import typer
 from .bench.command import bench
 from .console import JsonOption, StoreOption, err, out, print_json
 from .counts import counted
+from .doctor.command import doctor
 from .errors import ExitCode, StudyError
 from .fit_command import fit
 from .interruption import told_once
 from .probes.command import EPILOG, probe
+from .retry import RetryOption, asks_to_retry
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,8 +37,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure what a vision architecture's built-in assumptions are worth.\n\n"
     "Exit codes: 0 done; 1 a bug; 2 a wrong command, configuration or data set, nothing was trained; "
-    "3 the study ended with cells failed or not finished; 4 a bundle is not what it claims; 130 interrupted, "
-    "the same command continues.",
+    "3 the study ended with cells failed, invalid or not finished (diverged ones are results, at chance), or "
+    "`study doctor` found something broken; 4 a bundle is not what it claims; 130 interrupted, the same "
+    "command continues.",
 )
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study file, see `study list`.")]
@@ -143,13 +146,18 @@ def run(
     overrides: OverridesArgument = None,
     store: StoreOption = Path("results"),
     config_dir: ConfigDirOption = None,
-    retry_failed: Annotated[bool, typer.Option(help="Train cells again whose record says failed or invalid.")] = False,
+    retry: RetryOption = None,
 ) -> None:
-    """Train every cell that has no record yet, then write the report. The same command continues a killed run."""
+    """Train every cell that has no record yet, then write the report. The same command continues a killed run.
+
+    With --retry failed just the cells whose record says failed or invalid are trained, again; their records are kept as
+    record.failed-*.json. A diverged cell is a result, which counts at chance, and not a failure.
+    """
     from . import asking, running
     from .progress import StagesProgress
     from .terminal import result_tables
 
+    again = asks_to_retry(retry)
     composed, found = _for_training(study, overrides, config_dir, store)
     planned = asking.plan(composed.spec)
 
@@ -163,7 +171,7 @@ def run(
             composed,
             found,
             planned=planned,
-            retry_failed=retry_failed,
+            retry_failed=again,
             on_start=on_start,
             on_poll=progress.update,
             on_message=_tell,
@@ -183,16 +191,18 @@ def tune(
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="File to write; by default tuning.yaml in the folder of the tuning."),
     ] = None,
-    retry_failed: Annotated[bool, typer.Option(help="Train cells again whose record says failed or invalid.")] = False,
+    retry: RetryOption = None,
 ) -> None:
     """Find learning rate and weight decay of every arm on validation, into a file that studies cite.
 
-    The same command continues a killed tuning. The test split is never read.
+    The same command continues a killed tuning; with --retry failed it trains failed and invalid cells again too. The
+    test split is never read.
     """
     from . import rounds
     from .progress import StagesProgress
     from .terminal import trial_tables, tuned_tables
 
+    again = asks_to_retry(retry)
     composed, found = _for_training(study, overrides, config_dir, store)
     rounds_begun: list[Plan] = []
 
@@ -213,7 +223,7 @@ def tune(
             composed,
             found,
             out=output,
-            retry_failed=retry_failed,
+            retry_failed=again,
             on_start=on_start,
             on_poll=progress.update,
             on_message=_tell,
@@ -284,6 +294,7 @@ def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
 
 app.command()(fit)
 app.command(epilog=EPILOG)(probe)
+app.command()(doctor)
 app.add_typer(bench, name="bench")
 
 
@@ -302,7 +313,7 @@ def export(
     found = Store(store)
     planned = found.plan(study)
     for stage in planned.stages:
-        for path in export_table(found.records(stage), output, name=stage.study_id, tier=stage.spec.tier):
+        for path in export_table(found.each_record(stage), output, name=stage.study_id, tier=stage.spec.tier):
             out.print(str(path))
     if planned.spec.few_shot is not None:
         for path in export_frame(few_shot_frame(planned, found), output, name=f"{planned.study_id}.few_shot"):
@@ -421,10 +432,14 @@ def _tell(message: str) -> None:
 def _status_json(planned: Plan, states: Mapping[str, str], store: Store) -> dict[str, Any]:
     from .few_shot_results import count_results
     from .probes.probe_results import coverage
+    from .troubled_lines import TROUBLED, reason_of
 
     probed, (done, networks) = coverage(planned, store), count_results(planned, store)
     few_shot = {"few_shot": {"done": done, "networks": networks}} if networks else {}
     asked = {name: {"done": probed.done.get(name, 0), "asked": count} for name, count in probed.asked.items()}
     cells = [{"id": cell.id, "title": cell.title, "state": states[cell.id]} for cell in planned.cells]
+    for cell in cells:
+        if cell["state"] in TROUBLED:
+            cell["reason"] = reason_of(cell["id"], store)
     told = {"study_id": planned.study_id, "counts": Counter(states.values()), "cells": cells}
     return told | few_shot | {"probes": asked}

@@ -12,7 +12,7 @@ class ExitCode(IntEnum):
     OK = 0
     UNEXPECTED = 1  # a bug: a traceback is printed
     USAGE = 2  # a wrong command, configuration, plan or data set: nothing was trained
-    INCOMPLETE = 3  # the study ended with cells failed, invalid or not finished
+    INCOMPLETE = 3  # the study ended with cells failed, invalid or not finished, or something is broken here
     VERIFICATION = 4  # a bundle is not what it claims to be
     INTERRUPTED = 130  # Ctrl-C; the same command continues
 

@@ -97,7 +97,8 @@ _PREFACE = """# Records
 A cell is one training run of one architecture on one training set with one setting of its seeds. When it ends it
 leaves a folder `cells/<cell id>/` in the store:
 
-- `record.json`, everything known of the cell, with a checksum;
+- `record.json`, everything known of the cell, with a checksum of its content (`sha256`, of the record as JSON with
+  sorted keys and no spaces) and one of the file's bytes above it (`bytes_sha256`), which is quicker to verify;
 - `predictions.npz`, for every branch and test image the predicted class and the log-probability of the truth.
 
 `study export` writes all records of a study as one table in Parquet and in CSV, a row per cell and branch; in Python

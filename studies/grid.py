@@ -121,7 +121,11 @@ class Plan:
 
     def arm(self, cell: Cell) -> Arm:
         """The arm a cell belongs to."""
-        return next(arm for arm in self.arms if arm.key == cell.arm_key)
+        return self._arms[cell.arm_key]
+
+    @cached_property
+    def _arms(self) -> dict[ArmKey, Arm]:
+        return {arm.key: arm for arm in self.arms}
 
     def to_json(self) -> dict[str, Any]:
         """The plan as it is locked in the store."""

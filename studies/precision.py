@@ -18,10 +18,16 @@ def check_precision(precision: str, device: str) -> None:
     """
     if precision != "bf16" or device.startswith("cuda"):
         return
-    outcome = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, text=True, check=False)
-    if outcome.returncode:
-        last = outcome.stderr.strip().splitlines()[-1:] or [f"it ended with signal {-outcome.returncode}"]
+    if problem := bf16_problem():
         raise ConfigError(
-            f"recipe.precision: bf16 was asked for, but a bf16 matrix product fails on this CPU ({last[0]}); "
+            f"recipe.precision: bf16 was asked for, but a bf16 matrix product fails on this CPU ({problem}); "
             "use fp32, or set ONEDNN_MAX_CPU_ISA=AVX512_CORE_FP16 before starting"
         )
+
+
+def bf16_problem() -> str:
+    """How a child process fails that tries one bf16 matrix product on the CPU; empty if it survives."""
+    outcome = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, text=True, check=False)
+    if not outcome.returncode:
+        return ""
+    return (outcome.stderr.strip().splitlines()[-1:] or [f"it ended with signal {-outcome.returncode}"])[0]

@@ -7,6 +7,7 @@ branch) that the analysis, the report, the export and the W&B mirror read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -244,21 +245,44 @@ def records_frame(records: Iterable[Record], tier: str | None = None) -> pd.Data
         tier: the study's, which the names of arms do not mention. Where it is not given, records of a single tier do
             not mention it, and records of several all do.
     """
-    records = list(records)
-    if tier is None and len({split_variant(record.cell["variant"])[0] for record in records}) > 1:
-        tier = ""
-    rows = [row for record in records for row in _rows(record, tier)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(
-        ["arm", "num_train", "num_pretrain", "replicate", "branch"], kind="stable", ignore_index=True
-    )
+    if tier is None:
+        records = list(records)
+        if len({split_variant(record.cell["variant"])[0] for record in records}) > 1:
+            tier = ""
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for record in records:
+        _add_rows(record, tier, columns)
+    return pd.DataFrame(columns).sort_values(list(_ORDER), kind="stable", ignore_index=True)
 
 
-def _rows(record: Record, tier: str | None) -> list[dict[str, Any]]:
+_ORDER = ("arm", "num_train", "num_pretrain", "replicate", "branch")
+_OF_BRANCH = {"fraction": "branch"} | {name: name for name in Branch.model_fields if name in COLUMNS}
+"""Field of a branch -> its column."""
+_OF_RECORD = tuple(name for name in COLUMNS if name in Record.model_fields)
+
+
+def in_one_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """The long table in an order that does not depend on that of the records it was made from."""
+    return frame.sort_values([*_ORDER, "cell_id"], kind="stable", ignore_index=True)
+
+
+def _add_rows(record: Record, tier: str | None, columns: Mapping[str, list[Any]]) -> None:
+    """Appends the rows of a record to the columns of the long table."""
+    shared = _shared(record, tier)
+    rows = max(1, len(record.branches))
+    for name, column in columns.items():
+        column += [shared.get(name, math.nan)] * rows
+    for field, name in _OF_BRANCH.items() if record.branches else ():
+        columns[name][-rows:] = [getattr(branch, field) for branch in record.branches]
+
+
+def _shared(record: Record, tier: str | None) -> dict[str, Any]:
+    """What all rows of a record have in common."""
     cell = record.cell
     seeds = cell["seeds"]
     environment = record.environment
     shared: dict[str, Any] = {
-        **{name: getattr(record, name) for name in COLUMNS if name in Record.model_fields},
+        **{name: getattr(record, name) for name in _OF_RECORD},
         **{name: cell[name] for name in COLUMNS if name in cell},
         "arm": arm_of(cell, tier),
         "augmentation": "+".join(cell["augmentation"]) or "none",
@@ -279,11 +303,7 @@ def _rows(record: Record, tier: str | None) -> list[dict[str, Any]]:
             "torch": environment.torch,
             "code_version": environment.code_version,
         }
-    if not record.branches:
-        return [shared]
-    return [
-        shared | {"branch": branch.fraction} | branch.model_dump(exclude={"fraction"}) for branch in record.branches
-    ]
+    return shared
 
 
 def size_of(cell: Mapping[str, Any], x: str) -> int:

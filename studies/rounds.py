@@ -25,7 +25,8 @@ from .grid import Plan
 from .plan_notes import FIXED_RECIPE
 from .planning import networks_of
 from .records import Record
-from .running import train_cells
+from .retry import RETRIED
+from .running import REPEATED, train_cells
 from .spec import StudySpec
 from .store import CellState, Store
 from .tracking import MirrorResult, mirror_study
@@ -79,7 +80,7 @@ def tune(
 
     Args:
         out: the file; by default `tuning.yaml` in the folder of the last round.
-        retry_failed: train cells again whose record says failed or invalid.
+        retry_failed: train the cells again too whose record says failed or invalid.
         on_start: called with the plan of every round once it is locked.
         on_poll: called a few times per second with the ids of the running cells.
         on_message: called with what a person should know meanwhile.
@@ -89,11 +90,12 @@ def tune(
         StoreError: the results folder cannot be written.
     """
     rules, grids, plans = study.tuning, first_grids(study), list[Plan]()
+    wanted = REPEATED | RETRIED if retry_failed else REPEATED
     template = _template(study.spec, rules)
     while True:
         planned = _round(template, rules, grids)
         plans.append(planned)
-        outcome = train_cells(planned, study, store, retry_failed, on_start, on_poll, on_message)
+        outcome = train_cells(planned, study, store, wanted, on_start, on_poll, on_message)
         states = store.states(planned)
         records = store.records(planned)
         if not all(state in ("finished", "diverged") for state in states.values()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .answering import report_study, study_card
@@ -19,6 +19,7 @@ from .probes.probe_results import probe_frame
 from .probes.summary import run_values
 from .readiness import check_disk, check_machine, prepare_data
 from .report import ReportPaths
+from .retry import FAILED_ASIDE, RETRIED
 from .start_checks import note_files, repair_kept, without_start
 from .store import CellState, Store
 from .tracking import MirrorResult, TrackingSpec, decide, mirror_study
@@ -66,7 +67,7 @@ def run(
 
     Args:
         planned: the study's plan where the caller already has it.
-        retry_failed: train cells again whose record says failed or invalid.
+        retry_failed: train just the cells whose record says failed or invalid, again; all others stay as they are.
         on_start: called once everything is validated and the plan is locked.
         on_poll: called a few times per second with the ids of the running cells.
         on_message: called with what a person should know meanwhile.
@@ -76,7 +77,8 @@ def run(
         StoreError: the results folder cannot be written.
     """
     locked = planned or plan(study.spec)
-    outcome = train_cells(locked, study, store, retry_failed, on_start, on_poll, on_message)
+    wanted = RETRIED if retry_failed else REPEATED
+    outcome = train_cells(locked, study, store, wanted, on_start, on_poll, on_message)
     not_evaluated = _evaluate_frozen(locked, study, store, on_message)
     for stage in locked.pretraining:
         mirror_study(store.records(stage), study_card(stage), store.study_folder(stage.study_id), study.tracking)
@@ -97,14 +99,17 @@ def train_cells(
     planned: Plan,
     study: Composed,
     store: Store,
-    retry_failed: bool,
+    wanted: Collection[CellState],
     on_start: Callable[[Plan], None],
     on_poll: Callable[[Sequence[str]], None],
     on_message: Callable[[str], None],
 ) -> Outcome:
-    """Checks the machine, locks a plan and trains its cells that have no record yet; arguments as of `run`.
+    """Checks the machine, locks a plan and trains its cells; arguments as of `run`.
 
     Earlier stages are made ready together with the plan, then trained before it.
+
+    Args:
+        wanted: states of the cells to train.
     """
     available = check_machine(planned, study.engine)
     at_once = max(cells_at_once(stage.cells, study.engine, available) for stage in planned.stages)
@@ -118,13 +123,14 @@ def train_cells(
     for stage in planned.stages:
         store.lock_plan(stage)
     note_files(planned, store)
-    repair_kept(planned, store, on_message)
+    if "waiting" in wanted:  # else what is repaired would not be trained
+        repair_kept(planned, store, on_message)
     total = Outcome()
     for stage in planned.pretraining:
         kept = study.engine.model_copy(update={"keep_checkpoints": True})
-        total += _train_stage(stage, study, store, kept, retry_failed, on_start, on_poll, on_message)
+        total += _train_stage(stage, study, store, kept, wanted, on_start, on_poll, on_message)
     blocked = without_start(planned, store)
-    total += _train_stage(planned, study, store, study.engine, retry_failed, on_start, on_poll, on_message, blocked)
+    total += _train_stage(planned, study, store, study.engine, wanted, on_start, on_poll, on_message, blocked)
     return total
 
 
@@ -133,18 +139,18 @@ def _train_stage(
     study: Composed,
     store: Store,
     settings: EngineSpec,
-    retry_failed: bool,
+    wanted: Collection[CellState],
     on_start: Callable[[Plan], None],
     on_poll: Callable[[Sequence[str]], None],
     on_message: Callable[[str], None],
     blocked: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Trains the cells of one plan that have no record yet.
+    """Trains the cells of one plan that are in one of the wanted states.
 
     Args:
         blocked: of the last stage, cell id -> why it cannot be trained.
     """
-    waiting = _missing(stage, store, retry_failed, on_message)
+    waiting = _missing(stage, store, wanted, on_message)
     if waiting or blocked is not None:  # an earlier stage with nothing to do is not announced
         on_start(stage)
     incomplete = {cell_id: why for cell_id, why in (blocked or {}).items() if cell_id in waiting}
@@ -164,16 +170,25 @@ def _evaluate_frozen(planned: Plan, study: Composed, store: Store, on_message: C
     return evaluate_frozen(planned, store, devices(study.engine)[0], on_message)
 
 
-def _missing(planned: Plan, store: Store, retry_failed: bool, on_message: Callable[[str], None]) -> list[str]:
-    states = store.states(planned)
-    for cell_id, state in states.items():
+def _missing(
+    planned: Plan, store: Store, wanted: Collection[CellState], on_message: Callable[[str], None]
+) -> list[str]:
+    """The cells in one of the wanted states, their records, damaged or failed, set aside.
+
+    Where failed ones are wanted, so are those whose failed record an earlier call has set aside before it was killed.
+    """
+    found = []
+    for cell_id, state in store.states(planned).items():
+        begun = state in REPEATED and set(wanted) >= RETRIED and store.was_set_aside(cell_id, FAILED_ASIDE)
+        if state not in wanted and not begun:
+            continue
         if state == "damaged":
             if aside := store.set_aside_record(cell_id):
                 on_message(f"the record of cell {cell_id} is damaged: kept as {aside.name}, the cell is trained again")
-        elif retry_failed and state in ("failed", "invalid"):
-            store.discard_cell(cell_id, ("failed", "invalid"))
-    wanted = REPEATED | ({"failed", "invalid"} if retry_failed else set())
-    return [cell_id for cell_id, state in states.items() if state in wanted]
+        elif state in RETRIED:
+            store.set_aside_record(cell_id, RETRIED, FAILED_ASIDE)
+        found.append(cell_id)
+    return found
 
 
 def _live_tracking(settings: TrackingSpec) -> TrackingSpec:

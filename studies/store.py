@@ -28,10 +28,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from .digest import digest
 from .errors import ConfigError, NotInStoreError, PlanError, StoreError
 from .files import leftovers, sha256_of, write_atomically, write_text
 from .grid import Plan
+from .record_file import read_record, record_text
 from .records import Record
 
 CellState = Literal["finished", "diverged", "invalid", "failed", "running", "interrupted", "waiting", "damaged"]
@@ -73,11 +73,7 @@ class Store:
         """
         path = self.cell_folder(cell_id) / "record.json"
         try:
-            content = json.loads(path.read_bytes())
-            payload = content["record"]
-            if content["sha256"] != digest(payload, allow_nan=True):
-                raise ValueError("its checksum does not match")
-            record = Record.model_validate(payload)
+            record = read_record(path.read_bytes())
             if record.cell_id != cell_id:
                 raise ValueError(f"it belongs to cell {record.cell_id}")
         except FileNotFoundError:
@@ -108,6 +104,10 @@ class Store:
                 return None
             return path.rename(path.with_name(f"record.{why}-{time.time_ns()}.json"))
 
+    def was_set_aside(self, cell_id: str, why: str) -> bool:
+        """Whether a record of the cell was renamed by `set_aside_record` with this word."""
+        return any(self.cell_folder(cell_id).glob(f"record.{why}-*.json"))
+
     def write_record(self, record: Record, predictions: dict[str, npt.NDArray[Any]] | None = None) -> Record:
         """Writes predictions, then the record that names their hash, each whole or not at all."""
         folder = self.cell_folder(record.cell_id)
@@ -115,9 +115,8 @@ class Store:
             path = folder / "predictions.npz"
             write_atomically(path, lambda file: np.savez_compressed(file, **predictions))  # type: ignore[arg-type]
             record = record.model_copy(update={"predictions_sha256": sha256_of(path)})
-        payload = record.model_dump(mode="json")
-        text = json.dumps({"record": payload, "sha256": digest(payload, allow_nan=True)}, indent=1)
-        write_text(folder / "record.json", text)
+        text = record_text(record)
+        write_atomically(folder / "record.json", lambda file: file.write(text))
         return record
 
     def predictions_path(self, cell_id: str) -> Path:
@@ -275,7 +274,10 @@ class Store:
         A cell may have been trained by another study, which gave its replicate another number and its data or its start
         another name: such labels are the plan's here.
         """
-        records = []
+        return list(self.each_record(plan))
+
+    def each_record(self, plan: Plan) -> Iterator[Record]:
+        """The same one by one, each read when it is asked for: of thousands of records few are in memory at once."""
         for cell in plan.cells:
             with contextlib.suppress(StoreError):
                 record = self.record(cell.id)
@@ -283,8 +285,7 @@ class Store:
                     labels: dict[str, Any] = {"replicate": cell.replicate, "data": cell.data}
                     if cell.start is not None:
                         labels["start"] = cell.start.model_dump(mode="json")
-                    records.append(record.model_copy(update={"cell": record.cell | labels}))
-        return records
+                    yield record.model_copy(update={"cell": record.cell | labels})
 
     def all_records(self) -> list[Record]:
         """Every readable record of the store, whatever its study."""

@@ -26,6 +26,7 @@ from .probes.probe_results import coverage
 from .records import records_frame, selected_rows
 from .start_checks import lost_starts
 from .store import CellState, Progress, Store
+from .troubled_lines import TROUBLED, option, troubled_line, troubled_lines
 from .tuning import TuningSpec
 from .tuning_file import read_tuning
 
@@ -43,6 +44,10 @@ STATE_STYLES: Mapping[CellState, str] = {
     "interrupted": "yellow",
     "waiting": "dim",
 }
+
+
+MOST_CELLS = 1000
+"""Cells that a table on a terminal lists one by one."""
 
 
 def plan_tables(plan: Plan, cost: Estimate | None, num_done: int) -> Iterator[RenderableType]:
@@ -138,8 +143,37 @@ def stages_in_all(plan: Plan, costs: Sequence[Estimate | None]) -> Iterator[Rend
 
 
 def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> Iterator[RenderableType]:
-    """Counts per state, then every cell."""
+    """Counts per state, then every cell, or of very many a count by arm and size; last what is in trouble, and why."""
     yield Text(f"{plan.study_id}: {_counted(states)}", style="bold")
+    if len(plan.cells) > MOST_CELLS:
+        yield _states_by_size(plan, states)
+        yield Text(
+            f"by arm and size, because there are many; study status {plan.study_id}{option(store)} --json has all"
+        )
+    else:
+        yield _cells_table(plan, states, store)
+    yield from troubled_lines(plan, states, store)
+    done, networks = count_results(plan, store)
+    if networks:
+        yield Text(f"few-shot: {done} of {counted(networks, 'network')} evaluated")
+    probed = coverage(plan, store)
+    if probed.asked:
+        yield Text(f"probes: {probed.told}")
+
+
+def _states_by_size(plan: Plan, states: Mapping[str, CellState]) -> Table:
+    """How many cells of every arm at every size are in which state."""
+    found: dict[tuple[str, int], Counter[CellState]] = {}
+    for cell in plan.cells:
+        found.setdefault((plan.arm(cell).name, cell.num_train), Counter())[states[cell.id]] += 1
+    there = [state for state in STATE_STYLES if any(counts[state] for counts in found.values())]
+    table = NameTable("arm", "train size", *there)
+    for (arm, size), counts in sorted(found.items()):
+        table.add_row(arm, f"{size:,}", *(f"{counts[state]:,}" if counts[state] else "-" for state in there))
+    return table
+
+
+def _cells_table(plan: Plan, states: Mapping[str, CellState], store: Store) -> Table:
     trial = ("peak lr", "decay") if plan.is_tuning else ()
     begun = ("pretrained on",) if any(cell.start is not None for cell in plan.cells) else ()
     permuted = ("permutation",) if plan.spec.ladder else ()
@@ -159,13 +193,7 @@ def status_tables(plan: Plan, states: Mapping[str, CellState], store: Store) -> 
             Text(state, style=STATE_STYLES[state]),
             lost.get(cell.id) or _remark(cell, state, store),
         )
-    yield cells
-    done, networks = count_results(plan, store)
-    if networks:
-        yield Text(f"few-shot: {done} of {counted(networks, 'network')} evaluated")
-    probed = coverage(plan, store)
-    if probed.asked:
-        yield Text(f"probes: {probed.told}")
+    return cells
 
 
 def result_tables(result: RunResult, store: Store) -> Iterator[RenderableType]:
@@ -246,7 +274,7 @@ def tuned_tables(result: TuneResult, store: Store) -> Iterator[RenderableType]:
     yield from _problems(result, store)
     yield Text(f"W&B: {result.mirror.message}")
     if tuning is None:
-        yield Text("not finished: the same command continues, with --retry-failed failed cells are trained again")
+        yield Text("not finished: the same command continues, with --retry failed failed cells are trained again")
     else:
         yield Text(f"tuning: {result.path} (sha256 {tuning.sha256[:12]}); cite it with recipe.tuning={result.path}")
 
@@ -280,18 +308,12 @@ def tuning_list(tunings: Mapping[str, Path]) -> Iterator[RenderableType]:
 
 def _problems(result: RunResult | TuneResult, store: Store) -> Iterator[RenderableType]:
     """Cells that have no result and why, then what a person should know of the run itself."""
-    reasons = {
-        cell_id: store.record(cell_id) for cell_id, state in result.states.items() if state in ("failed", "invalid")
-    }
-    earlier = [cell for stage in result.plan.pretraining for cell in stage.cells]
-    for cell in earlier:
-        if store.state(cell.id) in ("failed", "invalid"):
-            reasons[cell.id] = store.record(cell.id)
-    for cell in (*earlier, *result.plan.cells):
-        record = reasons.get(cell.id)
-        why = record.reason if record else result.outcome.incomplete.get(cell.id)
-        if why:
-            yield Text(f"{cell.title} ({cell.id}): {why}; study logs {cell.id}", style="red")
+    for stage in result.plan.stages:
+        states = result.states if stage is result.plan else store.states(stage)
+        for cell in stage.cells:
+            if states[cell.id] not in TROUBLED and (why := result.outcome.incomplete.get(cell.id)):
+                yield troubled_line(cell, "not finished", why, store)
+        yield from troubled_lines(stage, states, store)
     for warning in result.outcome.warnings:
         yield Text(f"warning: {warning}", style="yellow")
 

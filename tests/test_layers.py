@@ -34,7 +34,8 @@ LIGHT_MODULES = ("planning", "cell", "grid", "fairness", "plan_notes", "digest",
                  "probes/summary", "probes/probe_tables", "probes/command",
                  "listing", "jobs", "console", "counts", "interruption", "fit_command", "printed_answers",
                  "bench/command", "bench/calibration_tables", "bench/tables", "bench/timings", "bench/workload",
-                 "bench/children", "bench/train_race", "bench/roofline", "bench/gpu")  # fmt: skip
+                 "bench/children", "bench/train_race", "bench/roofline", "bench/gpu", "bench/made_store",
+                 "bench/store_times", "doctor", "retry", "record_file", "troubled_lines")  # fmt: skip
 LOADS_WHEN_CALLED = {"estimate": {"torch"}, "compose": {"hydra", "omegaconf"}}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

@@ -46,9 +46,7 @@ def left_out_cells(frame: pd.DataFrame, rule: Rule = "selected") -> pd.DataFrame
     """The cells of the table that do not enter the curves under `rule`, each with the reason why."""
     entered = set(curve_points(frame, rule)["cell_id"])
     rows = []
-    for cell_id, cell in frame.groupby("cell_id", sort=False):
-        if cell_id in entered:
-            continue
+    for cell_id, cell in frame[~frame["cell_id"].isin(entered)].groupby("cell_id", sort=False):
         first = cell.iloc[0]
         if first["status"] not in ("finished", "diverged"):
             text = first["reason"] if isinstance(first["reason"], str) else ""

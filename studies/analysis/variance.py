@@ -62,11 +62,14 @@ def variance_split(frame: pd.DataFrame, *, confidence: float = 0.95) -> Variance
     points = curve_points(frame).drop_duplicates("cell_id")
     rows, left_out = [], []
     settings = [column for column in SETTINGS if column in points.columns]
+    needed = ["arm", "num_train", *settings, *SEEDS, "cell_id", "log_error", "num_pretrain"]
+    points = points[[column for column in points.columns if column in needed]]  # groups are copied column by column
     for (arm, size, *_), cells in points.groupby(["arm", "num_train", *settings], sort=True, dropna=False):
         found = False
         for varied in _seed_sets():
             fixed = [seed for seed in SEEDS if seed not in varied]
-            groups = [group for _, group in cells.groupby(fixed)] if fixed else [cells]
+            several = cells[cells.duplicated(fixed, keep=False)] if fixed else cells
+            groups = [group for _, group in several.groupby(fixed)] if fixed else [cells]
             groups = [_distinct(group, varied) for group in groups if len(group) > 1]
             groups = [group for group in groups if len(group) > 1]
             degrees = sum(len(group) - 1 for group in groups)

@@ -166,6 +166,29 @@ def gpu(
     _show(result, gpu_tables(result), [output / "gpu.json"], as_json)
 
 
+@bench.command("store")
+def store_(
+    records: Annotated[int, typer.Option(min=80, help="Records to make; a multiple of 80.")] = 20_000,
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where to make the store, which is then kept; by default it is removed."),
+    ] = None,
+    output: OutOption = Path("benchmarks"),
+    as_json: JsonOption = False,
+) -> None:
+    """Time status, export and report on a store of many records, in seconds and peak memory.
+
+    Each on a study of 500 cells among them, and on one of all of them. Nothing is trained; making 20,000 records takes
+    a minute or more.
+    """
+    from .store_times import store_tables, time_in_scratch
+
+    if records % 80:
+        raise ConfigError(f"--records is {records}; expected a multiple of 80 (8 arms at 10 sizes)")
+    result = time_in_scratch(records, folder, report=lambda line: err.print(line, markup=False))
+    _show(result, store_tables(result), [_write(result, output, "store.json")], as_json)
+
+
 def choose_device(device: str) -> str:
     """`cpu` or `cuda`, the latter only where torch sees a GPU.
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from studies.console import JsonOption, StoreOption, err, out, print_json
 from studies.counts import counted
+from studies.retry import RetryOption, asks_to_retry
 
 from .catalogue import KINDS, chosen
 
@@ -39,9 +40,7 @@ def probe(
             help="First train again the cells whose weights were not kept; their records stay as they are.",
         ),
     ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Probe again where the result says failed.")
-    ] = False,
+    retry: RetryOption = None,
     workers: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Processes at once; by default one per CPU core, or one on a GPU."),
@@ -51,8 +50,9 @@ def probe(
     """Measure what the trained and the untrained networks of a study assume: symmetry, locality, attention.
 
     Needs the weights of its cells: train with engine.keep_checkpoints=true, or give --train-again. Results are kept;
-    the same command continues. Probes look at validation images; few_shot alone reads the test split too, and is
-    applied only if it is named. Exit code 3 where something has no result.
+    the same command continues; with --retry failed it probes again too where the result says failed. Probes look at
+    validation images; few_shot alone reads the test split too, and is applied only if it is named. Exit code 3 where
+    something has no result.
     """
     from studies.store import Store
 
@@ -68,7 +68,7 @@ def probe(
             found,
             kinds=kinds,
             again=again,
-            retry_failed=retry_failed,
+            retry_failed=asks_to_retry(retry),
             workers=workers,
             on_training=followed.training,
             on_poll=followed.trained,

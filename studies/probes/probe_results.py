@@ -201,9 +201,10 @@ def coverage(plan: Plan, store: Store, kinds: Sequence[ProbeKind] = ()) -> Cover
     Args:
         plan: of the study.
         store: where its results lie.
-        kinds: of which probes; where none is given, of all, but of those that are applied only if named once they are.
+        kinds: of which probes; where none is given, of all, but of those that are applied only if named once they are,
+            and of none as long as the store has no result of any.
     """
-    if why_not_probed(plan):
+    if why_not_probed(plan) or not (kinds or store.result_ids(PROBED.folder)):
         return Coverage({}, {})
     asked = once(subjects(plan, tuple(kinds or KINDS.values())))
     stated = StatedWeights(store)

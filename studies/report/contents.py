@@ -28,6 +28,7 @@ from .page import Picture, Section
 from .published_table import published_table
 from .reservations import reservation_statements
 from .tables import Table, has_starts
+from .troubled_cells import troubled_remarks
 
 
 def report_tables(of: Material) -> dict[str, Table]:
@@ -190,7 +191,12 @@ def sections(of: Material, pictures: Mapping[str, Picture], shown: Mapping[str, 
         section("Along the way", "validation_against_test training_loss variance", closed=True),
         section("What it cost", "cost", closed=True),
         section("Tuned hyper-parameters", "tuned", closed=True),
-        section("Cells left out", "left_out", "left_out_of_answers"),
+        section(
+            "Cells failed, diverged or left out",
+            "left_out",
+            "left_out_of_answers",
+            remarks=troubled_remarks(of.every_row, of.card, names),
+        ),
         section("Every finding", "statements", closed=True),
         section("Methods", paragraphs=METHODS, closed=True),
         section("Provenance", folded="settings seeds cells", facts=_facts(of.frame, of.card), closed=True),

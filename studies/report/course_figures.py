@@ -18,7 +18,6 @@ from scipy import stats
 from studies.analysis.curve import Curve
 from studies.analysis.of_records import curve_points
 from studies.analysis.table import CurveTable
-from studies.records import Record, arm_of, size_of
 
 from .axes import error_axis, flops_axis, new_figure, print_style
 from .curve_figures import BAND_REPLICATES
@@ -135,21 +134,13 @@ def plot_validation_against_test(frame: pd.DataFrame) -> Figure:
         return figure
 
 
-def plot_training_loss(records: Sequence[Record], tier: str | None = None, x: str = "num_train") -> Figure:
+def plot_training_loss(table: pd.DataFrame, x: str = "num_train") -> Figure:
     """Training loss of the trunk against training FLOPs at three sizes, mean over replicates.
 
     Args:
-        records: of the study.
-        tier: the study's, which the names of arms do not mention.
+        table: `TrunkLosses.frame`.
         x: which size the panels are for.
     """
-    rows = [
-        (arm_of(r.cell, tier), r.cell["family"], r.cell["variant"], size_of(r.cell, x), e.train_flops, e.loss)
-        for r in records
-        for e in r.train_losses
-        if e.branch == 0 and math.isfinite(e.loss)
-    ]
-    table = pd.DataFrame(rows, columns=["arm", "family", "variant", "size", "train_flops", "loss"])
     sizes = at_most(sorted(set(table["size"])), 3)
     with print_style():
         figure = new_figure(2.6 * len(sizes) + 1.2, 3.0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -19,11 +18,11 @@ from studies.analysis.probe_answers import ProbeAnswers
 from studies.analysis.quantity import quantity
 from studies.analysis.study import StudyAnswers
 from studies.analysis.table import CurveTable
-from studies.records import Record
 
 from . import answer_figures, course_figures, curve_figures, few_shot_section, ladder_section, probe_section
 from .card import StudyCard
 from .palette import Look, looks_of
+from .trunk_losses import TrunkLosses
 
 BANDS = "Lines: geometric means; bands: 95% t-intervals, from three replicates up; dots: single runs."
 CROSSOVER = (
@@ -37,17 +36,16 @@ class Material:
     """What a report is made of.
 
     Attributes:
-        records: of the study so far.
-        every_row: the same as a table.
+        every_row: the records of the study so far as a table.
         frame: the rows that curves are of: those of images as they are, where some are permuted.
         card: the study as declared.
         answers: to its questions.
         looks: of every arm.
         few_shot: the few-shot evaluations, where the study declares some.
         probes: what its networks were probed for, where they were.
+        losses: of the trunks of its cells.
     """
 
-    records: Sequence[Record]
     every_row: pd.DataFrame
     frame: pd.DataFrame
     card: StudyCard
@@ -55,6 +53,7 @@ class Material:
     looks: Mapping[str, Look]
     few_shot: FewShotAnswers | None = None
     probes: ProbeAnswers | None = None
+    losses: TrunkLosses = field(default_factory=TrunkLosses)
 
     @property
     def names(self) -> dict[str, str]:
@@ -63,15 +62,16 @@ class Material:
 
 
 def material(
-    records: Sequence[Record],
     frame: pd.DataFrame,
     card: StudyCard,
     answers: StudyAnswers,
     few_shot: FewShotAnswers | None = None,
     probes: ProbeAnswers | None = None,
+    losses: TrunkLosses | None = None,
 ) -> Material:
     """Everything the parts of a report are made from."""
-    return Material(records, frame, unpermuted(frame), card, answers, looks_of(frame), few_shot, probes)
+    traced = TrunkLosses() if losses is None else losses
+    return Material(frame, unpermuted(frame), card, answers, looks_of(frame), few_shot, probes, traced)
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,10 @@ def drawings(of: Material) -> dict[str, Drawing]:
             "Validation error, which chose the branch, against test error; a dot per run. Far from the diagonal, "
             "validation was a poor judge.",
         )
-    shown_cells = set(frame["cell_id"])
-    records = [record for record in of.records if record.cell_id in shown_cells]
-    if any(entry.branch == 0 and np.isfinite(entry.loss) for record in records for entry in record.train_losses):
+    losses = of.losses.frame(set(frame["cell_id"]))
+    if len(losses):
         found["training_loss"] = Drawing(
-            lambda: course_figures.plot_training_loss(records, card.tier, card.x),
+            lambda: course_figures.plot_training_loss(losses, card.x),
             "Training loss of the trunk, before any cooldown; mean over replicates.",
         )
     if not curve_points(frame, "full_budget").empty:

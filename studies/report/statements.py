@@ -32,22 +32,29 @@ READ_AT: dict[Rule, str] = {"selected": "at the branch chosen on validation", "f
 
 
 def progress_statement(frame: pd.DataFrame, card: StudyCard) -> str:
-    """How much of the study there is; empty when every planned cell is finished."""
+    """How much of the study there is, and what of it is in trouble; empty when every planned cell is finished."""
     status = frame.drop_duplicates("cell_id")["status"]
     usable = int(status.isin(["finished", "diverged"]).sum())
     waiting = max(card.num_cells - len(status), 0)
+    counts = {name: int((status == name).sum()) for name in ("failed", "invalid", "diverged")}
+    planned, verb = counted(card.num_cells, "planned cell"), "is" if card.num_cells == 1 else "are"
+    named = "; the section on failed and diverged cells names them and what they do to the answers."
     if usable >= card.num_cells:
-        return ""
-    verb = "is" if card.num_cells == 1 else "are"
-    parts = [f"{usable:,} of {counted(card.num_cells, 'planned cell')} {verb} finished"]
-    for name in ("failed", "invalid"):
-        count = int((status == name).sum())
-        if count:
-            parts.append(f"{count} {name}")
+        if not (diverged := counts["diverged"]):
+            return ""
+        return f"Of {planned} {diverged:,} diverged and {'counts' if diverged == 1 else 'count'} at chance{named}"
+    parts = [f"{usable:,} of {planned} {verb} finished"]
+    if counts["diverged"]:
+        parts[0] += f" ({counts['diverged']:,} of them diverged, at chance)"
+    parts += [f"{counts[name]:,} {name}" for name in ("failed", "invalid") if counts[name]]
     if waiting:
-        parts.append(f"{waiting} not trained yet")
-    tail = "what follows describes the finished cells only." if usable else "there is nothing to show yet."
-    return "This study is incomplete: " + ", ".join(parts) + "; " + tail
+        parts.append(f"{waiting:,} not trained yet")
+    if not usable:
+        tail = "; there is nothing to show yet."
+    else:
+        tail = "; what follows describes the finished cells only"
+        tail += named if any(counts.values()) else "."
+    return "This study is incomplete: " + ", ".join(parts) + tail
 
 
 def main_statements(answers: StudyAnswers, card: StudyCard, families: Mapping[str, str], names: Names) -> list[str]:

@@ -100,15 +100,16 @@ def error_table(frame: pd.DataFrame, rule: Rule = "selected", x: str = "num_trai
     """
     curves = data_curves(frame, rule, x=x)
     sizes = sorted(set(curves[x]))
+    failed = frame[frame["status"].isin(["failed", "invalid"])]
+    lacking = set(zip(failed["arm"], failed[x], strict=True))
     rows = []
     for arm, look in looks_of(frame).items():
         cells = curves[curves["arm"] == arm].set_index(x)
         texts = []
         for size in sizes:
-            if size not in cells.index:
-                texts.append("–")
-                continue
-            texts.append(mean_text(cells.loc[size]) + (" †" if cells["num_diverged"].loc[size] else ""))
+            text = mean_text(cells.loc[size]) if size in cells.index else "–"
+            text += " †" if size in cells.index and cells["num_diverged"].loc[size] else ""
+            texts.append(text + (" ‡" if (arm, size) in lacking else ""))
         counts = cells["num_replicates"]
         rows.append((look.label, *texts, _extent(counts.tolist()) if len(counts) else "0"))
     note = "Percent of test images misclassified: mean over replicates ± half-width of the 95% t-interval of the mean."
@@ -118,6 +119,8 @@ def error_table(frame: pd.DataFrame, rule: Rule = "selected", x: str = "num_trai
         note += f" {TWO_REPLICATES}"
     if (curves["num_diverged"] > 0).any():
         note += " † contains a diverged run, counted at chance."
+    if lacking:
+        note += " ‡ lacks a run that failed."
     name = {"selected": "the branch chosen on validation", "full_budget": "the branch at the full budget C"}[rule]
     return Table(
         name=f"test_error_{rule}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from studies.analysis.few_shot_curves import FewShotAnswers
 from studies.analysis.probe_answers import ProbeAnswers
 from studies.analysis.study import analyse_study, read_blocks
 from studies.files import write_atomically, write_text
-from studies.records import Record, records_frame
+from studies.records import Record, in_one_order, records_frame
 
 from .axes import png_bytes, svg_bytes
 from .card import StudyCard
@@ -22,6 +22,7 @@ from .ladder_section import ladder_statements
 from .page import Picture, render_page
 from .starts_table import stages_table
 from .statements import main_statements, progress_statement, statement_families
+from .trunk_losses import TrunkLosses
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,19 @@ class ReportPaths:
 
 
 def write_report(
-    records: Sequence[Record],
+    records: Iterable[Record],
     card: StudyCard,
     folder: Path,
     predictions: Mapping[str, Path] | None = None,
     few_shot: FewShotAnswers | None = None,
-    stages: Mapping[str, Sequence[Record]] | None = None,
+    stages: Mapping[str, Iterable[Record]] | None = None,
     probes: ProbeAnswers | None = None,
 ) -> ReportPaths:
     """Writes `index.html`, `answers.json`, `figures/*.{png,svg}` and `tables/*.md` under `folder`.
 
     Args:
-        records: the records of the study so far, in any order; failed cells included.
+        records: the records of the study so far, in any order; failed cells included. Gone through once, and none is
+            kept.
         card: the study as declared.
         folder: made if absent. Figures and tables of an earlier report that no longer apply are removed.
         predictions: `predictions.npz` per cell id, to add the variance from a shared test set.
@@ -63,11 +65,13 @@ def write_report(
         stages: by name the records of the earlier stages, whose weights arms begin from.
         probes: what its networks were probed for, where they were.
     """
-    frame = records_frame(sorted(records, key=lambda record: record.cell_id), card.tier)
+    losses = TrunkLosses(card.tier, card.x)
+    frame = in_one_order(records_frame(losses.passing(records), card.tier))
     blocks = read_blocks(frame, predictions or {})
     answers = analyse_study(frame, pair=card.primary_pair, chance=card.chance_error, blocks=blocks, x=card.x)
-    earlier = {name: records_frame(own, card.tier) for name, own in (stages or {}).items() if own}
-    of = material(records, frame, card, answers, few_shot, probes)
+    earlier = {name: records_frame(own, card.tier) for name, own in (stages or {}).items()}
+    earlier = {name: own for name, own in earlier.items() if len(own)}
+    of = material(frame, card, answers, few_shot, probes, losses)
     shown = report_tables(of)
     if earlier:
         shown["stages"] = stages_table(earlier)

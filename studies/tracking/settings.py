@@ -105,6 +105,30 @@ def find_server() -> Server:
     if named and (problem := connection_problem(named)):
         return Server(named, problem)
     try:
+        found = ask_client()
+    except (OSError, ValueError) as error:
+        return Server("", f"wandb does not answer ({error})")
+    if not found.has_key:
+        return Server(found.address, f"no API key for {found.address}: run `wandb login` or set WANDB_API_KEY")
+    return Server(found.address, "" if found.address == named else connection_problem(found.address))
+
+
+@dataclass(frozen=True)
+class Client:
+    """What an installed wandb is set up for: its server, and whether it has a key for it."""
+
+    address: str
+    has_key: bool
+
+
+def ask_client() -> Client:
+    """Asks wandb in another process, which opens no connection.
+
+    Raises:
+        OSError: there is no answer in time.
+        ValueError: the answer makes no sense.
+    """
+    try:
         answer = subprocess.run(
             [sys.executable, "-m", "studies.tracking.client", "server"],
             capture_output=True,
@@ -113,13 +137,14 @@ def find_server() -> Server:
             env=client_environment("offline"),
             stdin=subprocess.DEVNULL,
         )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"not within {PROBE_SECONDS:g} s") from None
+    try:
         found = json.loads(answer.stdout.splitlines()[-1])
-    except (subprocess.TimeoutExpired, OSError, ValueError, IndexError) as error:
-        return Server("", f"wandb does not answer ({type(error).__name__})")
-    address = str(found["address"])
-    if not found["has_key"]:
-        return Server(address, f"no API key for {address}: run `wandb login` or set WANDB_API_KEY")
-    return Server(address, "" if address == named else connection_problem(address))
+        return Client(str(found["address"]), bool(found["has_key"]))
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        last = answer.stderr.strip().splitlines()[-1:] or [type(error).__name__]
+        raise ValueError(last[0]) from None
 
 
 def connection_problem(address: str) -> str:

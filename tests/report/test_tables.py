@@ -55,7 +55,7 @@ def test_a_single_branch_is_shown_once_with_its_cost() -> None:
         for record in study_records(replicates=3)
     ]
     frame = records_frame(only)
-    of = material(only, frame, CARD, analyse_study(frame, pair=("resnet", "vit"), chance=0.5))
+    of = material(frame, CARD, analyse_study(frame, pair=("resnet", "vit"), chance=0.5))
     tables, figures = report_tables(of), drawings(of)
     assert not [name for name in (*tables, *figures) if name.endswith("full_budget")]
     assert {"test_error_selected", "cost"} <= set(tables)

@@ -219,7 +219,9 @@ def test_an_incomplete_study_is_exit_code_3_and_says_what_is_missing_and_why(
     assert code == ExitCode.INCOMPLETE
     assert "12 cells: 10 finished, 1 failed, 1 waiting" in out
     for cell, why in zip(plan.cells, ("out of memory", "its worker was killed"), strict=False):
-        assert f"{cell.title} ({cell.id}): {why}; study logs {cell.id}" in out
+        state = "failed" if cell is plan.cells[0] else "not finished"
+        assert f"{cell.title} ({cell.id}) {state}: {why}; study logs {cell.id} --store {store.root}" in out
+    assert f"study run small --store {store.root} --retry failed" in out
     assert f"report: {report.page}" in out
     assert said[0] in out
     finish(store, plan, plan.cells[:2])
