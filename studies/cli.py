@@ -111,8 +111,8 @@ def plan(
     from .store import Store
     from .terminal import plan_tables, stages_in_all, trial_tables
 
-    available = readiness.check_machine(planned, composed.engine)
     found = Store(store)
+    available = readiness.check_machine(planned, composed.engine, found)
     records = found.all_records()
     stages = []
     for stage in planned.stages:
@@ -407,7 +407,8 @@ def _for_training(
     from .store import Store
 
     composed = _composed(study, overrides, config_dir)
-    warm_up()
+    if composed.engine.kind == "local":
+        warm_up()
     return composed, Store(store)
 
 

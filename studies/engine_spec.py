@@ -68,9 +68,17 @@ class EngineSpec(Strict):
             )
         return self
 
+    @property
+    def here(self) -> EngineSpec:
+        """The settings of what the launcher computes itself, such as few-shot evaluations."""
+        return self
+
 
 def engine_model(content: Mapping[str, Any]) -> type[EngineSpec]:
     """The class of the settings with this content, by its `kind`."""
+    from . import slurm_spec  # derived from this module's class
+
+    ENGINES["slurm"] = slurm_spec.SlurmSpec
     return ENGINES.get(str(content.get("kind")), EngineSpec)
 
 

@@ -14,13 +14,16 @@ from .errors import ConfigError, StoreError
 from .estimate import describe_bytes, disk_needed
 from .grid import Plan
 from .precision import check_precision
+from .slurm_spec import SlurmSpec
 from .store import Store
 
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
-def check_machine(planned: Plan, settings: EngineSpec) -> list[str]:
-    """Refuses what this machine cannot do as asked, before anything is written or trained.
+def check_machine(planned: Plan, settings: EngineSpec, store: Store) -> list[str]:
+    """Refuses what cannot be done as asked, before anything is written or trained.
+
+    Of an engine whose workers are elsewhere, what its machines can do is found out there (`check_node`).
 
     Returns:
         The first device of each worker, as of `devices`.
@@ -28,6 +31,19 @@ def check_machine(planned: Plan, settings: EngineSpec) -> list[str]:
     Raises:
         ConfigError: says which field, the value given and what to do.
     """
+    if isinstance(settings, SlurmSpec):
+        from .engines.slurm import check_slurm
+
+        check_slurm(store)
+        available = settings.expected_devices
+        for stage in planned.stages:
+            _check_teams(stage, settings, available[0])
+        return available
+    return check_node(planned, settings)
+
+
+def check_node(planned: Plan, settings: EngineSpec) -> list[str]:
+    """Refuses what this machine cannot do as asked; returns and raises as `check_machine`."""
     available = devices(settings)
     if settings.compile and available[0] == "cpu":
         raise ConfigError(
@@ -35,12 +51,16 @@ def check_machine(planned: Plan, settings: EngineSpec) -> list[str]:
             "on the CPU; set engine.compile=false, or run where torch sees a GPU"
         )
     for stage in planned.stages:
-        if settings.devices_per_cell > 1:
-            from .team import check_team
-
-            check_team(stage.cells, settings, available[0])
+        _check_teams(stage, settings, available[0])
         check_precision(stage.spec.recipe.precision, available[0])
     return available
+
+
+def _check_teams(stage: Plan, settings: EngineSpec, device: str) -> None:
+    if settings.devices_per_cell > 1:
+        from .team import check_team
+
+        check_team(stage.cells, settings, device)
 
 
 def prepare_data(planned: Plan) -> None:

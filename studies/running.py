@@ -111,7 +111,7 @@ def train_cells(
     Args:
         wanted: states of the cells to train.
     """
-    available = check_machine(planned, study.engine)
+    available = check_machine(planned, study.engine, store)
     at_once = max(cells_at_once(stage.cells, study.engine, available) for stage in planned.stages)
     check_disk(planned, store, at_once)
     for stage in planned.stages:
@@ -155,7 +155,7 @@ def _train_stage(
         on_start(stage)
     incomplete = {cell_id: why for cell_id, why in (blocked or {}).items() if cell_id in waiting}
     missing = [cell_id for cell_id in waiting if cell_id not in incomplete]
-    engine = make_engine(store, stage, settings, _live_tracking(study.tracking), on_poll)
+    engine = make_engine(store, stage, settings, _live_tracking(study.tracking), on_poll, on_message)
     outcome = engine.run(missing) if missing else Outcome()
     outcome.incomplete |= incomplete
     return outcome
@@ -167,7 +167,7 @@ def _evaluate_frozen(planned: Plan, study: Composed, store: Store, on_message: C
         return {}
     from .few_shot_stage import evaluate_frozen
 
-    return evaluate_frozen(planned, store, devices(study.engine)[0], on_message)
+    return evaluate_frozen(planned, store, devices(study.engine.here)[0], on_message)
 
 
 def _missing(

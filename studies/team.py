@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -179,6 +180,7 @@ def team(settings: EngineSpec, device: str, follow: Callable[..., None], *argume
 def _join(rank: Rank, device: str, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """The whole life of another process."""
     end_with_parent()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the leader saves, and ends it
     try:
         follow(rank, device, *arguments)
     finally:

@@ -16,12 +16,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from datamodules import DataConfig
 from datamodules.lane_batches import pool_bytes
 from datamodules.residency import fits
 from models.lanes import why_no_lanes
 
+from . import stopping
 from .cell import Cell
 from .chunked import ChunkedClassifier
 from .course import CellCourse, Segment
@@ -194,7 +196,11 @@ class Lockstep:
         self._save_seconds = 0.0  # what the last checkpoints of all lanes took
 
     def run(self) -> None:
-        """Every segment up to the last validation; a lane that diverged is marked and the others go on."""
+        """Every segment up to the last validation; a lane that diverged is marked and the others go on.
+
+        Raises:
+            Stopped: the process was asked to end, and every cell is saved.
+        """
         for lane, course in enumerate(self.courses):
             course.resume(self.program, lane)
         while under_way := [course for course in self.courses if not course.is_done]:
@@ -222,6 +228,10 @@ class Lockstep:
                 trainer.fit(module, train_dataloaders=chunks)
         except _AllDiverged:
             return
+        except SIGTERMException:  # Lightning's word for it, between two chunks
+            if not stopping.is_asked():
+                raise
+            self._save_if_due()
         finally:
             module.to(self.device)  # the Trainer leaves everything on the CPU
         for course in under_way:
@@ -244,7 +254,8 @@ class Lockstep:
         """Saves every cell that trains. One that diverged keeps its last checkpoint until its branch has ended."""
         moment, least = time.monotonic(), self.settings.checkpoint_seconds
         due = self._last_save + (least and max(least, self._save_seconds / CHECKPOINT_SHARE))
-        if not self.rank.leads or moment < due:
+        asked = stopping.is_asked()
+        if not self.rank.leads or (moment < due and not asked):
             return
         seconds = self._share()
         for lane, course in enumerate(self.courses):
@@ -252,6 +263,9 @@ class Lockstep:
                 course.save(course.snapshot(self.program, lane), course.train_seconds + seconds)
         self._last_save = time.monotonic()
         self._save_seconds = self._last_save - moment
+        if asked and any(not course.is_done for course in self.courses):
+            print("asked to end: saved", flush=True)
+            raise stopping.Stopped
 
     def _share(self) -> float:
         """A cell's part of the seconds since the clock was set: lanes share them equally."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from studies.engine_spec import EngineSpec
 from studies.grid import Plan
+from studies.slurm_spec import SlurmSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
 
@@ -48,12 +49,18 @@ def make_engine(
     settings: EngineSpec,
     tracking: TrackingSpec,
     on_poll: Callable[[Sequence[str]], None] = lambda running: None,
+    on_message: Callable[[str], None] = lambda message: None,
 ) -> Engine:
     """The engine that the settings name.
 
     Args:
         on_poll: called a few times per second with the ids of the cells running in this launcher.
+        on_message: called with what a person should know meanwhile.
     """
+    if isinstance(settings, SlurmSpec):
+        from .slurm import SlurmEngine
+
+        return SlurmEngine(store, plan, settings, tracking, on_poll, on_message)
     from .local import LocalEngine
 
     return LocalEngine(store, plan, settings, tracking, on_poll)

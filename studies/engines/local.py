@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection as mp_connection
@@ -28,6 +29,9 @@ from .engine import Outcome
 from .scheduler import POLL_SECONDS, Death, Scheduler, WorkerHandle
 from .settings import worker_environment
 from .worker import PRELOADED, Assignment, JobResult, work
+
+SAVE_SECONDS = 60.0
+"""For how long workers may go on that were asked to end: less than a queueing system waits, which asks 90 s before."""
 
 
 @dataclass
@@ -105,6 +109,27 @@ class LocalEngine(Scheduler[_Worker]):
         self._send(worker, None)
         worker.process.join()
         worker.connection.close()
+
+    def _let_save(self, workers: Sequence[_Worker]) -> None:
+        """A worker saves after the steps it is at and ends; one that takes longer than `SAVE_SECONDS` loses them."""
+        left = {worker.connection: list(worker.job) for worker in workers if worker.job}
+        processes = {worker.connection: worker.process for worker in workers}
+        deadline = time.monotonic() + SAVE_SECONDS
+        while left and time.monotonic() < deadline:
+            for connection in left:  # again and again: one that starts is deaf at first
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(processes[connection].pid or 0, signal.SIGUSR2)
+            ready = mp_connection.wait(list(left), timeout=1.0)
+            for connection in [one for one in left if one in ready]:
+                try:
+                    message = connection.recv()
+                except (EOFError, OSError):
+                    del left[connection]
+                    continue
+                if isinstance(message, JobResult):
+                    left[connection].remove(message.cell_id)
+                    if not left[connection]:
+                        del left[connection]
 
     def _kill(self, workers: Sequence[_Worker]) -> None:
         for worker in workers:

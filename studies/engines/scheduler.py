@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from studies.engine_spec import EngineSpec
 from studies.grid import Plan
 from studies.jobs import Waiting, most_lanes, next_job, program_key
+from studies.stopping import Stopped
 from studies.store import Store
 from studies.tracking import TrackingSpec
 
@@ -102,8 +103,14 @@ class Scheduler(ABC, Generic[Handle]):
     def _kill(self, workers: Sequence[Handle]) -> None:
         """Ends workers whatever they do, and returns when they have."""
 
+    def _let_save(self, workers: Sequence[Handle]) -> None:  # the last checkpoint may do
+        """Gives workers the time to save what they train, before they are killed."""
+
     def run(self, cell_ids: Sequence[str]) -> Outcome:
-        """Trains the cells; returns when each is recorded or given up. On any exception the workers are killed."""
+        """Trains the cells; returns when each is recorded or given up.
+
+        On any exception the workers are killed, and on `Stopped` they save their cells first.
+        """
         outcome = Outcome()
         queue = deque(cell_ids)
         attempts = dict.fromkeys(cell_ids, 0)
@@ -115,6 +122,9 @@ class Scheduler(ABC, Generic[Handle]):
                 for result in self._results(workers, idle, outcome):
                     self._settle(result, queue, attempts, outcome)
                 self._on_poll([cell_id for worker in workers for cell_id in worker.job])
+        except Stopped:
+            self._let_save(workers)
+            raise
         finally:
             self._kill(workers)
         return outcome

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules import DataConfig, DataError
+from studies import stopping
 from studies.cell import Cell
 from studies.engine_spec import EngineSpec
 from studies.errors import StoreError, StudyError
@@ -75,11 +76,12 @@ def work(connection: Connection, assignment: Assignment) -> None:
     preloaded = PRELOADED in sys.modules
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    stopping.listen()  # asked to end, it saves its cells first
     connection.send(preloaded)
     worker = _Worker(connection, assignment)
-    for job in iter(connection.recv, None):
-        worker.run(job)
+    with contextlib.suppress(stopping.Stopped):
+        for job in iter(connection.recv, None):
+            worker.run(job)
     sys.stdout.flush()
     os._exit(0)  # nothing is left to tidy up, and torch would take its time
 

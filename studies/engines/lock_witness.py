@@ -1,0 +1,102 @@
+"""Whether a lock that one machine holds is seen by another, found out on the file system itself.
+
+Cells are trained once because `flock` says who has them. Some network file systems keep such locks to each machine:
+two machines would train one cell at once, and neither would notice. So every process that trains elsewhere, or waits
+for it, is a witness: it holds the lock of a file of its own and writes a number into it that grows. Whoever finds a
+number growing in a file whose lock looks free knows that locks are not seen here. No clock is compared, and the file of
+a process that died says nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from studies.errors import StoreError
+
+BEAT_SECONDS = 0.5
+WATCH_SECONDS = 5.0
+"""For how long an unlocked file is watched: ten beats, since some file systems tell of changes late."""
+
+
+@contextlib.contextmanager
+def witness(folder: Path, name: str) -> Iterator[Path]:
+    """Holds the lock of `folder`/`name`.witness and lets the number in it grow for as long as the context lasts.
+
+    The process must not fork meanwhile without exec, as a child would keep the lock.
+
+    Raises:
+        StoreError: the file cannot be written or locked.
+    """
+    path, over = folder / f"{name}.witness", threading.Event()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb", buffering=0)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be locked ({error.strerror}); choose a folder on another file system with --store"
+        ) from error
+
+    def beat() -> None:
+        number = 0
+        while not over.wait(BEAT_SECONDS):
+            number += 1
+            with contextlib.suppress(OSError):  # a full disk is told of by whoever has something to write
+                os.pwrite(file.fileno(), f"{number:020d}".encode(), 0)
+
+    thread = threading.Thread(target=beat, daemon=True, name="lock-witness")
+    thread.start()
+    try:
+        yield path
+    finally:
+        over.set()
+        thread.join()
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def check_locks(folder: Path, own: Path | None = None) -> None:
+    """Refuses a folder where a living witness's lock looks free; files of those who died are removed.
+
+    Args:
+        own: the file of this process, which is left out.
+
+    Raises:
+        StoreError: says whose lock was not seen.
+    """
+    free = {path: _content(path) for path in folder.glob("*.witness") if path != own and _looks_free(path)}
+    deadline = time.monotonic() + WATCH_SECONDS
+    while free and time.monotonic() < deadline:
+        time.sleep(BEAT_SECONDS)
+        for path, before in free.items():
+            # It lives and has the lock still: looked at again, since it may have taken it after the first look.
+            if _content(path) not in (before, b"") and _looks_free(path) and path.exists():
+                raise StoreError(
+                    f"{folder}: {path.stem} is alive and holds a lock here that this machine does not see, so two "
+                    "machines could train one cell at once; have locks (flock) enabled on this file system, or choose "
+                    "a folder on another with --store"
+                )
+    for path in free:
+        path.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _looks_free(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or gone
+        return False
+    return True
