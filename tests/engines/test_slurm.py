@@ -1,0 +1,228 @@
+"""The engine `slurm` on a cluster: Slurm's own daemons where they can be started, else stand-ins for its commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slurm_cluster import real_cluster, stand_in_cluster, why_not_real
+
+from studies import running
+from studies.compose import compose_study
+from studies.engines import Outcome
+from studies.errors import ConfigError
+from studies.records import DETERMINISTIC_COLUMNS, records_frame
+from studies.slurm_spec import SlurmSpec
+from studies.store import Store
+from studies.tracking import TrackingSpec
+
+sys.path.append(str(Path(__file__).parents[1] / "studies"))
+from planned import finish, planned
+from processes import start_run, wait_until
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
+
+STUDY = (
+    "data_scaling",
+    "name=queued",
+    "data.num_train=1200",
+    "data.num_test=500",
+    "families=[mlp,resnet]",
+    "num_train=[64,256]",
+    "num_validation=100",
+    "replicates=1",
+    "primary_pair=null",
+    "budget.steps=240",
+    "budget.batch_size=64",
+    "recipe.tuning=null",
+    "tracking=off",
+    "engine.checkpoint_seconds=3600",  # so that what is not lost was saved on being asked
+    "engine.chunk_steps=5",
+)
+ON_SLURM = ("engine=slurm", "engine.tasks=2", "engine.poll_seconds=1")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with stand_in_cluster() if why_not_real() else real_cluster():
+        yield
+
+
+@pytest.fixture(scope="module", params=["Slurm", "stand-in"])
+def either(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "Slurm" and (why := why_not_real()):
+        pytest.skip(why)
+    with real_cluster() if request.param == "Slurm" else stand_in_cluster():
+        yield request.param
+
+
+# --- whole studies -------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_the_same_through_slurm_whatever_happens_to_its_jobs(cluster: None, tmp_path: Path) -> None:
+    """Two jobs, one of them requeued and one killed in the middle of a cell, and a second launcher."""
+    store = Store(tmp_path / "a store")  # its name has a blank
+    launchers = [start_run(*STUDY, *ON_SLURM, "--store", str(store.root))]
+    wait_until(lambda: is_training(store), launchers[0])
+    launchers.append(start_run(*STUDY, *ON_SLURM, "--store", str(store.root)))
+    folder = next(store.root.glob("studies/*/slurm"))
+    array = json.loads((folder / "array.json").read_text())
+    preempted, killed = array["job_ids"]
+
+    subprocess.run(["scancel", "--signal=USR2", preempted], check=True)
+    wait_until(lambda: "Requeued job" in (folder / f"{preempted}_0_log.err").read_text(), launchers[0])
+    checkpoints = list(store.root.glob("cells/*/checkpoint.pt.sha256"))
+    assert checkpoints, "nothing was saved, though the job was asked"
+    wait_until(lambda: is_training(store) or has_records(store, 4), launchers[0])
+    subprocess.run(["scancel", "--signal=KILL", killed], check=True)
+
+    said = [launcher.communicate(timeout=600)[0].decode() for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], said
+    assert f"Slurm array {array['array_id']}: 2 tasks submitted for 4 cells" in said[0]
+    assert f"Slurm array {array['array_id']} of this study is queued or running: no other is submitted" in said[1]
+    assert json.loads((folder / "array.json").read_text()) == array
+    found = store.records(store.plan("queued"))
+    assert max(record.resumes for record in found) >= 1, "the cell of the preempted job began anew"
+    assert not list(folder.glob("*.witness"))
+
+    here = Store(tmp_path / "here")
+    running.run(compose_study(STUDY[0], [*STUDY[1:], "engine.workers=2"]), here)
+    assert deterministic(store) == deterministic(here)
+
+
+def is_training(store: Store) -> bool:
+    """A worker has taken steps of a cell that it could lose."""
+    told = [store.progress(cell_id) for cell_id in store.cell_ids() if store.is_locked(cell_id)]
+    return any(one is not None and not one.starting and one.step > 0 for one in told)
+
+
+def has_records(store: Store, count: int) -> bool:
+    return len(list(store.root.glob("cells/*/record.json"))) >= count
+
+
+def deterministic(store: Store) -> list[dict[str, Any]]:
+    frame = records_frame(store.records(store.plan("queued")))
+    assert frame["weights_sha256"].notna().all()
+    return frame[list(DETERMINISTIC_COLUMNS)].to_dict("records")
+
+
+# --- the launcher, whose jobs are held back in the queue -----------------------------------------------------------
+
+PLAN = planned()
+
+
+def engine(store: Store, on_poll: Callable[[Sequence[str]], None] = lambda running: None, **settings: Any) -> Any:
+    from studies.engines.slurm import SlurmEngine
+
+    content = {"kind": "slurm", "tasks": 2, "poll_seconds": 1, "additional_parameters": {"hold": True}} | settings
+    store.lock_plan(PLAN)
+    told: list[str] = []
+    made = SlurmEngine(store, PLAN, SlurmSpec.model_validate(content), TrackingSpec(kind="off"), on_poll, told.append)
+    made.told = told  # type: ignore[attr-defined]
+    return made
+
+
+def run_all(made: Any) -> Outcome:
+    outcome = made.run([cell.id for cell in PLAN.cells])
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def states(store: Store) -> dict[str, str]:
+    from studies.engines.slurm_queue import job_states
+
+    array = json.loads(next(store.root.glob("studies/*/slurm/array.json")).read_text())["array_id"]
+    return {job_id: state.name for job_id, state in job_states(array).items()}
+
+
+def interrupt(running: Sequence[str]) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_cancels_what_was_submitted(either: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(engine(store, interrupt))
+    assert set(states(store).values()) == {"CANCELLED"}
+    assert "cancelled, running cells are saved" in capfd.readouterr().err
+
+
+def test_detached_jobs_are_found_again_and_left_in_peace(either: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    detached = engine(store, detach=True)
+    outcome = run_all(detached)
+    assert set(outcome.incomplete) == {cell.id for cell in PLAN.cells}
+    assert "the same command continues" in detached.told[-1]
+    assert set(states(store).values()) == {"PENDING"}
+    before = states(store)
+    again = engine(store, detach=True)
+    assert run_all(again).incomplete == outcome.incomplete
+    assert "no other is submitted" in again.told[0]
+    waiting = engine(store, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(waiting)
+    assert states(store) == before, "an array of another launcher was cancelled"
+    assert any("JobHeldUser" in line for line in waiting.told), "nobody is told why jobs do not begin"
+    subprocess.run(["scancel", next(iter(before)).split("_")[0]], check=True)
+
+
+def test_once_all_is_recorded_jobs_that_still_wait_are_withdrawn(either: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = engine(store, lambda running: finish(store, PLAN))
+    assert run_all(made).incomplete == {}
+    wait_until(lambda: set(states(store).values()) == {"CANCELLED"}, seconds=10)
+
+
+def test_cancelled_by_somebody_else_is_told_with_its_state(either: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def cancel(running: Sequence[str]) -> None:
+        subprocess.run(["scancel", next(iter(states(store))).split("_")[0]], check=True)
+
+    outcome = run_all(engine(store, cancel))
+    assert all("CANCELLED" in why for why in outcome.incomplete.values())
+    assert len(outcome.incomplete) == len(PLAN.cells)
+    assert "do all nodes see" in outcome.warnings[0]
+
+
+def test_what_slurm_refuses_is_one_message(either: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Invalid partition name specified; nothing was submitted"):
+        run_all(engine(Store(tmp_path), partition="nosuch"))
+    assert not list(tmp_path.glob("studies/*/slurm/array.json"))
+
+
+# --- the task, in a process of its own ----------------------------------------------------------------------------
+
+TASK = """
+import os, sys
+os.environ["SLURM_JOB_ID"] = "7"
+from studies.engines.slurm_task import SlurmTask
+SlurmTask(*sys.argv[1:3], tuple(sys.argv[3].split(",")), *sys.argv[4:])()
+"""
+
+
+def test_a_task_whose_node_cannot_do_it_says_so(tmp_path: Path) -> None:
+    from studies.engines.slurm_task import read_report, slurm_folder
+
+    store = Store(tmp_path)
+    store.lock_plan(PLAN)
+    data = PLAN.spec.data.model_copy(update={"num_test": 400}).model_dump_json()  # others than the plan counted
+    settings = SlurmSpec().model_dump_json()
+    tracking = TrackingSpec(kind="off").model_dump_json()
+    arguments = [str(tmp_path), PLAN.study_id, PLAN.cells[0].id, data, settings, tracking]
+    environment = dict(os.environ) | {"INDUCTIVE_BIAS_CACHE": str(tmp_path / "cache")}
+    ended = subprocess.run(
+        [sys.executable, "-c", TASK, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    report = read_report(slurm_folder(store, PLAN.study_id), "7")
+    assert ended.returncode == 2, ended.stderr
+    assert report is not None
+    assert report.refused
+    assert f"error: {report.refused}" in ended.stderr
