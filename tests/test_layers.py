@@ -26,7 +26,8 @@ HEAVY = (
     "datasets",
 )
 LIGHT_MODULES = ("planning", "cell", "grid", "fairness", "plan_notes", "digest", "spec", "recipe", "pretraining",
-                 "engine_spec", "protocol", "strict", "arms", "asking", "answering", "readiness", "starts", "stages",
+                 "engine_spec", "slurm_spec", "stopping",
+                 "protocol", "strict", "arms", "asking", "answering", "readiness", "starts", "stages",
                  "budget", "few_shot_spec", "few_shot_networks", "few_shot_results", "records", "store", "files",
                  "errors", "analysis", "report", "terminal", "export",
                  "bundle", "housekeeping", "progress", "precision", "tuning", "tuned", "tuning_file", "published",

@@ -87,6 +87,9 @@ def real_cluster() -> Iterator[None]:
             _wait_for(lambda: _says(["sinfo", "-h", "-o", "%T %D"]) == "idle 2", log.name)
             yield
         finally:
+            subprocess.run(["scancel", "--user=root"], check=False, timeout=20)
+            with contextlib.suppress(AssertionError):
+                _wait_for(lambda: not _says(["squeue", "-h"]), log.name)
             for daemon in reversed(daemons):
                 daemon.terminate()
             for daemon in reversed(daemons):

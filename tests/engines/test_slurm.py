@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,22 @@ def either(request: pytest.FixtureRequest) -> Iterator[str]:
 # --- whole studies -------------------------------------------------------------------------------------------------
 
 
-def test_a_study_is_the_same_through_slurm_whatever_happens_to_its_jobs(cluster: None, tmp_path: Path) -> None:
+@pytest.fixture
+def launchers() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Started by the test; killed if it failed before they ended."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for launcher in started:
+        launcher.kill()
+        launcher.communicate()
+
+
+def test_a_study_is_the_same_through_slurm_whatever_happens_to_its_jobs(
+    cluster: None, launchers: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
     """Two jobs, one of them requeued and one killed in the middle of a cell, and a second launcher."""
     store = Store(tmp_path / "a store")  # its name has a blank
-    launchers = [start_run(*STUDY, *ON_SLURM, "--store", str(store.root))]
+    launchers.append(start_run(*STUDY, *ON_SLURM, "--store", str(store.root)))
     wait_until(lambda: is_training(store), launchers[0])
     launchers.append(start_run(*STUDY, *ON_SLURM, "--store", str(store.root)))
     folder = next(store.root.glob("studies/*/slurm"))
@@ -182,6 +195,16 @@ def test_detached_jobs_are_found_again_and_left_in_peace(either: str, tmp_path: 
     assert states(store) == before, "an array of another launcher was cancelled"
     assert any("JobHeldUser" in line for line in waiting.told), "nobody is told why jobs do not begin"
     subprocess.run(["scancel", next(iter(before)).split("_")[0]], check=True)
+
+
+def test_two_launchers_at_once_submit_one_array(either: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = [engine(store, detach=True), engine(store, detach=True)]
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(run_all, made))
+    submitted = ["submitted for" in one.told[0] for one in made]
+    assert sorted(submitted) == [False, True]
+    subprocess.run(["scancel", next(iter(states(store))).split("_")[0]], check=True)
 
 
 def test_once_all_is_recorded_jobs_that_still_wait_are_withdrawn(either: str, tmp_path: Path) -> None:
