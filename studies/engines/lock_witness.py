@@ -19,9 +19,9 @@ from pathlib import Path
 
 from studies.errors import StoreError
 
-BEAT_SECONDS = 0.5
-WATCH_SECONDS = 5.0
-"""For how long an unlocked file is watched: ten beats, since some file systems tell of changes late."""
+BEAT_SECONDS = 2.0
+WATCH_SECONDS = 10.0
+"""For how long an unlocked file is watched: five beats, since some file systems tell of changes late."""
 
 
 @contextlib.contextmanager

@@ -81,6 +81,7 @@ class SlurmTask:
         with _told_to_end() as signals:
             try:
                 self._run()
+                signals.ignore()
                 return
             except Stopped:
                 print("asked to end: running cells are saved", file=sys.stderr, flush=True)
@@ -138,6 +139,11 @@ class _Signals:
         self.received.add(number)
         if first:
             raise Stopped
+
+    def ignore(self) -> None:
+        """All is done, and a signal would make a failure of it."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def wait_for(self, number: int) -> bool:
         deadline = time.monotonic() + GRACE_SECONDS
