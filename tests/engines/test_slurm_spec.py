@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ from studies.compose import compose_study
 from studies.engine_spec import EngineSpec
 from studies.engines.slurm import check_slurm
 from studies.errors import ConfigError
+from studies.readiness import check_machine
 from studies.slurm_spec import SlurmSpec
 from studies.store import Store
+
+sys.path.append(str(Path(__file__).parents[1] / "studies"))
+from planned import planned
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,17 @@ def test_a_node_takes_what_slurm_gave_it_and_no_more() -> None:
     assert SlurmSpec(tasks=2, cpus_per_task=2).expected_devices == ["cpu"] * 4
     gpus = SlurmSpec(tasks=2, gpus_per_task=4, devices_per_cell=2, lanes=1)
     assert gpus.expected_devices == ["cuda:0", "cuda:2"] * 2
+
+
+def test_what_the_launcher_computes_itself_needs_no_gpu() -> None:
+    assert SlurmSpec(gpus_per_task=1, device="cuda", tasks=2).here == EngineSpec()
+    assert SlurmSpec(device="cpu").here == EngineSpec(device="cpu")
+
+
+def test_gpus_of_nodes_are_not_looked_for_on_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.engines.slurm.check_slurm", lambda store: None)
+    wanted = SlurmSpec(gpus_per_task=1, device="cuda", tasks=3)
+    assert check_machine(planned(), wanted, Store(tmp_path)) == ["cuda:0"] * 3
 
 
 def test_without_submitit_or_slurm_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
