@@ -36,7 +36,8 @@ def sbatch(script: str) -> None:
         set_state(job, "PENDING", "JobHeldUser" if "hold" in options else "None")
         if "hold" not in options:
             command = [sys.executable, __file__, "supervise", job, str(copy), options["output"], options["error"]]
-            subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            nowhere = subprocess.DEVNULL  # who submits waits until nobody can print to it any more
+            subprocess.Popen(command, start_new_session=True, stdin=nowhere, stdout=nowhere, stderr=nowhere)
     print(f"Submitted batch job {array}")
 
 

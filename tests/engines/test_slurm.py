@@ -76,7 +76,9 @@ def launchers() -> Iterator[list[subprocess.Popen[bytes]]]:
     yield started
     for launcher in started:
         launcher.kill()
-        launcher.communicate()
+        launcher.wait()
+        if launcher.stdout is not None:
+            launcher.stdout.close()
 
 
 def test_a_study_is_the_same_through_slurm_whatever_happens_to_its_jobs(
