@@ -407,7 +407,8 @@ def _for_training(
     from .store import Store
 
     composed = _composed(study, overrides, config_dir)
-    warm_up()
+    if composed.engine.kind == "local":
+        warm_up()
     return composed, Store(store)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from typing import Literal
 
-from datamodules import DataError
+from datamodules import DataConfig, DataError
 
 from .asking import refused_data
 from .engine_spec import EngineSpec
-from .engines.local import devices
+from .engines import worker_devices
 from .errors import ConfigError, StoreError
 from .estimate import describe_bytes, disk_needed
 from .grid import Plan
@@ -20,15 +20,15 @@ SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
 def check_machine(planned: Plan, settings: EngineSpec) -> list[str]:
-    """Refuses what this machine cannot do as asked, before anything is written or trained.
+    """Refuses what cannot be done as asked where the cells would train, before anything is written or trained.
 
     Returns:
-        The first device of each worker, as of `devices`.
+        The first device of each worker, as of `worker_devices`.
 
     Raises:
         ConfigError: says which field, the value given and what to do.
     """
-    available = devices(settings)
+    available = worker_devices(settings)
     if settings.compile and available[0] == "cpu":
         raise ConfigError(
             "engine.compile: true was asked for, but only programs on a GPU are compiled and these cells would train "
@@ -39,19 +39,23 @@ def check_machine(planned: Plan, settings: EngineSpec) -> list[str]:
             from .team import check_team
 
             check_team(stage.cells, settings, available[0])
-        check_precision(stage.spec.recipe.precision, available[0])
+        if settings.kind == "local":  # elsewhere each worker looks at its own machine
+            check_precision(stage.spec.recipe.precision, available[0])
     return available
 
 
-def prepare_data(planned: Plan) -> None:
+def prepare_data(planned: Plan, found: DataConfig | None = None) -> None:
     """Decodes both splits into the cache once, so that a broken image is found now and no worker decodes.
 
     Of a tuning only the training split: nothing of it ever opens the other.
 
+    Args:
+        found: where the data are, if they have moved since the plan was locked.
+
     Raises:
         ConfigError: an image cannot be decoded, or the data are not what the plan was made from.
     """
-    data = planned.spec.data
+    data = found or planned.spec.data
     try:
         fingerprint = data.describe().fingerprint
         expected = {"train": planned.data.num_train, "test": planned.data.num_test}

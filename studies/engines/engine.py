@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from studies.engine_spec import EngineSpec
+from studies.engine_spec import EngineSpec, RaySpec
 from studies.grid import Plan
 from studies.store import Store
 from studies.tracking import TrackingSpec
@@ -54,6 +54,25 @@ def make_engine(
     Args:
         on_poll: called a few times per second with the ids of the cells running in this launcher.
     """
+    if isinstance(settings, RaySpec):
+        from .ray_engine import RayEngine
+
+        return RayEngine(store, plan, settings, tracking, on_poll)
     from .local import LocalEngine
 
     return LocalEngine(store, plan, settings, tracking, on_poll)
+
+
+def worker_devices(settings: EngineSpec) -> list[str]:
+    """The first device of each worker that the engine would have now: `cpu`, or `cuda:0`, `cuda:1`, ...
+
+    Raises:
+        ConfigError: the machines the engine runs on have not what was asked for, or cannot be asked.
+    """
+    if isinstance(settings, RaySpec):
+        from .ray_cluster import cluster_devices
+
+        return cluster_devices(settings)
+    from .local import devices
+
+    return devices(settings)
