@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from .local import devices
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 """Ray sends usage statistics home, and packs and uploads the working folder of `uv run`: neither unless asked to."""
+CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 80_000_000  # about the least Ray allows: what passes through it are messages
 
 
@@ -43,6 +45,7 @@ def connected(settings: RaySpec) -> Iterator[Any]:
             if address is None:
                 ray.init(address="local", **_own_cluster(settings), **options)
             else:
+                _knock(address)
                 ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             ray.shutdown()
@@ -111,6 +114,13 @@ def _own_cluster(settings: RaySpec) -> dict[str, Any]:
         "object_store_memory": OBJECT_STORE_BYTES,
         "include_dashboard": False,
     }
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody answers, at once: Ray itself would try for minutes."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _import_ray() -> Any:  # noqa: ANN401

@@ -21,6 +21,7 @@ from studies.engine_spec import RaySpec
 from studies.errors import StudyError
 from studies.grid import Plan
 from studies.shared_folder import locked_for_all_to_see
+from studies.sources import code_version
 from studies.store import Store
 from studies.tracking import TrackingSpec
 
@@ -61,6 +62,7 @@ class RayEngine(Scheduler[_Actor]):
         super().__init__(store, plan, settings, tracking, on_poll, (), settings.max_restarts + 1)
         self._spec = settings
         self._ray: Any = None
+        self._class: Any = None  # RayWorker, as Ray starts it
         self._lock = Path()
         self._failed_starts = 0
         self._give_up_at: float | None = None  # unless an actor has come by then
@@ -74,7 +76,7 @@ class RayEngine(Scheduler[_Actor]):
         """
         folder = self._store.study_folder(self._plan.study_id)
         with connected(self._spec) as ray, locked_for_all_to_see(folder) as lock:
-            self._ray, self._lock = ray, lock
+            self._ray, self._lock, self._class = ray, lock, self._actor_class(ray)
             self._devices = places(self._spec, ray.cluster_resources())
             self._failed_starts = 0
             self._give_up_at = time.monotonic() + self._spec.start_seconds
@@ -83,9 +85,18 @@ class RayEngine(Scheduler[_Actor]):
             except ray.exceptions.RayError as error:
                 raise StudyError(f"the Ray cluster failed: {_told(error)}; continue with the same command") from error
 
-    def _start_worker(self, device: str) -> _Actor:
-        from studies.environment import code_version
+    def _actor_class(self, ray: Any) -> Any:  # noqa: ANN401
+        """What each actor is, but for its GPU; restarts and retries are decided here, by what the store says."""
+        return ray.remote(
+            num_cpus=1,
+            memory=None if self._spec.memory_gb is None else round(self._spec.memory_gb * 1e9),
+            max_restarts=0,
+            max_task_retries=0,
+            concurrency_groups={MESSAGES: 1},
+            runtime_env={"env_vars": self._spec.environment | worker_environment()},
+        )(RayWorker)
 
+    def _start_worker(self, device: str) -> _Actor:
         assignment = Assignment(
             store=self._store.root.resolve(),
             study_id=self._plan.study_id,
@@ -94,16 +105,9 @@ class RayEngine(Scheduler[_Actor]):
             tracking=self._tracking,
             device=device,
         )
-        remote = self._ray.remote(
-            num_cpus=1,
-            num_gpus=0 if device == "cpu" else 1,
-            memory=None if self._spec.memory_gb is None else round(self._spec.memory_gb * 1e9),
-            max_restarts=0,
-            max_task_retries=0,
-            concurrency_groups={MESSAGES: 1},
-            runtime_env={"env_vars": self._spec.environment | worker_environment()},
-        )(RayWorker)
-        actor = remote.remote(assignment, Origin(Path.cwd(), self._lock, code_version()))
+        actor = self._class.options(num_gpus=0 if device == "cpu" else 1).remote(
+            assignment, Origin(Path.cwd(), self._lock, code_version())
+        )
         worker = _Actor(device, actor, actor.prepare.remote())
         worker.ready = False
         return worker

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.shared_folder import why_not_shared
+from studies.sources import code_version
 from studies.store import Store
 
 from .worker import Assignment, Message, Worker
@@ -75,7 +76,6 @@ class RayWorker:
             os.chdir(folder)
             sys.path.append(str(folder))  # so that families and data factories of the working folder can be imported
         import studies.train  # noqa: F401  # the first job does not wait for it
-        from studies.environment import code_version
         from studies.errors import StudyError
         from studies.precision import check_precision
         from studies.readiness import prepare_data
