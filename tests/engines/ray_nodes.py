@@ -6,7 +6,16 @@ Prints a line of JSON: the address and each node's raylet, the process whose dea
 from __future__ import annotations
 
 import json
+import socket
 import sys
+
+AGENT_PORTS = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return int(one.getsockname()[1])
 
 
 def main() -> None:
@@ -14,7 +23,8 @@ def main() -> None:
 
     cluster = Cluster()
     options = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-    nodes = [cluster.add_node(**options) for _ in range(2)]
+    # With ports told beforehand a node waits for none of its agents, which take their time on a busy machine.
+    nodes = [cluster.add_node(**options, **{name: free_port() for name in AGENT_PORTS}) for _ in range(2)]
     raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
     print(json.dumps({"address": cluster.address, "raylets": raylets}), flush=True)
     sys.stdin.read()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from datamodules import parse_data
-from studies.engine_spec import RaySpec
+from studies import readiness
+from studies.engine_spec import EngineSpec, RaySpec
 from studies.engines import make_engine, ray_engine
 from studies.engines.ray_engine import RayEngine
 from studies.engines.worker import JobResult
@@ -185,3 +186,13 @@ def test_a_cluster_that_goes_away_is_one_message(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(ray, "wait", gone)
     with pytest.raises(StudyError, match=r"GCS is unavailable; continue with the same command"):
         engine(tmp_path, monkeypatch, ray).run(IDS)
+
+
+def test_what_an_actors_machine_can_do_is_not_asked_of_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(readiness, "check_precision", lambda precision, device: asked.append(device))
+    monkeypatch.setattr(readiness, "worker_devices", lambda settings: ["cuda:0"] * 3)
+    assert readiness.check_machine(PLAN, RaySpec()) == ["cuda:0"] * 3
+    assert asked == []
+    readiness.check_machine(PLAN, EngineSpec())
+    assert asked == ["cuda:0"]

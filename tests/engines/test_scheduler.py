@@ -92,10 +92,10 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_who_is_on_the_way_holds_no_cell_up(tmp_path: Path) -> None:
-    engine = _FakeEngine(tmp_path, num_workers=3, let_in=[1])
+    engine = _FakeEngine(tmp_path, num_workers=9, let_in=[1])
     assert sorted(engine.run(IDS).recorded) == sorted(IDS)
-    assert len(engine.started) == 3, "nobody else is asked for while some are on their way"
-    assert [len(worker.jobs) for worker in engine.started] == [0, 4, 0]
+    assert len(engine.started) == 4, "nobody else is asked for while some are on their way"
+    assert [len(worker.jobs) for worker in engine.started] == [0, 4, 0, 0]
     assert all(worker.ended for worker in engine.started)
 
 
