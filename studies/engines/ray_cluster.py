@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from studies.engine_spec import RaySpec, cluster_address
@@ -43,10 +44,11 @@ def connected(settings: RaySpec) -> Iterator[Any]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if address is None:
-                ray.init(address="local", **_own_cluster(settings), **options)
+                options |= _own_cluster(settings)
             else:
                 _knock(address)
-                ray.init(address=address, **options)
+            with _out_of_the_way():
+                ray.init(address=address or "local", **options)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             ray.shutdown()
             raise _refused(address, error) from error
@@ -144,6 +146,21 @@ def _refused(address: str | None, error: Exception) -> ConfigError:
         f"engine.address: no connection to the Ray cluster at {address}: {reason}. Start the study on a node of it, "
         "with its version of Ray and Python; where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
     )
+
+
+@contextlib.contextmanager
+def _out_of_the_way() -> Iterator[None]:
+    """Works in the root folder meanwhile, as Ray looks for modules in the launcher's working folder before all others.
+
+    There a folder `studies` or `models` of the user's would hide ours from the actors; they add the working folder
+    themselves, last (`RayWorker.prepare`).
+    """
+    folder = Path.cwd()
+    os.chdir(folder.anchor)
+    try:
+        yield
+    finally:
+        os.chdir(folder)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import json
 import socket
 import sys
 
-AGENT_PORTS = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 
 
 def free_port() -> int:
@@ -22,7 +22,13 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
-    options = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    options = {
+        "num_cpus": 1,
+        "object_store_memory": 80_000_000,
+        "include_dashboard": False,
+        "include_log_monitor": False,
+        "no_monitor": True,
+    }
     # With ports told beforehand a node waits for none of its agents, which take their time on a busy machine.
     nodes = [cluster.add_node(**options, **{name: free_port() for name in AGENT_PORTS}) for _ in range(2)]
     raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]

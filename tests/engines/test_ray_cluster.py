@@ -99,10 +99,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]
 
 def start(store: Path, nodes: Nodes, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", "from studies.__main__ import main; main()", "run", *STUDY, *more]
+    hiding = store.with_name("started in") / "models"  # not ours, though it lies in the working folder
+    hiding.mkdir(parents=True, exist_ok=True)
+    (hiding / "__init__.py").write_text("raise ImportError('this is another package')")
     log = store.with_name("launcher.log").open("ab")
     with log:
         return subprocess.Popen(
             [*command, "engine=ray", f"engine.address={nodes.address}", "--store", str(store)],
+            cwd=hiding.parent,
             env=nodes.environment,
             stdout=log,
             stderr=log,
