@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 
 AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 
@@ -31,8 +32,10 @@ def main() -> None:
     }
     # With ports told beforehand a node waits for none of its agents, which take their time on a busy machine.
     nodes = [cluster.add_node(**options, **{name: free_port() for name in AGENT_PORTS}) for _ in range(2)]
-    raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
-    print(json.dumps({"address": cluster.address, "raylets": raylets}), flush=True)
+    raylets = [node.all_processes["raylet"][0].process for node in nodes]
+    for raylet in raylets:  # one that is killed must not stay as a zombie: its actors would think it lives
+        threading.Thread(target=raylet.wait, daemon=True).start()
+    print(json.dumps({"address": cluster.address, "raylets": [raylet.pid for raylet in raylets]}), flush=True)
     sys.stdin.read()
     cluster.shutdown()
 
