@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from .strict import Strict
 
@@ -74,6 +75,62 @@ class EngineSpec(Strict):
         return self
 
 
+class RaySpec(EngineSpec):
+    """Where cells run, if on a cluster that Ray holds together: an actor per GPU, or per CPU core where it has none.
+
+    Attributes:
+        workers: actors at once; by default as many as the cluster has GPUs, or CPUs.
+        address: of a running cluster, `host:port`, or `auto` for the one this machine belongs to; by default that of
+            `RAY_ADDRESS`, and where that is not set, a cluster of this machine alone, which ends with the study.
+        memory_gb: memory that Ray sets aside for an actor (10^9 bytes), so that a node takes no more than it has room
+            for.
+        max_restarts: times a cell is tried again in one call after its actor or its node died, or the machine failed
+            it.
+        start_seconds: how long to wait for the first actor, while others use the cluster or nodes are coming up.
+        environment: variables of the actors besides those of their node, such as the folder of decoded images.
+    """
+
+    kind: Literal["ray"] = "ray"  # type: ignore[assignment]  # each kind has a class of its own
+    address: str | None = None
+    memory_gb: PositiveFloat | None = None
+    max_restarts: NonNegativeInt = 2
+    start_seconds: PositiveFloat = 600.0
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(default_factory=dict)
+
+    @field_validator("address")
+    @classmethod
+    def _of_a_cluster(cls, value: str | None) -> str | None:
+        return value if value is None else cluster_address(value)
+
+    @model_validator(mode="after")
+    def _one_device_each(self) -> RaySpec:
+        if self.devices_per_cell > 1:
+            raise ValueError(
+                f"devices_per_cell {self.devices_per_cell} is for the engines local and slurm: an actor of Ray has one "
+                "device; set devices_per_cell to 1, or engine to another"
+            )
+        return self
+
+    @property
+    def here(self) -> EngineSpec:
+        """The settings of what the launcher computes itself, whatever the nodes of the cluster have."""
+        return EngineSpec(device="cpu" if self.device == "cpu" else "auto")
+
+
+def cluster_address(address: str) -> str:
+    """An address of a Ray cluster that a study can be run on.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    expected = "expected auto or host:port of the cluster's head, such as 10.0.0.1:6379"
+    if "://" in address:
+        raise ValueError(f"{expected}; the study has to be started on a node of the cluster, not through Ray Client")
+    if address != "auto" and not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}", address):
+        raise ValueError(expected)
+    return address
+
+
 def engine_model(content: Mapping[str, Any]) -> type[EngineSpec]:
     """The class of the settings with this content, by its `kind`."""
     from . import slurm_spec  # derived from this module's class
@@ -82,4 +139,4 @@ def engine_model(content: Mapping[str, Any]) -> type[EngineSpec]:
     return ENGINES.get(str(content.get("kind")), EngineSpec)
 
 
-ENGINES: dict[str, type[EngineSpec]] = {"local": EngineSpec}
+ENGINES: dict[str, type[EngineSpec]] = {"local": EngineSpec, "ray": RaySpec}

@@ -22,13 +22,13 @@ from models.lanes import why_no_lanes, why_not_stacked
 from .cell import Cell
 from .course import batches_of
 from .engine_spec import EngineSpec
-from .environment import code_version
 from .errors import StudyError
 from .files import write_text
 from .job_data import JobData
 from .jobs import CPU_LANES, MAX_LANES
 from .lane_program import LaneProgram
 from .program import initial_network
+from .sources import code_version
 
 LEAST_GAIN = 1.1  # twice the lanes must be at least this much faster
 LEAST_BRANCH_GAIN = 1.3  # lanes that share no kernels must earn their keep: DESIGN, "CNN stream lanes"

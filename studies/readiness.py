@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from typing import Literal
 
-from datamodules import DataError
+from datamodules import DataConfig, DataError
 
 from .asking import refused_data
 from .engine_spec import EngineSpec
+from .engines import worker_devices
 from .engines.local import devices
 from .errors import ConfigError, StoreError
 from .estimate import describe_bytes, disk_needed
@@ -23,10 +24,10 @@ SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 def check_machine(planned: Plan, settings: EngineSpec, store: Store) -> list[str]:
     """Refuses what cannot be done as asked, before anything is written or trained.
 
-    Of an engine whose workers are elsewhere, what its machines can do is found out there (`check_node`).
+    What the machines of an engine can do whose workers are elsewhere is found out there (`check_node`).
 
     Returns:
-        The first device of each worker, as of `devices`.
+        The first device of each worker, as of `worker_devices`.
 
     Raises:
         ConfigError: says which field, the value given and what to do.
@@ -35,43 +36,43 @@ def check_machine(planned: Plan, settings: EngineSpec, store: Store) -> list[str
         from .engines.slurm import check_slurm
 
         check_slurm(store)
-        available = settings.expected_devices
-        for stage in planned.stages:
-            _check_teams(stage, settings, available[0])
-        return available
-    return check_node(planned, settings)
+    available = worker_devices(settings)
+    _check_devices(planned, settings, available[0], is_here=settings.kind == "local")
+    return available
 
 
-def check_node(planned: Plan, settings: EngineSpec) -> list[str]:
-    """Refuses what this machine cannot do as asked; returns and raises as `check_machine`."""
-    available = devices(settings)
-    if settings.compile and available[0] == "cpu":
+def check_node(planned: Plan, settings: EngineSpec) -> None:
+    """Refuses what this machine cannot do as asked; raises as `check_machine`."""
+    _check_devices(planned, settings, devices(settings)[0], is_here=True)
+
+
+def _check_devices(planned: Plan, settings: EngineSpec, device: str, *, is_here: bool) -> None:
+    if settings.compile and device == "cpu":
         raise ConfigError(
             "engine.compile: true was asked for, but only programs on a GPU are compiled and these cells would train "
             "on the CPU; set engine.compile=false, or run where torch sees a GPU"
         )
     for stage in planned.stages:
-        _check_teams(stage, settings, available[0])
-        check_precision(stage.spec.recipe.precision, available[0])
-    return available
+        if settings.devices_per_cell > 1:
+            from .team import check_team
+
+            check_team(stage.cells, settings, device)
+        if is_here:
+            check_precision(stage.spec.recipe.precision, device)
 
 
-def _check_teams(stage: Plan, settings: EngineSpec, device: str) -> None:
-    if settings.devices_per_cell > 1:
-        from .team import check_team
-
-        check_team(stage.cells, settings, device)
-
-
-def prepare_data(planned: Plan) -> None:
+def prepare_data(planned: Plan, found: DataConfig | None = None) -> None:
     """Decodes both splits into the cache once, so that a broken image is found now and no worker decodes.
 
     Of a tuning only the training split: nothing of it ever opens the other.
 
+    Args:
+        found: where the data are, if they have moved since the plan was locked.
+
     Raises:
         ConfigError: an image cannot be decoded, or the data are not what the plan was made from.
     """
-    data = planned.spec.data
+    data = found or planned.spec.data
     try:
         fingerprint = data.describe().fingerprint
         expected = {"train": planned.data.num_train, "test": planned.data.num_test}

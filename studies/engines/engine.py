@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from studies.engine_spec import EngineSpec
+from studies.engine_spec import EngineSpec, RaySpec
 from studies.grid import Plan
 from studies.slurm_spec import SlurmSpec
 from studies.store import Store
@@ -61,6 +61,27 @@ def make_engine(
         from .slurm import SlurmEngine
 
         return SlurmEngine(store, plan, settings, tracking, on_poll, on_message)
+    if isinstance(settings, RaySpec):
+        from .ray_engine import RayEngine
+
+        return RayEngine(store, plan, settings, tracking, on_poll)
     from .local import LocalEngine
 
     return LocalEngine(store, plan, settings, tracking, on_poll)
+
+
+def worker_devices(settings: EngineSpec) -> list[str]:
+    """The first device of each worker that the engine would have: `cpu`, or `cuda:0`, `cuda:1`, ...
+
+    Raises:
+        ConfigError: the machines the engine runs on have not what was asked for, or cannot be asked.
+    """
+    if isinstance(settings, SlurmSpec):
+        return settings.expected_devices
+    if isinstance(settings, RaySpec):
+        from .ray_cluster import cluster_devices
+
+        return cluster_devices(settings)
+    from .local import devices
+
+    return devices(settings)

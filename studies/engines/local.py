@@ -102,7 +102,7 @@ class LocalEngine(Scheduler[_Worker]):
             elif not message:
                 yield worker, f"the forkserver could not import {PRELOADED}: workers start slowly"
 
-    def _stays(self, worker: _Worker) -> bool:
+    def _stays(self, worker: _Worker, *, more: bool) -> bool:
         return worker.device != "cpu"  # there a process per job: nothing leaks from one to the next
 
     def _end(self, worker: _Worker) -> None:

@@ -20,7 +20,6 @@ from .engine import Outcome
 from .worker import JobResult
 
 MAX_ATTEMPTS = 3
-"""Times a cell whose worker died, or met a fault of the machine, is tried in one call before it is left incomplete."""
 RECORDED = ("finished", "diverged", "invalid", "failed")
 POLL_SECONDS = 0.25
 BUSY_SECONDS = 1.0  # between two looks at a cell that another launcher trains
@@ -34,11 +33,13 @@ class WorkerHandle:
         device: its device, of which no other worker is told meanwhile.
         job: cells it has not answered for yet.
         num_lanes: cells its job had.
+        ready: whether it can be sent a job; where a machine has yet to be found for it, only later.
     """
 
     device: str
     job: list[str] = field(default_factory=list, init=False)
     num_lanes: int = field(default=0, init=False)
+    ready: bool = field(default=True, init=False)
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class Scheduler(ABC, Generic[Handle]):
     """Deals the cells of a locked plan out to workers until each is recorded or given up.
 
     Args:
-        devices: one per worker.
         on_poll: called a few times per second with the ids of the cells running in this launcher.
+        devices: one per worker.
+        max_attempts: times a cell whose worker died, or met a fault of the machine, is tried in one call before it is
+            left incomplete.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Scheduler(ABC, Generic[Handle]):
         tracking: TrackingSpec,
         on_poll: Callable[[Sequence[str]], None],
         devices: Sequence[str],
+        max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         self._store = store
         self._plan = plan
@@ -74,6 +78,7 @@ class Scheduler(ABC, Generic[Handle]):
         self._tracking = tracking
         self._on_poll = on_poll
         self._devices = devices
+        self._max_attempts = max_attempts
         self._keys = {cell.id: program_key(cell) for cell in plan.cells}
         self._not_before: dict[str, float] = {}  # cells that another launcher had when last looked at
         self._alone: set[str] = set()  # cells that were in a job whose worker died
@@ -81,7 +86,7 @@ class Scheduler(ABC, Generic[Handle]):
 
     @abstractmethod
     def _start_worker(self, device: str) -> Handle:
-        """Starts a worker, which can be sent jobs at once."""
+        """Starts a worker; where it is not `ready` at once, `_receive` sees it become so, or die."""
 
     @abstractmethod
     def _send(self, worker: Handle, job: tuple[str, ...]) -> None:
@@ -92,8 +97,8 @@ class Scheduler(ABC, Generic[Handle]):
         """Waits at most `POLL_SECONDS`; yields what workers answered, what a person should know, and who died."""
 
     @abstractmethod
-    def _stays(self, worker: Handle) -> bool:
-        """Whether a worker that has done its job waits for another."""
+    def _stays(self, worker: Handle, *, more: bool) -> bool:
+        """Whether a worker that has done its job waits for another; `more`: there are cells that nobody trains yet."""
 
     @abstractmethod
     def _end(self, worker: Handle) -> None:
@@ -121,6 +126,10 @@ class Scheduler(ABC, Generic[Handle]):
                 self._dispatch(queue, idle, workers, outcome)
                 for result in self._results(workers, idle, outcome):
                     self._settle(result, queue, attempts, outcome)
+                for worker in [one for one in workers if one.ready and not one.job]:
+                    if not self._stays(worker, more=bool(queue)):
+                        self._end(worker)
+                        _retire(worker, workers, idle)
                 self._on_poll([cell_id for worker in workers for cell_id in worker.job])
         except Stopped:
             self._let_save(workers)
@@ -130,16 +139,27 @@ class Scheduler(ABC, Generic[Handle]):
         return outcome
 
     def _dispatch(self, queue: deque[str], idle: deque[str], workers: list[Handle], outcome: Outcome) -> None:
+        """Sends jobs to all who are free, and has workers started for what is then left.
+
+        While some are still on their way no others are asked for: there is no room for those either.
+        """
+        places = 0 if any(not worker.ready for worker in workers) else len(idle)
+        kept: list[str] = []  # for those who are on their way, each of whom a job is left
         while True:
-            free = next((worker for worker in workers if not worker.job), None)
-            job = self._next_job(queue, outcome) if free is not None or idle else ()
+            free = next((worker for worker in workers if worker.ready and not worker.job), None)
+            job = self._next_job(queue, outcome) if free is not None or places else ()
             if not job:
-                return
+                break
             if free is None:
                 free = self._start_worker(idle.popleft())
                 workers.append(free)
-            free.job, free.num_lanes = list(job), len(job)
-            self._send(free, job)
+                places -= 1
+            if free.ready:
+                free.job, free.num_lanes = list(job), len(job)
+                self._send(free, job)
+            else:
+                kept += job
+        queue.extendleft(reversed(kept))
 
     def _next_job(self, queue: deque[str], outcome: Outcome) -> tuple[str, ...]:
         """Takes the cells of the next job off the queue; none where all have to wait."""
@@ -172,7 +192,7 @@ class Scheduler(ABC, Generic[Handle]):
         return most if self._settings.lanes != "auto" else self._widths.get(self._keys[cell_id], most)
 
     def _results(self, workers: list[Handle], idle: deque[str], outcome: Outcome) -> Iterator[JobResult]:
-        """Waits a moment for workers to answer or die; ends those whose work is done."""
+        """Waits a moment for workers to answer or die."""
         if not workers:
             time.sleep(POLL_SECONDS)
             return
@@ -190,9 +210,6 @@ class Scheduler(ABC, Generic[Handle]):
                 if message.outcome == "returned":
                     self._widths[self._keys[message.cell_id]] = len(worker.job)
                 yield message
-                if not worker.job and not self._stays(worker):
-                    self._end(worker)
-                    _retire(worker, workers, idle)
 
     def _settle(self, result: JobResult, queue: deque[str], attempts: dict[str, int], outcome: Outcome) -> None:
         cell_id = result.cell_id
@@ -206,10 +223,10 @@ class Scheduler(ABC, Generic[Handle]):
         else:
             self._alone.add(cell_id)  # its next attempts cost no other cell
             attempts[cell_id] += 1
-            if attempts[cell_id] < MAX_ATTEMPTS:
+            if attempts[cell_id] < self._max_attempts:
                 queue.append(cell_id)
             else:
-                outcome.incomplete[cell_id] = f"{result.message} ({MAX_ATTEMPTS} attempts)"
+                outcome.incomplete[cell_id] = f"{result.message} ({self._max_attempts} attempts)"
 
 
 def _retire(worker: Handle, workers: list[Handle], idle: deque[str]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from datamodules import DataConfig, DataError
 from studies import stopping
@@ -78,7 +78,7 @@ def work(connection: Connection, assignment: Assignment) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends its workers
     stopping.listen()  # asked to end, it saves its cells first
     connection.send(preloaded)
-    worker = _Worker(connection, assignment)
+    worker = Worker(connection, assignment)
     with contextlib.suppress(stopping.Stopped):
         for job in iter(connection.recv, None):
             worker.run(job)
@@ -86,10 +86,17 @@ def work(connection: Connection, assignment: Assignment) -> None:
     os._exit(0)  # nothing is left to tidy up, and torch would take its time
 
 
-class _Worker:
+class Sink(Protocol):
+    """Where a worker's messages go: a connection, or what stands for one."""
+
+    def send(self, message: Message, /) -> object:
+        """Hands a message on towards the launcher."""
+
+
+class Worker:
     """Runs jobs in this process."""
 
-    def __init__(self, connection: Connection, assignment: Assignment) -> None:
+    def __init__(self, connection: Sink, assignment: Assignment) -> None:
         self._connection, self._assignment = connection, assignment
         self._store = Store(assignment.store)
         self._plan: Plan = self._store.plan(assignment.study_id)

@@ -108,11 +108,11 @@ def test_a_worker_tells_that_it_takes_a_cell_up(plan: Plan, tmp_path: Path, monk
         def send(self, message: object) -> None: ...
 
     monkeypatch.setattr(worker_module, "run_job", look)
-    monkeypatch.setattr(worker_module._Worker, "_takes_lanes", lambda self, cell: False)
+    monkeypatch.setattr(worker_module.Worker, "_takes_lanes", lambda self, cell: False)
     assignment = worker_module.Assignment(
         tmp_path, plan.study_id, plan.spec.data, EngineSpec(lanes=2), TrackingSpec(kind="off"), "cpu"
     )
-    worker_module._Worker(Silent(), assignment).run([first, second])  # type: ignore[arg-type]
+    worker_module.Worker(Silent(), assignment).run([first, second])
     assert [(one.step, one.starting) for one in seen] == [(0, True), (47, True)]
     assert {one.total_steps for one in seen} == {plan.cells[0].executed_steps}
 

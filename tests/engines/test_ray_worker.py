@@ -1,0 +1,111 @@
+"""What an actor does, in this process and without Ray."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datamodules import parse_data
+from studies.engine_spec import RaySpec
+from studies.engines import worker as worker_module
+from studies.engines.ray_worker import Origin, RayWorker
+from studies.engines.worker import Assignment, JobResult
+from studies.grid import Plan
+from studies.planning import make_plan
+from studies.shared_folder import locked_for_all_to_see
+from studies.sources import code_version
+from studies.spec import StudySpec
+from studies.store import Store
+from studies.survey import survey_arms
+from studies.tracking import TrackingSpec
+
+DIAL = {"kind": "dial", "num_train": 400, "num_test": 300, "flipped_positions": 4}
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    spec = StudySpec.model_validate(
+        {
+            "name": "tiny",
+            "question": "does it work?",
+            "data": parse_data(DIAL),
+            "families": ["mlp"],
+            "num_train": [50],
+            "num_validation": 60,
+            "replicates": 2,
+            "budget": {"steps": 40, "batch_size": 16},
+        }
+    )
+    info = spec.data.describe()
+    return make_plan(spec, info, survey_arms(spec, info))
+
+
+@pytest.fixture
+def actor(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayWorker]:
+    monkeypatch.chdir(tmp_path)  # and back, as the actor changes to its launcher's folder
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(worker_module, "_log_to", lambda path: None)
+    store, launched = Store(tmp_path / "store"), tmp_path / "launched"
+    launched.mkdir()
+    store.lock_plan(plan)
+    assignment = Assignment(store.root, plan.study_id, plan.spec.data, RaySpec(), TrackingSpec(kind="off"), "cpu")
+    with locked_for_all_to_see(store.study_folder(plan.study_id)) as lock:
+        yield RayWorker(assignment, Origin(launched, lock, code_version()))
+
+
+def test_it_trains_and_its_messages_wait_to_be_fetched(actor: RayWorker, plan: Plan, tmp_path: Path) -> None:
+    assert actor.prepare() is None
+    assert Path.cwd() == tmp_path / "launched"
+    assert sys.path[-1] == str(tmp_path / "launched")
+    actor.run(tuple(cell.id for cell in plan.cells))
+    told = actor.messages()
+    assert {message.cell_id: message.outcome for message in told if isinstance(message, JobResult)} == dict.fromkeys(
+        (cell.id for cell in plan.cells), "recorded"
+    )
+    assert [record.status for record in Store(tmp_path / "store").records(plan)] == ["finished"] * 2
+
+
+def test_a_node_with_other_code_is_refused(actor: RayWorker) -> None:
+    actor._origin = replace(actor._origin, code_version="0.0.1+src.00000000")
+    refusal = actor.prepare()
+    assert refusal is not None
+    assert "0.0.1+src.00000000; install the same on every node" in refusal
+
+
+def test_a_node_that_does_not_see_locks_is_refused_before_anything_is_loaded(
+    actor: RayWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RayWorker, "_prepare", lambda self: pytest.fail("went on"))
+    actor._origin.lock.unlink()
+    actor._origin.lock.touch()  # the file is there, and nobody seems to hold it
+    assert "keeps locks to each machine" in str(actor.prepare())
+
+
+def test_a_node_with_other_data_is_refused(actor: RayWorker) -> None:
+    actor._assignment = replace(actor._assignment, data=parse_data(DIAL | {"flipped_positions": 3}))
+    assert "planned" in str(actor.prepare())
+
+
+def test_what_is_no_cells_fault_ends_the_process(
+    actor: RayWorker, plan: Plan, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Ended(BaseException):
+        pass
+
+    def ended(code: int) -> None:
+        raise Ended(code)
+
+    def lost(*arguments: object, **rest: object) -> None:
+        raise RuntimeError("the device is lost")
+
+    assert actor.prepare() is None
+    monkeypatch.setattr(os, "_exit", ended)
+    monkeypatch.setattr(worker_module, "run_job", lost)
+    with pytest.raises(Ended, match="1"):
+        actor.run((plan.cells[0].id,))
+    assert "the device is lost" in capfd.readouterr().err

@@ -1,0 +1,124 @@
+"""Dealing out cells, with workers that are no processes but do as a test says, and come when it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from datamodules import parse_data
+from studies.engine_spec import EngineSpec
+from studies.engines import scheduler
+from studies.engines.scheduler import Death, Scheduler, WorkerHandle
+from studies.engines.worker import JobResult
+from studies.grid import Arm
+from studies.planning import make_plan
+from studies.spec import StudySpec
+from studies.store import Store
+from studies.tracking import TrackingSpec
+
+SPEC = StudySpec.model_validate(
+    {
+        "name": "small",
+        "question": "who wins?",
+        "data": parse_data({"kind": "dial", "num_train": 2_000, "num_test": 500}),
+        "families": ["mlp"],
+        "num_train": [64],
+        "num_validation": 100,
+        "replicates": 4,
+        "budget": {"steps": 80, "batch_size": 32},
+    }
+)
+PLAN = make_plan(SPEC, SPEC.data.describe(), {"mlp": Arm("mlp", "mlp", "nano", 1_000_000, 30_000, 20_000)})
+IDS = [cell.id for cell in PLAN.cells]
+
+
+@dataclass
+class _Fake(WorkerHandle):
+    number: int = 0
+    jobs: list[tuple[str, ...]] = field(default_factory=list)
+    ended: bool = False
+
+
+class _FakeEngine(Scheduler[_Fake]):
+    """Workers come when they are `let_in`, and record one cell per look."""
+
+    def __init__(self, folder: Path, num_workers: int = 2, let_in: Sequence[int] = range(99), **rest: int) -> None:
+        settings = EngineSpec(lanes=1)
+        plan, off = PLAN, TrackingSpec(kind="off")
+        super().__init__(Store(folder), plan, settings, off, lambda running: None, ["cpu"] * num_workers, **rest)
+        self.started: list[_Fake] = []
+        self.let_in, self.looks = set(let_in), 0
+        self.fates: dict[str, list[str]] = {}  # what becomes of a cell at its next attempts, instead of a record
+
+    def _start_worker(self, device: str) -> _Fake:
+        self.started.append(_Fake(device, number=len(self.started)))
+        self.started[-1].ready = False
+        return self.started[-1]
+
+    def _send(self, worker: _Fake, job: tuple[str, ...]) -> None:
+        assert worker.ready
+        assert not worker.ended
+        worker.jobs.append(job)
+
+    def _receive(self, workers: Sequence[_Fake]) -> Iterator[tuple[_Fake, JobResult | str | Death]]:
+        self.looks += 1
+        for worker in workers:
+            if not worker.ready:
+                worker.ready = worker.number in self.let_in
+            elif worker.job:
+                cell_id = worker.job[0]
+                fate = self.fates[cell_id].pop(0) if self.fates.get(cell_id) else "recorded"
+                if fate != "still training":
+                    yield worker, Death("died") if fate == "died" else JobResult(cell_id, fate, "why")  # type: ignore[arg-type]
+
+    def _stays(self, worker: _Fake, *, more: bool) -> bool:
+        return more
+
+    def _end(self, worker: _Fake) -> None:
+        worker.ended = True
+
+    def _kill(self, workers: Sequence[_Fake]) -> None:
+        for worker in workers:
+            worker.ended = True
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(scheduler, "BUSY_SECONDS", 0.0)
+
+
+def test_who_is_on_the_way_holds_no_cell_up(tmp_path: Path) -> None:
+    engine = _FakeEngine(tmp_path, num_workers=9, let_in=[1])
+    assert sorted(engine.run(IDS).recorded) == sorted(IDS)
+    assert len(engine.started) == 4, "nobody else is asked for while some are on their way"
+    assert [len(worker.jobs) for worker in engine.started] == [0, 4, 0, 0]
+    assert all(worker.ended for worker in engine.started)
+
+
+def test_no_more_workers_are_asked_for_than_there_are_jobs(tmp_path: Path) -> None:
+    engine = _FakeEngine(tmp_path, num_workers=9)
+    engine.run(IDS)
+    assert len(engine.started) == len(IDS)
+
+
+def test_who_has_nothing_more_to_do_ends_before_the_others(tmp_path: Path) -> None:
+    engine = _FakeEngine(tmp_path)
+    engine.fates = {IDS[0]: ["still training"] * 6}
+    ended: list[list[bool]] = []
+    engine._on_poll = lambda running: ended.append([worker.ended for worker in engine.started])
+    engine.run(IDS)
+    assert [worker.jobs for worker in engine.started] == [[(IDS[0],)], [(cell_id,) for cell_id in IDS[1:]]]
+    assert ended[-2] == [False, True]
+
+
+def test_cells_of_the_dead_are_tried_again_as_often_as_told(tmp_path: Path) -> None:
+    engine = _FakeEngine(tmp_path, max_attempts=2)
+    engine.fates = {IDS[0]: ["died"], IDS[1]: ["died", "machine fault"]}
+    outcome = engine.run(IDS)
+    assert sorted(outcome.recorded) == sorted({*IDS} - {IDS[1]})
+    assert outcome.incomplete == {IDS[1]: "why (2 attempts)"}
+    assert len(engine.started) == 4, "each of the dead is replaced"
