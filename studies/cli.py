@@ -20,6 +20,7 @@ from .errors import ExitCode, StudyError
 from .fit_command import fit
 from .interruption import told_once
 from .probes.command import probe
+from .soak.command import soak
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,7 +37,7 @@ app = typer.Typer(
     help="Measure what a vision architecture's built-in assumptions are worth.\n\n"
     "Exit codes: 0 done; 1 a bug; 2 a wrong command, configuration or data set, nothing was trained; "
     "3 the study ended with cells failed or not finished; 4 a bundle is not what it claims; 130 interrupted, "
-    "the same command continues.",
+    "128 + n ended by signal n (SIGTERM 143): the same command continues.",
 )
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study file, see `study list`.")]
@@ -284,6 +285,7 @@ def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
 
 app.command()(fit)
 app.command()(probe)
+app.command()(soak)
 app.add_typer(bench, name="bench")
 
 

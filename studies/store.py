@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from .digest import digest
 from .errors import ConfigError, NotInStoreError, PlanError, StoreError
-from .files import leftovers, sha256_of, write_atomically, write_text
+from .files import is_still_there, leftovers, remove_leftovers, sha256_of, write_atomically, write_text
 from .grid import Plan
 from .records import Record
 
@@ -164,7 +164,7 @@ class Store:
             raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
         with file:
             # A lock file that was removed meanwhile locks nothing: whoever comes next makes another.
-            yield _try_lock(file, folder) and _is_still_there(file, folder / "lock")
+            yield _try_lock(file, folder) and is_still_there(file, folder / "lock")
 
     def is_locked(self, cell_id: str) -> bool:
         """Whether some process is training the cell at this moment."""
@@ -245,11 +245,23 @@ class Store:
     def lock_plan(self, plan: Plan) -> Path:
         """Writes the plan before the first cell runs; a second time it only marks it as the latest of its name."""
         path = self.study_folder(plan.study_id) / "plan.json"
-        if path.exists():
-            os.utime(path)
-        else:
+        if not path.exists():
             write_text(path, json.dumps(plan.to_json(), indent=1))
+        # After every other, also where the clock went back since: the latest of a name is what the name means.
+        others = [self._locked_at(one) + 1 for one in self.study_ids() if one != plan.study_id]
+        moment = max([time.time_ns(), *others])
+        try:
+            os.utime(path, ns=(moment, moment))
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
         return path
+
+    def _locked_at(self, study_id: str) -> int:
+        """When a plan was last locked, nanoseconds since the epoch; 0 where it is gone meanwhile."""
+        try:
+            return (self.study_folder(study_id) / "plan.json").stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def plan(self, study: str) -> Plan:
         """The locked plan of a study, by its id or by its name (then the one planned last).
@@ -266,8 +278,8 @@ class Store:
 
     def study_ids(self) -> list[str]:
         """Ids of all locked plans, the latest last."""
-        plans = (self.root / "studies").glob("*/plan.json")
-        return [path.parent.name for path in sorted(plans, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
+        ids = [path.parent.name for path in (self.root / "studies").glob("*/plan.json")]
+        return sorted(ids, key=lambda study_id: (self._locked_at(study_id), study_id))
 
     def records(self, plan: Plan) -> list[Record]:
         """The readable records of a plan's cells, in the order of the plan; `states` tells what the others are.
@@ -317,9 +329,28 @@ class Store:
 
     def finish_cell(self, cell_id: str) -> None:
         """Removes what only a running cell needs: checkpoints, progress, temporary files. Its lock must be held."""
-        folder = self.cell_folder(cell_id)
-        for path in (*folder.glob("checkpoint*"), *leftovers(folder), folder / "progress.json"):
+        for path in self._unfinished_files(cell_id):
             path.unlink(missing_ok=True)
+
+    def tidy(self, plan: Plan) -> None:
+        """Finishes what processes killed right after their last word left: in recorded cells and the study's folder.
+
+        Raises:
+            StoreError: a folder cannot be written.
+        """
+        for cell in plan.cells:
+            if (self.cell_folder(cell.id) / "record.json").exists() and self._unfinished_files(cell.id):
+                with self.lock(cell.id) as mine:
+                    if mine and self.state(cell.id) not in ("waiting", "interrupted", "running", "damaged"):
+                        self.finish_cell(cell.id)
+        study = self.study_folder(plan.study_id)
+        for folder in (study, *(path for path in study.rglob("*") if path.is_dir())):
+            remove_leftovers(folder)
+
+    def _unfinished_files(self, cell_id: str) -> list[Path]:
+        folder = self.cell_folder(cell_id)
+        progress = folder / "progress.json"
+        return [*folder.glob("checkpoint*"), *leftovers(folder), *([progress] if progress.exists() else [])]
 
     def discard_cell(self, cell_id: str, states: Collection[CellState] | None = None) -> bool:
         """Removes a cell; False where somebody trains it, or where it is in none of `states` by now."""
@@ -366,13 +397,6 @@ def _try_lock(file: IO[bytes], folder: Path, *, shared: bool = False) -> bool:
             ) from error
         raise
     return True
-
-
-def _is_still_there(file: IO[bytes], path: Path) -> bool:
-    try:
-        return os.fstat(file.fileno()).st_ino == path.stat().st_ino
-    except FileNotFoundError:
-        return False
 
 
 def _first_line(error: Exception) -> str:

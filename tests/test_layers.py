@@ -34,7 +34,7 @@ LIGHT_MODULES = ("planning", "cell", "grid", "fairness", "plan_notes", "digest",
                  "probes/summary", "probes/probe_tables", "probes/command",
                  "listing", "jobs", "console", "counts", "interruption", "fit_command", "printed_answers",
                  "bench/command", "bench/calibration_tables", "bench/tables", "bench/timings", "bench/workload",
-                 "bench/children", "bench/train_race", "bench/roofline", "bench/gpu")  # fmt: skip
+                 "bench/children", "bench/train_race", "bench/roofline", "bench/gpu", "soak", "stall")  # fmt: skip
 LOADS_WHEN_CALLED = {"estimate": {"torch"}, "compose": {"hydra", "omegaconf"}}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

@@ -29,7 +29,7 @@ from studies.tracking import TrackingSpec
 
 from .engine import Outcome
 from .settings import worker_environment
-from .worker import PRELOADED, Assignment, JobResult, work
+from .worker import PRELOADED, Assignment, JobResult, how_it_ended, work
 
 MAX_ATTEMPTS = 3
 """Times a cell whose worker died, or met a fault of the machine, is tried in one call before it is left incomplete."""
@@ -45,6 +45,7 @@ class _Worker:
     device: str
     job: list[str] = field(default_factory=list)  # cells not answered for yet
     num_lanes: int = 0  # cells the job had
+    first: str = ""  # of them, in whose log the worker writes
 
 
 class LocalEngine:
@@ -104,7 +105,7 @@ class LocalEngine:
             if free is None:
                 free = self._start_worker(idle.popleft())
                 workers.append(free)
-            free.job, free.num_lanes = list(job), len(job)
+            free.job, free.num_lanes, free.first = list(job), len(job), job[0]
             with contextlib.suppress(OSError):  # a worker that died meanwhile is noticed by its sentinel
                 free.connection.send(job)
 
@@ -153,8 +154,10 @@ class LocalEngine:
                 self._retire(worker, workers, idle)
                 if worker.num_lanes > 1:  # whichever of them it was, it costs the others no second time
                     self._alone.update(worker.job)
+                log = self._store.cell_folder(worker.first) / "log.txt"
+                why = how_it_ended(worker.process.exitcode, log)
                 for cell_id in worker.job:
-                    yield JobResult(cell_id, "died", f"its worker ended with exit code {worker.process.exitcode}")
+                    yield JobResult(cell_id, "died", why)
                 continue
             if isinstance(answer, bool):
                 if not answer:
@@ -191,6 +194,7 @@ class LocalEngine:
                 outcome.incomplete[cell_id] = f"{result.message} ({MAX_ATTEMPTS} attempts)"
 
     def _start_worker(self, device: str) -> _Worker:
+        warm_up()  # anew where it was killed, and in the environment that workers need
         ours, theirs = self._context.Pipe()
         assignment = Assignment(
             store=Path(self._store.root).resolve(),
