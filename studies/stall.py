@@ -13,7 +13,7 @@ import faulthandler
 import time
 from collections.abc import Iterator
 
-REWIND_SECONDS = 1.0  # winding up costs a thread: once a second is often enough
+REWIND_SECONDS = 1.0  # winding up costs a thread: once a second is often enough, unless little time is granted
 SLOWEST = 1e9  # FLOPs per second; no processor that trains is slower, so a step of a large network is not taken for one
 SIGN = b"Timeout ("
 """How the watchdog's last words begin."""
@@ -46,7 +46,8 @@ def watched(seconds: float | None, step_flops: float = 0.0) -> Iterator[None]:
 
 def progressed() -> None:
     """A sign of progress; costs a look at the clock, where nobody is watched less."""
-    if _Watchdog.seconds is not None and time.monotonic() - _Watchdog.wound_up > REWIND_SECONDS:
+    granted = _Watchdog.seconds
+    if granted is not None and time.monotonic() - _Watchdog.wound_up > min(REWIND_SECONDS, granted / 4):
         _wind_up()
 
 

@@ -333,14 +333,10 @@ class Store:
             path.unlink(missing_ok=True)
 
     def tidy(self, plan: Plan) -> None:
-        """Finishes what processes killed right after their last word left: in recorded cells and the study's folder.
-
-        Raises:
-            StoreError: a folder cannot be written.
-        """
+        """Removes what killed processes left in recorded cells and in the study's folder; best effort."""
         for cell in plan.cells:
             if (self.cell_folder(cell.id) / "record.json").exists() and self._unfinished_files(cell.id):
-                with self.lock(cell.id) as mine:
+                with contextlib.suppress(OSError, StoreError), self.lock(cell.id) as mine:
                     if mine and self.state(cell.id) not in ("waiting", "interrupted", "running", "damaged"):
                         self.finish_cell(cell.id)
         study = self.study_folder(plan.study_id)

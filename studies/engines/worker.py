@@ -163,7 +163,7 @@ class _Worker:
         if isinstance(result, Record):
             self._send(JobResult(cell.id, "recorded"))
             return
-        with self._log_path(cell).open("a") as log:
+        with contextlib.suppress(OSError), self._log_path(cell).open("a") as log:  # the disk may be full
             traceback.print_exception(result, file=log)
         reason = f"{type(result).__name__}: {result}"
         if isinstance(result, MACHINE_FAULTS) or is_out_of_memory(result):  # stays incomplete until retried

@@ -23,20 +23,20 @@ from .verdict import results
 
 SMALL = (
     "name=soak",
-    "data.num_train=1200",
-    "data.num_test=300",
+    "data.num_train=600",
+    "data.num_test=100",
     "families=[mlp,resnet]",
     "num_train=[64,256]",
-    "num_validation=100",
+    "num_validation=50",
     "replicates=4",
     "primary_pair=null",
-    "budget.steps=400",
-    "budget.batch_size=32",
+    "budget.steps=80",
+    "budget.batch_size=16",
     "recipe.tuning=null",
 )
 """What makes `data_scaling` a study of sixteen cells, of about a second each."""
 
-OFTEN = ("tracking=off", "engine.checkpoint_seconds=0", "engine.chunk_steps=10")
+OFTEN = ("tracking=off", "engine.checkpoint_seconds=0", "engine.chunk_steps=5")
 """Saved after every chunk, so that faults meet saves, and what was saved is continued."""
 
 
