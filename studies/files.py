@@ -54,14 +54,23 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     write_atomically(path, lambda file: file.write(text.encode()), durable=durable)
 
 
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or device, which might have no end.
+    """
+    _check_ordinary(path)
+    return path.read_bytes()
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes.
 
     Raises:
         OSError: it cannot be read, or is a pipe or device, which might have no end.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+    _check_ordinary(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -85,6 +94,11 @@ def is_still_there(file: IO[bytes], path: Path) -> bool:
         return os.fstat(file.fileno()).st_ino == path.stat().st_ino
     except FileNotFoundError:
         return False
+
+
+def _check_ordinary(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
 
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:

@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from .digest import digest
 from .errors import ConfigError, NotInStoreError, PlanError, StoreError
-from .files import is_still_there, leftovers, remove_leftovers, sha256_of, write_atomically, write_text
+from .files import is_still_there, leftovers, read_bytes, remove_leftovers, sha256_of, write_atomically, write_text
 from .grid import Plan
 from .records import Record
 
@@ -54,10 +54,21 @@ class Progress:
 
 
 class Store:
-    """Records, plans, locks and leftovers under one folder."""
+    """Records, plans, locks and leftovers under one folder.
+
+    Raises:
+        StoreError: no folder can be there.
+    """
 
     def __init__(self, root: Path | str = "results") -> None:
         self.root = Path(root)
+        try:
+            self.root.stat()
+        except FileNotFoundError:
+            pass  # it is made when something is written
+        except (OSError, ValueError) as error:  # a name too long, a circle of links, a byte no name may have
+            why = error.strerror if isinstance(error, OSError) else error
+            raise StoreError(f"{str(root)[:100]!r} cannot be a folder ({why}): choose another with --store") from None
 
     # --- cells ---------------------------------------------------------------------------------------------------
 
@@ -73,7 +84,7 @@ class Store:
         """
         path = self.cell_folder(cell_id) / "record.json"
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_bytes(path))
             payload = content["record"]
             if content["sha256"] != digest(payload, allow_nan=True):
                 raise ValueError("its checksum does not match")
@@ -196,7 +207,7 @@ class Store:
     def progress(self, cell_id: str) -> Progress | None:
         """How far a running cell is."""
         try:
-            return Progress(**json.loads((self.cell_folder(cell_id) / "progress.json").read_bytes()))
+            return Progress(**json.loads(read_bytes(self.cell_folder(cell_id) / "progress.json")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -209,7 +220,7 @@ class Store:
     def place(self, cell_id: str) -> tuple[int, int]:
         """Segment and step of a cell's checkpoint, (0, 0) without one; who loads the checkpoint knows better."""
         try:
-            segment, step = json.loads((self.cell_folder(cell_id) / "checkpoint.place.json").read_bytes())
+            segment, step = json.loads(read_bytes(self.cell_folder(cell_id) / "checkpoint.place.json"))
             return int(segment), int(step)
         except (OSError, ValueError, TypeError):
             return 0, 0
@@ -272,7 +283,7 @@ class Store:
         """
         path = self._plan_path(study)
         try:
-            return Plan.from_json(json.loads(path.read_bytes()))
+            return Plan.from_json(json.loads(read_bytes(path)))
         except (ValueError, KeyError, TypeError, PlanError, ConfigError) as error:
             raise StoreError(f"{path} cannot be read: {_first_line(error)}") from None
 
@@ -353,6 +364,8 @@ class Store:
         with self.lock(cell_id) as mine:
             if not mine or (states is not None and self.state(cell_id) not in states):
                 return False
+            if self.cell_folder(cell_id).is_symlink():
+                raise StoreError(f"{self.cell_folder(cell_id)} is a link, which a store never makes: not removed")
             shutil.rmtree(self.cell_folder(cell_id))
             return True
 
