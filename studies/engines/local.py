@@ -22,6 +22,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from studies.engine_spec import EngineSpec
+from studies.errors import StudyError
 from studies.grid import Plan
 from studies.jobs import Waiting, most_lanes, next_job, program_key
 from studies.store import Store
@@ -194,7 +195,16 @@ class LocalEngine:
                 outcome.incomplete[cell_id] = f"{result.message} ({MAX_ATTEMPTS} attempts)"
 
     def _start_worker(self, device: str) -> _Worker:
-        warm_up()  # anew where it was killed, and in the environment that workers need
+        for _ in range(MAX_ATTEMPTS):
+            warm_up()  # anew where it was killed, and in the environment that workers need
+            try:
+                return self._begin_worker(device)
+            except (EOFError, OSError) as error:  # the forkserver died under it
+                time.sleep(POLL_SECONDS)
+                died = error
+        raise StudyError(f"no worker could be started in {MAX_ATTEMPTS} attempts: the forkserver died ({died!r})")
+
+    def _begin_worker(self, device: str) -> _Worker:
         ours, theirs = self._context.Pipe()
         assignment = Assignment(
             store=Path(self._store.root).resolve(),

@@ -23,7 +23,7 @@ from .verdict import differences, is_done, leftovers, untruths
 from .witness import Witness
 
 LOOK_SECONDS = 0.03  # between two looks of the witness
-END_SECONDS = 30.0  # in which every process has to be gone after its launcher
+END_SECONDS = 120.0  # in which every process has to be gone after its launcher; a busy machine ends them slowly
 MOST_STARTS = 200  # of the command in one trial, after which it is given up
 ENDS = frozenset({ExitCode.OK, ExitCode.INCOMPLETE})
 """Exit codes with which a launcher may end by itself: done, or a cell's worker has died too often under this call."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Small
+from small import Small
 from training import tiny_plan
 
 from studies import course

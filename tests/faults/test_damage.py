@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Small
+from small import Small
 
 from studies import course
 from studies.checkpoint import load_latest, save_checkpoint

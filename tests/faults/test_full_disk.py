@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Small
 from held import answer, assignment_of, started, work_with
+from small import Small
 
 from studies import course
 from studies import store as store_module

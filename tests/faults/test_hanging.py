@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Small
 from held import SETTINGS, held, stand_still, stand_still_with_the_interpreter
+from small import Small
 
 from studies.engines.worker import how_it_ended
 from studies.store import Progress, Store

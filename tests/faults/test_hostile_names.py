@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Small
+from small import Small
 
 from studies.asking import load_study
 from studies.errors import ConfigError, NotInStoreError, StoreError

@@ -14,8 +14,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
-from conftest import Small, deterministic
 from held import SETTINGS, answer, assignment_of, held, started
+from small import Small, deterministic
 from training import tiny_plan
 
 from studies.engines.local import LocalEngine

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Small
 from held import answer, assignment_of, raise_memory_error, run_short_of_memory, started, work_with
+from small import Small
 
 from studies.store import Store
 

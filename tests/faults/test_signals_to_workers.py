@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import Small
 from held import answer, held, stand_still
+from small import Small
 
 from studies.store import Store
 
