@@ -25,6 +25,7 @@ from studies.tracking import TrackingSpec
 
 SETTINGS = EngineSpec(lanes=1, checkpoint_seconds=0, chunk_steps=5, workers=1, device="cpu")
 HELD_SECONDS = 600.0
+PATIENT = SETTINGS.model_copy(update={"stall_seconds": 300.0})
 SHORT_OF_MEMORY = 256 << 20  # bytes that a worker may take besides what it has
 
 Act = Callable[[], Any]
@@ -79,9 +80,26 @@ def stand_still() -> None:
     time.sleep(HELD_SECONDS)
 
 
-def stand_still_with_the_interpreter() -> None:
-    """No other thread of Python can run meanwhile, as where a library hangs."""
+def hang_asleep() -> None:
+    """Beyond the patience of the watchdog, which is cut short: a busy machine must not take the steps before for it."""
+    _run_out_of_patience()
+    time.sleep(HELD_SECONDS)
+
+
+def hang_with_the_interpreter() -> None:
+    """The same where no other thread of Python can run meanwhile, as where a library hangs."""
+    _run_out_of_patience()
     sum(range(10**12))
+
+
+def _run_out_of_patience() -> None:
+    from studies import stall
+
+    granted = stall._Watchdog.seconds
+    if granted is None or granted < PATIENT.stall_seconds:  # type: ignore[operator]  # then nobody watches: the test fails
+        raise ValueError(granted)
+    stall._Watchdog.seconds = 1.0
+    stall._wind_up()
 
 
 def run_short_of_memory() -> None:

@@ -9,22 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from held import SETTINGS, held, stand_still, stand_still_with_the_interpreter
+from held import PATIENT, hang_asleep, hang_with_the_interpreter, held
 from small import Small
 
 from studies.engines.worker import how_it_ended
 from studies.store import Progress, Store
 from studies.terminal import status_tables
 
-IMPATIENT = SETTINGS.model_copy(update={"stall_seconds": 3.0})
 
-
-@pytest.mark.parametrize("hang", [stand_still, stand_still_with_the_interpreter])
+@pytest.mark.parametrize("hang", [hang_asleep, hang_with_the_interpreter])
 def test_a_hanging_worker_is_ended_and_its_log_says_where_it_hung(
     small: Small, hang: Callable[[], None], tmp_path: Path
 ) -> None:
     store, (cell,) = Store(tmp_path), small.plan.cells
-    with held(tmp_path, small.plan, "step", hang, IMPATIENT) as (process, _):
+    with held(tmp_path, small.plan, "step", hang, PATIENT) as (process, _):
         process.join(60)
         assert process.exitcode == 1
     log = store.cell_folder(cell.id) / "log.txt"
@@ -37,8 +35,8 @@ def test_a_hanging_worker_is_ended_and_its_log_says_where_it_hung(
 SLOW = """
 import time
 from studies.stall import progressed, watched
-with watched(1.5):
-    for _ in range(6):
+with watched(3):
+    for _ in range(8):
         time.sleep(0.5)
         progressed()
 with watched(0.5, step_flops=2.5e9):
@@ -51,7 +49,7 @@ print("lives")
 
 
 def test_who_makes_progress_or_is_granted_its_time_is_left_alone() -> None:
-    """Three seconds under a limit of one and a half; two under a half, for a step that may take two and a half more."""
+    """Four seconds under a limit of three; two under a half, for a step that may take two and a half more."""
     ended = subprocess.run([sys.executable, "-c", SLOW], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, "lives\n"), ended.stderr
 

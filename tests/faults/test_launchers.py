@@ -18,8 +18,10 @@ from held import SETTINGS, answer, assignment_of, held, started
 from small import Small, deterministic
 from training import tiny_plan
 
+from studies.engines import local
 from studies.engines.local import LocalEngine
 from studies.engines.worker import work
+from studies.errors import StudyError
 from studies.interruption import KEPT
 from studies.store import Store
 from studies.tracking import TrackingSpec
@@ -147,3 +149,27 @@ def test_a_cell_whose_lock_is_held_is_told_to_be_running_by_every_other_process(
         assert '"state": "running"' in told
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert '"state": "interrupted"' in told
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_forkserver_that_dies_under_a_new_worker_is_begun_anew(
+    deaths: int, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(Store(tmp_path), small.plan, SETTINGS, TrackingSpec(kind="off"))
+    dying = iter([EOFError("unexpected EOF")] * deaths)
+    began: list[str] = []
+    monkeypatch.setattr(local, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(local, "warm_up", lambda: began.append("forkserver"))
+
+    def begin(device: str) -> str:
+        if (error := next(dying, None)) is not None:
+            raise error
+        return f"a worker on {device}"
+
+    monkeypatch.setattr(engine, "_begin_worker", begin)
+    if deaths == 2:
+        assert engine._start_worker("cpu") == "a worker on cpu"
+    else:
+        with pytest.raises(StudyError, match="no worker could be started in 3 attempts: the forkserver died"):
+            engine._start_worker("cpu")
+    assert len(began) == 3
