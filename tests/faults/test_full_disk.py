@@ -24,10 +24,10 @@ FILLER = "filler"
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MB of its own."""
+    """A file system of 128 MB of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("may not mount a tmpfs here")
     try:
@@ -39,7 +39,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(disk: Path) -> None:
     """Leaves not one block of it."""
     with (disk / FILLER).open("ab", buffering=0) as file:
-        for size in (1 << 16, 1):
+        for size in (1 << 20, 1):
             try:
                 while True:
                     file.write(b"x" * size)
