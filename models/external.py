@@ -59,6 +59,8 @@ def load_builder(family: str) -> NetworkBuilder:
         ValueError: the module cannot be imported or has no such function.
     """
     module_name, _, function_name = family.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
+        raise ValueError(f"family {family!r}: names no function; expected package.module:function")
     try:
         builder = getattr(importlib.import_module(module_name), function_name)
     except ImportError as error:

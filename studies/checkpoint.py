@@ -48,7 +48,7 @@ def load_checkpoint(path: Path, map_location: MapLocation = "cpu") -> dict[str, 
     """
     actual = sha256_of(path)
     try:
-        expected = _digest_path(path).read_text().strip()
+        expected = _digest_path(path).read_text(errors="replace").strip()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no checksum beside it ({_digest_path(path).name}); not loaded") from None
     if actual != expected:
@@ -96,7 +96,7 @@ def _keep_as_previous(path: Path) -> None:
     previous.unlink(missing_ok=True)
     previous.hardlink_to(path)
     if _digest_path(path).exists():
-        write_text(_digest_path(previous), _digest_path(path).read_text())
+        write_text(_digest_path(previous), _digest_path(path).read_text(errors="replace"))
 
 
 def _previous(path: Path) -> Path:

@@ -19,6 +19,7 @@ from .cell import Cell
 from .objective import objective_of
 from .program import CLIP_NORM, Chunk, OnChunk, Snapshot, autocast, classifier_arguments, cloned
 from .seeding import seed_of
+from .stall import progressed
 from .team import SOLO, Rank
 
 
@@ -85,6 +86,7 @@ class ChunkedClassifier(ImageClassifier):
             torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
             self._optimizer.step()
             losses[0, step - start] = loss.detach()
+            progressed()
             examples += labels.numel()
         losses, examples = self._rank.together(losses, examples)
         self._on_chunk(stop, Chunk(losses, (examples,)))

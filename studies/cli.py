@@ -22,6 +22,7 @@ from .fit_command import fit
 from .interruption import told_once
 from .probes.command import EPILOG, probe
 from .retry import RetryOption, asks_to_retry
+from .soak.command import soak
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,8 +39,8 @@ app = typer.Typer(
     help="Measure what a vision architecture's built-in assumptions are worth.\n\n"
     "Exit codes: 0 done; 1 a bug; 2 a wrong command, configuration or data set, nothing was trained; "
     "3 the study ended with cells failed, invalid or not finished (diverged ones are results, at chance), or "
-    "`study doctor` found something broken; 4 a bundle is not what it claims; 130 interrupted, the same "
-    "command continues.",
+    "`study doctor` found something broken; 4 a bundle is not what it claims; 130 interrupted, 128 + n ended by "
+    "signal n (SIGTERM 143): the same command continues.",
 )
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study file, see `study list`.")]
@@ -295,6 +296,7 @@ def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
 app.command()(fit)
 app.command(epilog=EPILOG)(probe)
 app.command()(doctor)
+app.command()(soak)
 app.add_typer(bench, name="bench")
 
 

@@ -29,6 +29,8 @@ from .kept_weights import give_start
 from .objective import objective_of
 from .outcome import TrainedBranch, TrainedCell
 from .program import Program, Snapshot, cloned
+from .sources import code_version
+from .stall import progressed
 from .store import Store
 from .tracking.live import LiveMirror
 from .tracking.runs import train_row, validation_row
@@ -216,6 +218,7 @@ class CellCourse:
         """
         state = {
             "cell_id": self.cell.id,
+            "code": _code(),
             "segment": self.segment,
             "step": self.step,
             "trunk": self.trunk,
@@ -232,6 +235,7 @@ class CellCourse:
         }
         save_checkpoint(state, self._checkpoint_path)
         self.store.write_place(self.cell.id, self.place)
+        progressed()
 
     def trained(self, network: nn.Module) -> TrainedCell:
         """What there is to assess, with any network of the cell's architecture."""
@@ -297,9 +301,15 @@ class CellCourse:
         return self.store.cell_folder(self.cell.id) / "checkpoint.pt"
 
     def _load(self) -> Snapshot | None:
-        """Takes everything from the checkpoint, if there is one; its weights and optimiser are returned."""
+        """Takes everything from the checkpoint, if there is one; its weights and optimiser are returned.
+
+        One that other code has written is left: half of a cell by each would be the result of neither.
+        """
         saved = load_latest(self._checkpoint_path)
         if saved is None or saved.get("cell_id") != self.cell.id:
+            return None
+        if saved.get("code") != _code():
+            print(f"begins anew: its checkpoint is of {saved.get('code', 'older code')}, this is {_code()}", flush=True)
             return None
         for name in ("segment", "step", "trunk", "branches", "train_seconds", "evaluation_seconds", "started_at"):
             setattr(self, name, saved[name])
@@ -310,3 +320,8 @@ class CellCourse:
         snapshot: Snapshot = saved["now"]
         self.examples = snapshot["examples"]
         return snapshot
+
+
+def _code() -> str:
+    """What a checkpoint may be continued with: this code and this torch."""
+    return f"{code_version()}, torch {torch.__version__}"

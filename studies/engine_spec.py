@@ -30,6 +30,9 @@ class EngineSpec(Strict):
         checkpoint_seconds: least time between two checkpoints of a running cell; more where writing them would take
             over 5% of it; 0 saves after every chunk.
         keep_checkpoints: keep each branch's final weights beside the record.
+        stall_seconds: a worker that shows no progress for so long is taken to hang: it writes where to the log of its
+            cell and ends, and the cell goes on from its checkpoint. Compiling, the first captured step and decoding
+            take minutes at most, and a step of a large network is granted its own time on top; null: wait for ever.
     """
 
     kind: Literal["local"] = "local"
@@ -42,6 +45,7 @@ class EngineSpec(Strict):
     chunk_steps: PositiveInt = 50
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     keep_checkpoints: bool = False
+    stall_seconds: PositiveFloat | None = 1800.0
 
     @field_validator("lanes", mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from datamodules import ImageSplit, StepBatches
 from .cell import Cell
 from .objective import Objective, Question, objective_of
 from .program import autocast
+from .stall import progressed
 
 CALIBRATION_BINS = 15
 
@@ -131,6 +132,7 @@ def _answers(network: nn.Module, questions: Iterator[Question], precision: str, 
         log_probabilities, truth = logits.double().log_softmax(dim=1).cpu(), question.answers.cpu()
         highest, predicted = log_probabilities.max(dim=1)
         parts.append((predicted, highest.exp(), log_probabilities.gather(1, truth[:, None])[:, 0], truth))
+        progressed()
     network.train()
     return Answers(*map(torch.cat, zip(*parts, strict=True)))
 

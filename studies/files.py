@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -18,6 +19,8 @@ from .errors import StoreError
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, durable: bool = True) -> None:
     """Calls `write` on a temporary file beside `path`, then renames it to `path`.
 
+    The temporary file is locked meanwhile, so that `remove_leftovers` knows it from one whose writer was killed.
+
     Args:
         durable: flush to the disk before and after the rename; off for files that only inform, such as progress.
 
@@ -26,14 +29,14 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, durabl
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        temporary, opened = _open_temporary(path)
         try:
-            with temporary.open("xb") as file:
+            with opened as file:
                 write(file)
+                file.flush()
                 if durable:
-                    file.flush()
                     os.fsync(file.fileno())
-            temporary.replace(path)
+                temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -51,21 +54,62 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     write_atomically(path, lambda file: file.write(text.encode()), durable=durable)
 
 
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or device, which might have no end.
+    """
+    _check_ordinary(path)
+    return path.read_bytes()
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes.
 
     Raises:
         OSError: it cannot be read, or is a pipe or device, which might have no end.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+    _check_ordinary(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def leftovers(folder: Path) -> Iterator[Path]:
-    """Temporary files that a killed process left in `folder`."""
+    """Temporary files in `folder`, which a killed process left, or that another is writing."""
     return folder.glob(".*.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files in `folder` whose writer is dead; best effort."""
+    for path in leftovers(folder):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its writer lives
+            path.unlink()
+
+
+def is_still_there(file: IO[bytes], path: Path) -> bool:
+    """Whether `path` still names the open `file`."""
+    try:
+        return os.fstat(file.fileno()).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _check_ordinary(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+
+
+def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        file = temporary.open("xb")
+        with contextlib.suppress(OSError):  # a file system without locks: nobody will remove it either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if is_still_there(file, temporary):
+            return temporary, file
+        file.close()  # taken for a leftover before it was locked
 
 
 def _sync_folder(folder: Path) -> None:

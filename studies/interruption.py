@@ -1,4 +1,7 @@
-"""Ctrl-C is one message and exit code 130, whenever it comes."""
+"""Ctrl-C is one message and exit code 130, whenever it comes.
+
+So are the signals by which a machine that stops or a queueing system asks a process to end: exit code 128 + signal.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,19 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-from .errors import ExitCode
-
-MESSAGE = "interrupted: finished cells are kept; continue with the same command"
+KEPT = "finished cells are kept; continue with the same command"
+MESSAGE = f"interrupted: {KEPT}"
+ENDING = (signal.SIGTERM, signal.SIGUSR2)
+"""Signals besides Ctrl-C that ask to end."""
 
 
 class Interrupted(BaseException):
-    """Ctrl-C within `told_once`; no `KeyboardInterrupt`, at which typer would end without a word."""
+    """A signal within `told_once`; no `KeyboardInterrupt`, at which typer would end without a word."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        self.message = MESSAGE if number == signal.SIGINT else f"ended by {signal.Signals(number).name}: {KEPT}"
+        self.exit_code = 128 + number
+        super().__init__(self.message)
 
 
 @contextlib.contextmanager
@@ -26,7 +35,7 @@ def told_once() -> Iterator[None]:
     a callback no exception comes out, Python would print it and go on.
 
     Raises:
-        SystemExit: with exit code 130.
+        SystemExit: with exit code 130, or 128 + the number of another signal.
     """
     usual = sys.unraisablehook
 
@@ -34,23 +43,32 @@ def told_once() -> Iterator[None]:
         if not issubclass(caught.exc_type, (KeyboardInterrupt, Interrupted)):
             usual(caught)
             return
-        print(MESSAGE, file=sys.stderr, flush=True)
-        os._exit(ExitCode.INTERRUPTED)
+        told = caught.exc_value if isinstance(caught.exc_value, Interrupted) else Interrupted()
+        print(told.message, file=sys.stderr, flush=True)
+        os._exit(told.exit_code)
 
     sys.unraisablehook = swallowed
     try:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody wants it otherwise
             signal.signal(signal.SIGINT, _interrupt)
+        for number in ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _interrupt)
         yield
-    except (KeyboardInterrupt, Interrupted):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        print(MESSAGE, file=sys.stderr)
-        raise SystemExit(ExitCode.INTERRUPTED) from None
+    except (KeyboardInterrupt, Interrupted) as error:
+        told = error if isinstance(error, Interrupted) else Interrupted()
+        for number in (signal.SIGINT, *ENDING):  # a second one ends it at once
+            signal.signal(number, signal.SIG_DFL)
+        print(told.message, file=sys.stderr)
+        raise SystemExit(told.exit_code) from None
     finally:
         sys.unraisablehook = usual
         if signal.getsignal(signal.SIGINT) is _interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ENDING:
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted
+    raise Interrupted(number)

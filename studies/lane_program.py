@@ -22,6 +22,7 @@ from models.lanes import LaneAdamW, build_lanes
 from .captured import CapturedStep
 from .cell import Cell
 from .program import CLIP_NORM, Chunk, OnChunk, Snapshot, autocast, cloned, initial_network
+from .stall import progressed
 
 COMPILED_VERSIONS = 128
 """Architectures times widths that one process may compile."""
@@ -130,6 +131,7 @@ class LaneProgram:
         examples = 0
         for _ in range(count):
             step()
+            progressed()
             examples += self._examples_per_lane
         losses = self._losses[:count].clone()
         # The device is busy with the chunk: meanwhile the host draws the orders of the one that likely follows.

@@ -157,6 +157,7 @@ def _train_stage(
     missing = [cell_id for cell_id in waiting if cell_id not in incomplete]
     engine = make_engine(store, stage, settings, _live_tracking(study.tracking), on_poll, on_message)
     outcome = engine.run(missing) if missing else Outcome()
+    store.tidy(stage)
     outcome.incomplete |= incomplete
     return outcome
 

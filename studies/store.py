@@ -29,7 +29,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from .errors import ConfigError, NotInStoreError, PlanError, StoreError
-from .files import leftovers, sha256_of, write_atomically, write_text
+from .files import is_still_there, leftovers, read_bytes, remove_leftovers, sha256_of, write_atomically, write_text
 from .grid import Plan
 from .record_file import read_record, record_text
 from .records import Record
@@ -54,10 +54,21 @@ class Progress:
 
 
 class Store:
-    """Records, plans, locks and leftovers under one folder."""
+    """Records, plans, locks and leftovers under one folder.
+
+    Raises:
+        StoreError: no folder can be there.
+    """
 
     def __init__(self, root: Path | str = "results") -> None:
         self.root = Path(root)
+        try:
+            self.root.stat()
+        except FileNotFoundError:
+            pass  # it is made when something is written
+        except (OSError, ValueError) as error:  # a name too long, a circle of links, a byte no name may have
+            why = error.strerror if isinstance(error, OSError) else error
+            raise StoreError(f"{str(root)[:100]!r} cannot be a folder ({why}): choose another with --store") from None
 
     # --- cells ---------------------------------------------------------------------------------------------------
 
@@ -73,7 +84,7 @@ class Store:
         """
         path = self.cell_folder(cell_id) / "record.json"
         try:
-            record = read_record(path.read_bytes())
+            record = read_record(read_bytes(path))
             if record.cell_id != cell_id:
                 raise ValueError(f"it belongs to cell {record.cell_id}")
         except FileNotFoundError:
@@ -163,7 +174,7 @@ class Store:
             raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
         with file:
             # A lock file that was removed meanwhile locks nothing: whoever comes next makes another.
-            yield _try_lock(file, folder) and _is_still_there(file, folder / "lock")
+            yield _try_lock(file, folder) and is_still_there(file, folder / "lock")
 
     def is_locked(self, cell_id: str) -> bool:
         """Whether some process is training the cell at this moment."""
@@ -195,7 +206,7 @@ class Store:
     def progress(self, cell_id: str) -> Progress | None:
         """How far a running cell is."""
         try:
-            return Progress(**json.loads((self.cell_folder(cell_id) / "progress.json").read_bytes()))
+            return Progress(**json.loads(read_bytes(self.cell_folder(cell_id) / "progress.json")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -208,7 +219,7 @@ class Store:
     def place(self, cell_id: str) -> tuple[int, int]:
         """Segment and step of a cell's checkpoint, (0, 0) without one; who loads the checkpoint knows better."""
         try:
-            segment, step = json.loads((self.cell_folder(cell_id) / "checkpoint.place.json").read_bytes())
+            segment, step = json.loads(read_bytes(self.cell_folder(cell_id) / "checkpoint.place.json"))
             return int(segment), int(step)
         except (OSError, ValueError, TypeError):
             return 0, 0
@@ -244,11 +255,23 @@ class Store:
     def lock_plan(self, plan: Plan) -> Path:
         """Writes the plan before the first cell runs; a second time it only marks it as the latest of its name."""
         path = self.study_folder(plan.study_id) / "plan.json"
-        if path.exists():
-            os.utime(path)
-        else:
+        if not path.exists():
             write_text(path, json.dumps(plan.to_json(), indent=1))
+        # After every other, also where the clock went back since: the latest of a name is what the name means.
+        others = [self._locked_at(one) + 1 for one in self.study_ids() if one != plan.study_id]
+        moment = max([time.time_ns(), *others])
+        try:
+            os.utime(path, ns=(moment, moment))
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
         return path
+
+    def _locked_at(self, study_id: str) -> int:
+        """When a plan was last locked, nanoseconds since the epoch; 0 where it is gone meanwhile."""
+        try:
+            return (self.study_folder(study_id) / "plan.json").stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def plan(self, study: str) -> Plan:
         """The locked plan of a study, by its id or by its name (then the one planned last).
@@ -259,14 +282,14 @@ class Store:
         """
         path = self._plan_path(study)
         try:
-            return Plan.from_json(json.loads(path.read_bytes()))
+            return Plan.from_json(json.loads(read_bytes(path)))
         except (ValueError, KeyError, TypeError, PlanError, ConfigError) as error:
             raise StoreError(f"{path} cannot be read: {_first_line(error)}") from None
 
     def study_ids(self) -> list[str]:
         """Ids of all locked plans, the latest last."""
-        plans = (self.root / "studies").glob("*/plan.json")
-        return [path.parent.name for path in sorted(plans, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
+        ids = [path.parent.name for path in (self.root / "studies").glob("*/plan.json")]
+        return sorted(ids, key=lambda study_id: (self._locked_at(study_id), study_id))
 
     def records(self, plan: Plan) -> list[Record]:
         """The readable records of a plan's cells, in the order of the plan; `states` tells what the others are.
@@ -318,15 +341,32 @@ class Store:
 
     def finish_cell(self, cell_id: str) -> None:
         """Removes what only a running cell needs: checkpoints, progress, temporary files. Its lock must be held."""
-        folder = self.cell_folder(cell_id)
-        for path in (*folder.glob("checkpoint*"), *leftovers(folder), folder / "progress.json"):
+        for path in self._unfinished_files(cell_id):
             path.unlink(missing_ok=True)
+
+    def tidy(self, plan: Plan) -> None:
+        """Removes what killed processes left in recorded cells and in the study's folder; best effort."""
+        for cell in plan.cells:
+            if (self.cell_folder(cell.id) / "record.json").exists() and self._unfinished_files(cell.id):
+                with contextlib.suppress(OSError, StoreError), self.lock(cell.id) as mine:
+                    if mine and self.state(cell.id) not in ("waiting", "interrupted", "running", "damaged"):
+                        self.finish_cell(cell.id)
+        study = self.study_folder(plan.study_id)
+        for folder in (study, *(path for path in study.rglob("*") if path.is_dir())):
+            remove_leftovers(folder)
+
+    def _unfinished_files(self, cell_id: str) -> list[Path]:
+        folder = self.cell_folder(cell_id)
+        progress = folder / "progress.json"
+        return [*folder.glob("checkpoint*"), *leftovers(folder), *([progress] if progress.exists() else [])]
 
     def discard_cell(self, cell_id: str, states: Collection[CellState] | None = None) -> bool:
         """Removes a cell; False where somebody trains it, or where it is in none of `states` by now."""
         with self.lock(cell_id) as mine:
             if not mine or (states is not None and self.state(cell_id) not in states):
                 return False
+            if self.cell_folder(cell_id).is_symlink():
+                raise StoreError(f"{self.cell_folder(cell_id)} is a link, which a store never makes: not removed")
             shutil.rmtree(self.cell_folder(cell_id))
             return True
 
@@ -367,13 +407,6 @@ def _try_lock(file: IO[bytes], folder: Path, *, shared: bool = False) -> bool:
             ) from error
         raise
     return True
-
-
-def _is_still_there(file: IO[bytes], path: Path) -> bool:
-    try:
-        return os.fstat(file.fileno()).st_ino == path.stat().st_ino
-    except FileNotFoundError:
-        return False
 
 
 def _first_line(error: Exception) -> str:

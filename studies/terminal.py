@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ from .tuning_file import read_tuning
 if TYPE_CHECKING:  # printing a status needs nothing that runs a study
     from .rounds import TuneResult
     from .running import RunResult
+
+SILENT_MINUTES = 2  # without a note of its progress a running cell is said to be silent
 
 STATE_STYLES: Mapping[CellState, str] = {
     "finished": "green",
@@ -400,7 +403,9 @@ def _how_far(progress: Progress | None) -> str:
     if progress is None:
         return "starting"
     step = f"step {progress.step} of {progress.total_steps}"
+    minutes = int(time.time() - progress.updated) // 60
+    silent = f", no progress for {minutes} minutes" if minutes >= SILENT_MINUTES else ""
     if not progress.starting:
-        return step
+        return step + silent
     since = datetime.datetime.fromtimestamp(progress.updated, datetime.UTC)
     return f"starting{f' from {step}' if progress.step else ''}, since {since:%Y-%m-%d %H:%M:%S} UTC"

@@ -36,7 +36,7 @@ LIGHT_MODULES = ("planning", "cell", "grid", "fairness", "plan_notes", "digest",
                  "listing", "jobs", "console", "counts", "interruption", "fit_command", "printed_answers",
                  "bench/command", "bench/calibration_tables", "bench/tables", "bench/timings", "bench/workload",
                  "bench/children", "bench/train_race", "bench/roofline", "bench/gpu", "bench/made_store",
-                 "bench/store_times", "doctor", "retry", "record_file", "troubled_lines")  # fmt: skip
+                 "bench/store_times", "doctor", "retry", "record_file", "troubled_lines", "soak", "stall")  # fmt: skip
 LOADS_WHEN_CALLED = {"estimate": {"torch"}, "compose": {"hydra", "omegaconf"}}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

@@ -14,6 +14,9 @@ from typing import Protocol
 from studies.cell import Cell
 from studies.records import Record
 
+CPU_IS_FULL = "can't allocate memory"
+"""What torch's allocator on the CPU says, in a `RuntimeError` without a class of its own."""
+
 Answer = Callable[[Cell, Record | Exception], None]
 
 
@@ -71,11 +74,11 @@ def run_job(
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether a device ran out of memory, be it while something else was being tidied up."""
+    """Whether a device or the machine ran out of memory, be it while something else was being tidied up."""
     import torch
 
     while error is not None:
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or CPU_IS_FULL in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -21,14 +21,15 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from studies.engine_spec import EngineSpec
+from studies.errors import StudyError
 from studies.grid import Plan
 from studies.store import Store
 from studies.tracking import TrackingSpec
 
 from .engine import Outcome
-from .scheduler import POLL_SECONDS, Death, Scheduler, WorkerHandle
+from .scheduler import MAX_ATTEMPTS, POLL_SECONDS, Death, Scheduler, WorkerHandle
 from .settings import worker_environment
-from .worker import PRELOADED, Assignment, JobResult, work
+from .worker import PRELOADED, Assignment, JobResult, how_it_ended, work
 
 SAVE_SECONDS = 60.0
 """For how long workers may go on that were asked to end: less than a queueing system waits, which asks 90 s before."""
@@ -64,6 +65,16 @@ class LocalEngine(Scheduler[_Worker]):
         return super().run(cell_ids)
 
     def _start_worker(self, device: str) -> _Worker:
+        for _ in range(MAX_ATTEMPTS):
+            warm_up()  # anew where it was killed, and in the environment that workers need
+            try:
+                return self._begin_worker(device)
+            except (EOFError, OSError) as error:  # the forkserver died under it
+                time.sleep(POLL_SECONDS)
+                died = error
+        raise StudyError(f"no worker could be started in {MAX_ATTEMPTS} attempts: the forkserver died ({died!r})")
+
+    def _begin_worker(self, device: str) -> _Worker:
         ours, theirs = self._context.Pipe()
         assignment = Assignment(
             store=Path(self._store.root).resolve(),
@@ -95,7 +106,8 @@ class LocalEngine(Scheduler[_Worker]):
             except (EOFError, OSError):
                 worker.process.join()
                 worker.connection.close()
-                yield worker, Death(f"ended with exit code {worker.process.exitcode}")
+                log = self._store.cell_folder(worker.first) / "log.txt"
+                yield worker, Death(how_it_ended(worker.process.exitcode, log))
                 continue
             if not isinstance(message, bool):
                 yield worker, message

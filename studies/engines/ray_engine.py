@@ -127,7 +127,7 @@ class RayEngine(Scheduler[_Actor]):
                 self._ray.kill(worker.actor)  # it may only be out of reach
                 if not worker.ready:
                     self._count_failed_start(error)
-                yield worker, Death(f"died: {_told(error)}")
+                yield worker, Death(f"its worker died: {_told(error)}")
                 continue
             worker.answer = worker.actor.messages.options(concurrency_group=MESSAGES).remote()
             if worker.ready:

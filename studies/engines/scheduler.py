@@ -33,18 +33,20 @@ class WorkerHandle:
         device: its device, of which no other worker is told meanwhile.
         job: cells it has not answered for yet.
         num_lanes: cells its job had.
+        first: of these, the one in whose log it writes.
         ready: whether it can be sent a job; where a machine has yet to be found for it, only later.
     """
 
     device: str
     job: list[str] = field(default_factory=list, init=False)
     num_lanes: int = field(default=0, init=False)
+    first: str = field(default="", init=False)
     ready: bool = field(default=True, init=False)
 
 
 @dataclass(frozen=True)
 class Death:
-    """A worker that is no more, and how it went: `ended with exit code -9`."""
+    """A worker that is no more, and how it went: `its worker was ended by SIGKILL`."""
 
     how: str
 
@@ -155,7 +157,7 @@ class Scheduler(ABC, Generic[Handle]):
                 workers.append(free)
                 places -= 1
             if free.ready:
-                free.job, free.num_lanes = list(job), len(job)
+                free.job, free.num_lanes, free.first = list(job), len(job), job[0]
                 self._send(free, job)
             else:
                 kept += job
@@ -202,7 +204,7 @@ class Scheduler(ABC, Generic[Handle]):
                 if worker.num_lanes > 1:  # whichever of them it was, it costs the others no second time
                     self._alone.update(worker.job)
                 for cell_id in worker.job:
-                    yield JobResult(cell_id, "died", f"its worker {message.how}")
+                    yield JobResult(cell_id, "died", message.how)
             elif isinstance(message, str):
                 outcome.warnings.append(message)
             else:

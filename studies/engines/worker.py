@@ -25,6 +25,7 @@ from studies.errors import StoreError, StudyError
 from studies.grid import Plan
 from studies.lifetime import end_with_parent
 from studies.records import Record
+from studies.stall import SIGN, watched
 from studies.store import Store
 from studies.tracking import LiveMirror, TrackingSpec
 
@@ -32,6 +33,12 @@ from .job import free_memory, is_out_of_memory, run_job
 
 PRELOADED = "studies.engines.preload"
 """What the forkserver imports before it starts workers."""
+
+TAKES_UP = "takes up"
+"""What the log of a cell says, after the number of the process, whenever a worker begins with it."""
+
+STALLED = 1  # exit code of a process that its watchdog ended
+LAST_BYTES = 1 << 16  # of a log that are looked at for its last words
 
 MACHINE_FAULTS = (OSError, MemoryError, StudyError, DataError)
 """What is no fault of the cell: nothing is recorded, and the cell can be continued."""
@@ -105,6 +112,14 @@ class Worker:
 
     def run(self, job: Sequence[str]) -> None:
         """Trains the cells of a job that are free and have no record; all locks are held until the job has ended."""
+        settings, cells = self._assignment.settings, [self._cells[cell_id] for cell_id in job]
+        step_flops = 3 * sum(cell.forward_flops * cell.batch_size for cell in cells)
+        with watched(settings.stall_seconds, step_flops):
+            self._run(job)
+        if self._assignment.device != "cpu":
+            free_memory()  # the next program finds the device empty
+
+    def _run(self, job: Sequence[str]) -> None:
         width = self._width(job)
         for cell_id in reversed(job[width:]):  # each goes back to the head of the queue
             self._send(JobResult(cell_id, "returned"))
@@ -123,8 +138,6 @@ class Worker:
                 self._lives = self._open_lives(cells)
                 in_lanes = self._takes_lanes(cells[0])
                 run_job(cells, self._train, self._answer, self._send, in_lanes=in_lanes)
-        if self._assignment.device != "cpu":
-            free_memory()  # the next program finds the device empty
 
     def _width(self, job: Sequence[str]) -> int:
         """Cells of a job to train at once: all, unless the width is still to be measured."""
@@ -159,7 +172,7 @@ class Worker:
         if isinstance(result, Record):
             self._send(JobResult(cell.id, "recorded"))
             return
-        with self._log_path(cell).open("a") as log:
+        with contextlib.suppress(OSError), self._log_path(cell).open("a") as log:  # the disk may be full
             traceback.print_exception(result, file=log)
         reason = f"{type(result).__name__}: {result}"
         if isinstance(result, MACHINE_FAULTS) or is_out_of_memory(result):  # stays incomplete until retried
@@ -195,9 +208,8 @@ class Worker:
     def _log(self, cells: Sequence[Cell]) -> None:
         """Notes in each cell's log that it begins. What the process prints goes to the first one's."""
         for lane, cell in enumerate(cells):
-            line = (
-                f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} process {os.getpid()} takes up {cell.title}"
-            )
+            moment = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+            line = f"{moment} process {os.getpid()} {TAKES_UP} {cell.title}"
             if len(cells) > 1:
                 line += f", lane {lane + 1} of {len(cells)}; what they print is in the log of cell {cells[0].id}"
             with (
@@ -218,6 +230,32 @@ class Worker:
 
     def _send(self, message: Message) -> None:
         self._connection.send(message)
+
+
+def how_it_ended(exit_code: int | None, log: Path) -> str:
+    """How a worker ended that did not live to tell, for people.
+
+    Args:
+        log: of the first cell of its job, where it wrote.
+    """
+    if exit_code is not None and exit_code < 0:
+        name = signal.strsignal(-exit_code) or f"signal {-exit_code}"
+        name = next((known.name for known in signal.Signals if known == -exit_code), name)
+        hint = "; the system does so where memory is short" if name == "SIGKILL" else ""
+        return f"its worker was ended by {name}{hint}"
+    if exit_code == STALLED and SIGN in _last_words(log):
+        return f"its worker made no progress for engine.stall_seconds; {log} says where it hung"
+    return f"its worker ended with exit code {exit_code}"
+
+
+def _last_words(log: Path) -> bytes:
+    """What was written to a log since the last worker took its cell up, of its last part."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LAST_BYTES))
+            return file.read().rpartition(TAKES_UP.encode())[2]
+    except OSError:
+        return b""
 
 
 def _log_to(path: Path) -> None:

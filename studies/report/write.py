@@ -113,4 +113,4 @@ def _write_bytes(path: Path, content: bytes) -> None:
 def _remove_stale(folder: Path, kept: set[Path]) -> None:
     for path in [*folder.glob("figures/*.png"), *folder.glob("figures/*.svg"), *folder.glob("tables/*.md")]:
         if path not in kept:
-            path.unlink()
+            path.unlink(missing_ok=True)  # another launcher may be writing the same report

@@ -1,0 +1,1 @@
+"""A study run under random faults, again and again, and held against the same study undisturbed."""

@@ -1,0 +1,74 @@
+"""What killed processes leave is swept, and never what a living one is writing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+import pytest
+from planned import finish, planned
+
+from studies.files import is_still_there, leftovers, remove_leftovers, write_atomically
+from studies.running import _missing
+from studies.store import Store
+
+
+def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path) -> None:
+    (tmp_path / ".dead.json.ab.tmp").touch()
+
+    def write(file: IO[bytes]) -> None:
+        assert len(list(leftovers(tmp_path))) == 2
+        remove_leftovers(tmp_path)
+        assert len(list(leftovers(tmp_path))) == 1
+        file.write(b"whole")
+
+    write_atomically(tmp_path / "living.json", write)
+    assert {path.name for path in tmp_path.iterdir()} == {"living.json"}
+    assert (tmp_path / "living.json").read_bytes() == b"whole"
+
+
+def test_a_file_swept_before_it_was_locked_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def swept_the_first_time(file: IO[bytes], path: Path) -> bool:
+        if not asked:
+            path.unlink()
+        asked.append(is_still_there(file, path))
+        return asked[-1]
+
+    monkeypatch.setattr("studies.files.is_still_there", swept_the_first_time)
+    write_atomically(tmp_path / "file", lambda file: file.write(b"x"))
+    assert asked == [False, True]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_tidying_touches_no_cell_that_is_not_done_or_that_somebody_has(tmp_path: Path) -> None:
+    plan, store = planned(), Store(tmp_path)
+    finish(store, plan, plan.cells[:2])
+    done, taken, open_ = (cell.id for cell in plan.cells[:3])
+    store.cell_folder(open_).mkdir()
+    for cell_id in (done, taken, open_):
+        for name in ("checkpoint.pt", "checkpoint.pt.sha256", "progress.json", ".record.json.ab.tmp"):
+            (store.cell_folder(cell_id) / name).touch()
+    with store.lock(taken):
+        store.tidy(plan)
+    left = {cell_id: len(list(store.cell_folder(cell_id).iterdir())) for cell_id in (done, taken, open_)}
+    assert left == {done: 3, taken: 7, open_: 4}, "record, predictions and lock stay"
+
+
+def test_damaged_records_are_set_aside_by_the_next_run_and_told(tmp_path: Path) -> None:
+    plan, store = planned(), Store(tmp_path)
+    finish(store, plan)
+    whole, *broken = (cell.id for cell in plan.cells[:5])
+    damages = (lambda content: content[:300], lambda content: b"", lambda content: content.replace(b"0.4", b"0.3", 1),
+               lambda content: (store.cell_folder(whole) / "record.json").read_bytes())  # fmt: skip
+    for cell_id, damage in zip(broken, damages, strict=True):
+        path = store.cell_folder(cell_id) / "record.json"
+        path.write_bytes(damage(path.read_bytes()))
+        assert store.state(cell_id) == "damaged"
+    told: list[str] = []
+    assert _missing(plan, store, False, told.append) == broken
+    assert [cell_id in message for cell_id, message in zip(broken, told, strict=True)] == [True] * 4
+    assert {store.state(cell_id) for cell_id in broken} == {"waiting"}
+    assert all(len(list(store.cell_folder(cell_id).glob("record.damaged-*.json"))) == 1 for cell_id in broken)
+    assert store.state(whole) == "finished"

@@ -1,0 +1,261 @@
+"""The soak notices what it is there to notice, on stores that are made wrong on purpose."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from planned import finish, planned
+
+from studies.grid import Plan
+from studies.soak import trial as trial_module
+from studies.soak.faults import FAULTS, Scene
+from studies.soak.processes import holds_open, survivors
+from studies.soak.trial import run_trial
+from studies.soak.verdict import differences, is_done, leftovers, results, untruths
+from studies.soak.witness import Witness
+from studies.store import Store
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return planned(replicates=1)
+
+
+@pytest.fixture
+def store(plan: Plan, tmp_path: Path) -> Store:
+    finish(Store(tmp_path / "store"), plan)
+    return Store(tmp_path / "store")
+
+
+def altered(store: Store, cell_id: str, **changes: object) -> None:
+    record = store.record(cell_id)
+    assert record is not None
+    store.write_record(record.model_copy(update=changes))
+
+
+def test_equal_stores_are_equal(store: Store, plan: Plan, tmp_path: Path) -> None:
+    finish(Store(tmp_path / "other"), plan)
+    altered(store, plan.cells[0].id, train_seconds=9.0, resumes=3, started_at="later")
+    assert list(differences(results(Store(tmp_path / "other")), store)) == []
+    assert is_done(store)
+    assert list(leftovers(store.root)) == []
+    assert list(untruths(store)) == []
+
+
+def test_what_is_lost_changed_or_too_many_is_named(store: Store, plan: Plan) -> None:
+    expected = results(store)
+    lost, changed, doubled, *_ = (cell.id for cell in plan.cells)
+    folder = store.cell_folder(lost)
+    (folder / "record.json").unlink()
+    record = store.record(changed)
+    assert record is not None
+    branches = [branch.model_copy(update={"weights_sha256": "cd" * 32}) for branch in record.branches]
+    altered(store, changed, branches=tuple(branches), predictions_sha256="ef")
+    content = (store.cell_folder(doubled) / "record.json").read_bytes()
+    (store.cell_folder(doubled) / "record.damaged-1.json").write_bytes(content)
+    assert list(differences(expected, store)) == [
+        f"the result of cell {lost} is lost",
+        f"the result of cell {changed} changed: predictions_sha256, weights_sha256",
+        f"{store.cell_folder(doubled) / 'record.damaged-1.json'} is a record too many",
+    ]
+    assert not is_done(store)
+
+
+def test_what_is_left_behind_is_named(store: Store, plan: Plan) -> None:
+    cell_id = plan.cells[0].id
+    (store.cell_folder(cell_id) / "checkpoint.pt").touch()
+    (store.study_folder(plan.study_id) / ".page.html.ab.tmp").touch()
+    with store.lock(cell_id):
+        told = list(leftovers(store.root))
+        assert len(told) == 3
+        assert list(untruths(store)) == [], "a record is final, whoever has the lock"
+    store.tidy(plan)
+    assert list(leftovers(store.root)) == []
+    (store.cell_folder(cell_id) / "record.json").unlink()
+    with store.lock(cell_id):
+        assert list(untruths(store)) == [f"cell {cell_id} is told to be running where nothing runs"]
+
+
+HOLDING = """
+import fcntl, os, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+with (folder / "log.txt").open("a") as log:
+    print(f"2026 process {os.getpid()} takes up x", file=log)
+file = (folder / "lock").open("a+b")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_processes_at_one_cell_are_seen(tmp_path: Path) -> None:
+    folder = tmp_path / "cells" / "one"
+    folder.mkdir(parents=True)
+    witness = Witness(tmp_path)
+    command = [sys.executable, "-c", HOLDING, str(folder)]
+    processes = []
+    try:
+        for expected in (0, 1):
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True))
+            assert processes[-1].stdout is not None
+            assert processes[-1].stdout.readline() == b"ready\n"
+            witness.look()
+            assert len(witness.problems) == expected
+        first, second = (process.pid for process in processes)
+        assert witness.problems == [f"processes {first}, {second} trained cell one at once"]
+        assert holds_open(first, folder / "lock")
+        assert survivors([first]) == [first]
+        processes[0].kill()
+        processes[0].wait()
+        witness.look()
+        assert len(witness.problems) == 1, "one that has ended trains no more"
+        assert survivors([first]) == []
+        assert witness.num_begun() == 2
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_records_that_change_or_go_are_seen(store: Store, plan: Plan) -> None:
+    witness = Witness(store.root)
+    witness.look()
+    assert witness.problems == []
+    altered(store, plan.cells[0].id, resumes=1)
+    (store.cell_folder(plan.cells[1].id) / "record.json").unlink()
+    witness.look()
+    assert sorted(witness.problems) == sorted(
+        [
+            f"the finished record of cell {plan.cells[0].id} was written again",
+            f"the record of cell {plan.cells[1].id} was there and is gone",
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if "checkpoint" in name])
+def test_damage_is_done_to_the_file_itself(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "cells" / "one" / "checkpoint.pt"
+    path.parent.mkdir(parents=True)
+    content = bytes(range(256))
+    path.write_bytes(content)
+    inode = path.stat().st_ino
+    scene = Scene(tmp_path, random.Random(3), [], {}, lambda: 0)
+    assert FAULTS[name].inject(scene) == "one"
+    assert path.stat().st_ino == inode
+    damaged = path.read_bytes()
+    assert damaged != content
+    if "flipped" in name:
+        assert sum((one ^ other).bit_count() for one, other in zip(content, damaged, strict=True)) == 1
+    else:
+        assert content.startswith(damaged)
+
+
+LAUNCHER = """
+import os, sys, time
+from pathlib import Path
+from planned import planned, predictions_of, record_of
+from studies.store import Store
+
+plan, store, sabotage = planned(replicates=1), Store(sys.argv[1]), sys.argv[2]
+store.lock_plan(plan)
+for index, cell in enumerate(plan.cells):
+    with store.lock(cell.id):
+        if store.record(cell.id) is None or sabotage == "trains again":
+            with (store.cell_folder(cell.id) / "log.txt").open("a") as log:
+                print(f"process {os.getpid()} takes up it", file=log)
+            time.sleep(0.1)
+            record = record_of(plan, cell, errors=(0.4, 0.35, 0.31 + len(sabotage) / 1000, 0.3))
+            store.write_record(record, predictions_of(record, cell.num_test, seed=index))
+if sabotage == "leaves a process" and os.fork() == 0:
+    time.sleep(60)
+raise SystemExit(1 if sabotage == "breaks" else 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "told"),
+    [
+        ("", ""),
+        ("trains again", "was written again"),
+        ("leaves a process", "outlive their launcher"),
+        ("breaks", "ended with exit code 1"),
+    ],
+)
+def test_a_trial_repeats_the_command_until_it_is_done_and_tells_what_is_wrong(
+    sabotage: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a launcher that trains nothing and is killed once it has left a record."""
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[1] / 'studies'}:{Path(__file__).parents[2]}")
+    monkeypatch.setattr(trial_module, "END_SECONDS", 1.0)
+    kill = FAULTS["SIGKILL to the launcher"]
+
+    def once_there_is_a_record(scene: Scene) -> str | None:
+        return kill.inject(scene) if any(scene.store.glob("cells/*/record.json")) else None
+
+    monkeypatch.setattr(trial_module, "draw", lambda chance: "SIGKILL to the launcher")
+    monkeypatch.setattr(
+        trial_module, "FAULTS", {"SIGKILL to the launcher": replace(kill, inject=once_there_is_a_record)}
+    )
+
+    def command(arguments: object, store: Path) -> list[str]:
+        return [sys.executable, "-c", LAUNCHER, str(store), sabotage]
+
+    subprocess.run([*command((), tmp_path / "undisturbed")[:-1], ""], check=True)
+    expected = results(Store(tmp_path / "undisturbed"))
+    monkeypatch.setattr(trial_module, "command", command)
+    killed: list[str] = []
+    trial = run_trial(
+        (), tmp_path / "trial", expected, random.Random(0), num_faults=1, pace=0.1, on_fault=killed.append
+    )
+    assert trial.faults["SIGKILL to the launcher"] == trial.kills == len(killed) == 1
+    assert trial.launchers == 1 + trial.kills or trial.problems
+    assert any(told in problem for problem in trial.problems) if told else trial.problems == [], trial.problems
+
+
+def test_exit_code_and_summary_tell_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from studies.cli import app
+    from studies.soak import command
+    from studies.soak.trial import Trial
+
+    made = iter([["the result of cell x is lost"], []])
+
+    def fake(arguments: object, store: Path, *rest: object, **named: object) -> Trial:
+        trial = Trial(problems=next(made))
+        trial.faults.update({"SIGKILL to a worker": 3, "another launcher": 1})
+        for folder in (store, store.with_name(f"{store.name}-output")):
+            folder.mkdir(parents=True)
+        return trial
+
+    monkeypatch.setattr(command, "undisturbed", lambda arguments, store: store.mkdir(parents=True))
+    monkeypatch.setattr(command, "results", lambda store: {"x": []})
+    monkeypatch.setattr(command, "run_trial", fake)
+    asked = ["soak", "--kills", "5", "--seed", "4", "--json", "--folder", str(tmp_path / "soak")]
+    ended = CliRunner().invoke(app, asked)
+    summary = json.loads(ended.stdout)
+    assert ended.exit_code == 3
+    assert summary["problems"] == ["trial 0: the result of cell x is lost"]
+    assert (summary["seed"], summary["trials"], summary["kills"], summary["records_compared"]) == (4, 2, 6, 2)
+    assert [(tmp_path / "soak" / f"trial-{number}").exists() for number in (0, 1)] == [True, False]
+    made = iter([[], []])
+    asked[-1] = str(tmp_path / "again")
+    assert CliRunner().invoke(app, asked).exit_code == 0
+
+
+def test_locks_of_the_kernel_are_what_the_witness_believes(tmp_path: Path) -> None:
+    """A file is closed before its lock is free: who has it open has not let go."""
+    store = Store(tmp_path)
+    with store.lock("one"):
+        with (tmp_path / "cells" / "one" / "lock").open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert holds_open(os.getpid(), tmp_path / "cells" / "one" / "lock")
+    assert not holds_open(os.getpid(), tmp_path / "cells" / "one" / "lock")
