@@ -27,6 +27,7 @@ class Scene:
         launchers: processes of the launchers that run.
         signals: launcher -> the signals it was sent, which explain how it ends.
         begin_launcher: starts one more on the same store.
+        kills: signals sent so far that end a process.
     """
 
     store: Path
@@ -34,6 +35,7 @@ class Scene:
     launchers: list[int]
     signals: dict[int, list[int]]
     begin_launcher: Callable[[], int]
+    kills: int = 0
 
     def family(self) -> Family | None:
         """Of one launcher, by chance."""
@@ -46,11 +48,9 @@ class Fault:
 
     Attributes:
         weight: how often it is drawn, relative to the others.
-        kills: whether it ends a process.
     """
 
     weight: float
-    kills: bool
     inject: Inject
 
 
@@ -59,7 +59,7 @@ def _to_worker(number: signal.Signals) -> Inject:
         family = scene.family()
         if family is None or not family.workers:
             return None
-        return _send(scene.chance.choice(family.workers), number)
+        return _end(scene, scene.chance.choice(family.workers), number)
 
     return inject
 
@@ -70,14 +70,14 @@ def _to_launcher(number: signal.Signals) -> Inject:
         if family is None or family.launcher is None:
             return None
         scene.signals[family.launcher].append(number)
-        return _send(family.launcher, number)
+        return _end(scene, family.launcher, number)
 
     return inject
 
 
 def _to_forkserver(scene: Scene) -> str | None:
     family = scene.family()
-    return None if family is None or family.forkserver is None else _send(family.forkserver, signal.SIGKILL)
+    return None if family is None or family.forkserver is None else _end(scene, family.forkserver, signal.SIGKILL)
 
 
 def _to_all(scene: Scene) -> str | None:
@@ -86,6 +86,7 @@ def _to_all(scene: Scene) -> str | None:
         return None
     scene.signals[family.launcher].append(signal.SIGKILL)
     os.killpg(family.launcher, signal.SIGKILL)
+    scene.kills += 1
     return f"the session of {family.launcher}"
 
 
@@ -138,6 +139,13 @@ def _pause(scene: Scene, pid: int) -> str | None:
     return f"process {pid} for {seconds:.2f} s"
 
 
+def _end(scene: Scene, pid: int, number: signal.Signals) -> str | None:
+    """Sends what ends a process; a worker alone is deaf to Ctrl-C."""
+    done = _send(pid, number)
+    scene.kills += done is not None and (number != signal.SIGINT or pid in scene.launchers)
+    return done
+
+
 def _send(pid: int, number: signal.Signals) -> str | None:
     try:
         os.kill(pid, number)
@@ -147,22 +155,22 @@ def _send(pid: int, number: signal.Signals) -> str | None:
 
 
 FAULTS: Mapping[str, Fault] = {
-    "SIGKILL to a worker": Fault(36, True, _to_worker(signal.SIGKILL)),
-    "SIGTERM to a worker": Fault(6, True, _to_worker(signal.SIGTERM)),
-    "SIGUSR2 to a worker": Fault(4, True, _to_worker(signal.SIGUSR2)),
-    "SIGINT to a worker": Fault(2, False, _to_worker(signal.SIGINT)),
-    "SIGKILL to the forkserver": Fault(3, True, _to_forkserver),
-    "SIGKILL to the launcher": Fault(1.5, True, _to_launcher(signal.SIGKILL)),
-    "SIGTERM to the launcher": Fault(0.75, True, _to_launcher(signal.SIGTERM)),
-    "SIGINT to the launcher": Fault(0.75, True, _to_launcher(signal.SIGINT)),
-    "SIGUSR2 to the launcher": Fault(0.5, True, _to_launcher(signal.SIGUSR2)),
-    "SIGKILL to all at once": Fault(0.75, True, _to_all),
-    "SIGSTOP, SIGCONT to a worker": Fault(3, False, _pause_worker),
-    "SIGSTOP, SIGCONT to the launcher": Fault(1, False, _pause_launcher),
-    "checkpoint truncated": Fault(2, True, _damage(lambda content, chance: content[: chance.randrange(len(content))])),
-    "checkpoint emptied": Fault(2, True, _damage(lambda content, chance: bytearray())),
-    "one bit of a checkpoint flipped": Fault(2, True, _damage(_flipped)),
-    "another launcher": Fault(1, False, _join),
+    "SIGKILL to a worker": Fault(36, _to_worker(signal.SIGKILL)),
+    "SIGTERM to a worker": Fault(6, _to_worker(signal.SIGTERM)),
+    "SIGUSR2 to a worker": Fault(4, _to_worker(signal.SIGUSR2)),
+    "SIGINT to a worker": Fault(2, _to_worker(signal.SIGINT)),
+    "SIGKILL to the forkserver": Fault(3, _to_forkserver),
+    "SIGKILL to the launcher": Fault(1.5, _to_launcher(signal.SIGKILL)),
+    "SIGTERM to the launcher": Fault(0.75, _to_launcher(signal.SIGTERM)),
+    "SIGINT to the launcher": Fault(0.75, _to_launcher(signal.SIGINT)),
+    "SIGUSR2 to the launcher": Fault(0.5, _to_launcher(signal.SIGUSR2)),
+    "SIGKILL to all at once": Fault(0.75, _to_all),
+    "SIGSTOP, SIGCONT to a worker": Fault(3, _pause_worker),
+    "SIGSTOP, SIGCONT to the launcher": Fault(1, _pause_launcher),
+    "checkpoint truncated": Fault(2, _damage(lambda content, chance: content[: chance.randrange(len(content))])),
+    "checkpoint emptied": Fault(2, _damage(lambda content, chance: bytearray())),
+    "one bit of a checkpoint flipped": Fault(2, _damage(_flipped)),
+    "another launcher": Fault(1, _join),
 }
 
 

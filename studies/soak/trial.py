@@ -23,6 +23,7 @@ from .verdict import differences, is_done, leftovers, untruths
 from .witness import Witness
 
 LOOK_SECONDS = 0.03  # between two looks of the witness
+END_LOOK_SECONDS = 0.2  # between two looks whether all have ended
 END_SECONDS = 120.0  # in which every process has to be gone after its launcher; a busy machine ends them slowly
 MOST_STARTS = 200  # of the command in one trial, after which it is given up
 ENDS = frozenset({ExitCode.OK, ExitCode.INCOMPLETE})
@@ -35,6 +36,7 @@ class Trial:
 
     Attributes:
         faults: how often each was injected.
+        kills: processes, or whole sessions, that were ended.
         launchers: how often the command was given.
         taken_up: how often a process began or continued a cell.
         looks: of the witness.
@@ -42,15 +44,11 @@ class Trial:
     """
 
     faults: Counter[str] = field(default_factory=Counter)
+    kills: int = 0
     launchers: int = 0
     taken_up: int = 0
     looks: int = 0
     problems: list[str] = field(default_factory=list)
-
-    @property
-    def kills(self) -> int:
-        """Faults that ended a process."""
-        return sum(count for name, count in self.faults.items() if FAULTS[name].kills)
 
 
 def command(arguments: Sequence[str], store: Path) -> list[str]:
@@ -178,6 +176,7 @@ def _until_done(
             done = FAULTS[pending].inject(scene)
             if done is not None:
                 trial.faults[pending] += 1
+                trial.kills = scene.kills
                 on_fault(f"{pending}: {done}")
                 pending, due = draw(chance), time.monotonic() + chance.expovariate(1 / pace)
         time.sleep(LOOK_SECONDS)
@@ -193,4 +192,4 @@ def _wait_for_the_end(launchers: _Launchers, trial: Trial) -> None:
             for pid in left:
                 subprocess.run(["kill", f"-{signal.SIGKILL.value}", str(pid)], capture_output=True, check=False)
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(END_LOOK_SECONDS)

@@ -230,7 +230,7 @@ def test_exit_code_and_summary_tell_what_was_found(tmp_path: Path, monkeypatch: 
     made = iter([["the result of cell x is lost"], []])
 
     def fake(arguments: object, store: Path, *rest: object, **named: object) -> Trial:
-        trial = Trial(problems=next(made))
+        trial = Trial(kills=3, problems=next(made))
         trial.faults.update({"SIGKILL to a worker": 3, "another launcher": 1})
         for folder in (store, store.with_name(f"{store.name}-output")):
             folder.mkdir(parents=True)
