@@ -9,7 +9,7 @@ import pytest
 from planned import finish, planned
 
 from studies.files import is_still_there, leftovers, remove_leftovers, write_atomically
-from studies.running import _missing
+from studies.running import REPEATED, _missing
 from studies.store import Store
 
 
@@ -67,7 +67,7 @@ def test_damaged_records_are_set_aside_by_the_next_run_and_told(tmp_path: Path) 
         path.write_bytes(damage(path.read_bytes()))
         assert store.state(cell_id) == "damaged"
     told: list[str] = []
-    assert _missing(plan, store, False, told.append) == broken
+    assert _missing(plan, store, REPEATED, told.append) == broken
     assert [cell_id in message for cell_id, message in zip(broken, told, strict=True)] == [True] * 4
     assert {store.state(cell_id) for cell_id in broken} == {"waiting"}
     assert all(len(list(store.cell_folder(cell_id).glob("record.damaged-*.json"))) == 1 for cell_id in broken)
