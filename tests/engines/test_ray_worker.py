@@ -53,7 +53,9 @@ def actor(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Iterat
     store, launched = Store(tmp_path / "store"), tmp_path / "launched"
     launched.mkdir()
     store.lock_plan(plan)
-    assignment = Assignment(store.root, plan.study_id, plan.spec.data, RaySpec(), TrackingSpec(kind="off"), "cpu")
+    assignment = Assignment(
+        store.root, plan.study_id, plan.spec.data, RaySpec(lanes=2), TrackingSpec(kind="off"), "cpu"
+    )
     with locked_for_all_to_see(store.study_folder(plan.study_id)) as lock:
         yield RayWorker(assignment, Origin(launched, lock, code_version()))
 
