@@ -136,6 +136,11 @@ def test_receptive_fields_say_their_layer_and_their_scale(probes: ProbeAnswers) 
     [
         (["layer1", "layer2", "features"], ["after layer 1 of 2", "after layer 2 of 2", "features"]),
         (["stages.0.blocks.0", "stages.1.blocks.0"], ["after block 1 of 2", "after block 2 of 2"]),
+        (["stem", "stages.0.blocks.0", "stages.1.downsample", "stages.1.blocks.0", "norm"],
+         ["before the blocks", "after block 1 of 2", "between the blocks", "after block 2 of 2", "behind the blocks"]),
+        (["layers.0.blocks.0", "layers.1.downsample", "layers.1.blocks.0", "layers.2.downsample", "layers.2.blocks.0"],
+         ["after block 1 of 3", "between the blocks, 1 of 2", "after block 2 of 3", "between the blocks, 2 of 2",
+          "after block 3 of 3"]),
         (["stem", "proj", "blocks.0", "norm"],
          ["before the blocks, 1 of 2", "before the blocks, 2 of 2", "after block 1 of 1", "behind the blocks"]),
     ],
