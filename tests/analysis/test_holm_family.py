@@ -52,6 +52,14 @@ def test_a_size_without_a_test_is_not_counted_between_two_differences() -> None:
     assert "corrected by Holm over 2 sizes" in found.sentence(NAMES)
 
 
+def test_one_size_is_not_a_range() -> None:
+    one = [
+        Curve(name, "num_train", X[:1], np.array([[-2.0], [-2.1], [-1.9]])[list(order)], ("0", "1", "2"))
+        for name, order in (("a", (0, 1, 2)), ("b", (1, 2, 0)))
+    ]
+    assert "cannot be told apart for training images N = 64." in crossover(*one).sentence(NAMES)
+
+
 def test_differences_of_undeclared_pairs_are_one_family() -> None:
     """As their crossovers are; the declared pair is corrected over its own sizes alone."""
     spread = {"a": 0.0, "b": 1.0, "c": -1.0}
