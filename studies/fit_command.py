@@ -103,7 +103,7 @@ def _measured(source: str, columns: dict[str, str | None], num_train: int | None
     from .analysis.reading import read_table
 
     path = Path(source)
-    if not path.exists() and not path.suffix:
+    if not path.exists() and (not path.suffix or _is_study(source, store)):
         return _measured_study(source, columns, num_train, store)
     named = [columns[meaning] for meaning in ("family", "error", "replicate")]
     frame = read_table(path, text=[name for name in (columns["family"], columns["replicate"]) if name is not None])
@@ -114,6 +114,17 @@ def _measured(source: str, columns: dict[str, str | None], num_train: int | None
             "--num-train belongs to studies and their exports; choose the rows of another table beforehand"
         )
     return measured_table(frame, **columns)
+
+
+def _is_study(name: str, store: Path) -> bool:
+    """Whether a study of the store has this name or id; the hash at the end of an id looks like a file's suffix."""
+    from .store import Store
+
+    try:
+        Store(store).plan(name)
+    except NotInStoreError:
+        return False
+    return True
 
 
 def _measured_study(name: str, columns: dict[str, str | None], num_train: int | None, store: Path) -> Measured:

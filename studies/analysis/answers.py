@@ -17,7 +17,7 @@ from .finding import Finding, Names, plain
 from .fitted_curve import CurveFit, NoFit, fitted_meeting
 from .fitting import fit_curves
 from .floors import Floor, floor_of
-from .interaction import DifferenceOfDifferences, difference_of_differences
+from .interaction import DifferenceOfDifferences, corrected_over_pairs, difference_of_differences
 from .multiplier import Multiplier, multiplier
 from .paired import SAME_X
 from .table import CurveTable
@@ -177,7 +177,7 @@ def analyse(
             for error in errors or _round_errors(curves)
             for curve in curves.values()
         ),
-        interactions=() if control is None else _interactions(curves, control.curves, pairs, confidence),
+        interactions=() if control is None else _interactions(curves, control.curves, pairs, pair, confidence),
     )
 
 
@@ -247,10 +247,17 @@ def _round_errors(curves: Mapping[str, Curve], count: int = 3) -> list[float]:
 
 
 def _interactions(
-    curves: Mapping[str, Curve], permuted: Mapping[str, Curve], pairs: Sequence[tuple[str, str]], confidence: float
+    curves: Mapping[str, Curve],
+    permuted: Mapping[str, Curve],
+    pairs: Sequence[tuple[str, str]],
+    declared: tuple[str, str] | None,
+    confidence: float,
 ) -> tuple[DifferenceOfDifferences, ...]:
-    return tuple(
-        difference_of_differences(curves[a], curves[b], permuted[a], permuted[b], confidence=confidence)
+    """Of the declared pair by itself; the others are corrected over one another, as their crossovers are."""
+    found = {
+        (a, b): difference_of_differences(curves[a], curves[b], permuted[a], permuted[b], confidence=confidence)
         for a, b in pairs
         if a in permuted and b in permuted
-    )
+    }
+    own = [found.pop(declared)] if declared in found else []
+    return (*own, *corrected_over_pairs(list(found.values())))

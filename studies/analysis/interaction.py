@@ -8,10 +8,12 @@ part of the difference that rests on the structure (PROTOCOL 1 and 9).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+
+from studies.counts import counted
 
 from .contrast import contrast_at
 from .curve import Curve
@@ -45,6 +47,7 @@ class DifferenceOfDifferences(Finding):
         tests: a row per x: `unpermuted` and `permuted` d, their `difference` D, `standard_error`, `low`, `high`,
             `p_value` (two-sided t; NaN where one replicate allows no test) and `p_holm`.
         num_tests: the family of hypotheses that `p_holm` is corrected over: one at every x that has a test.
+        num_pairs: pairs with a test whose hypotheses are counted among them.
     """
 
     first: str
@@ -53,6 +56,7 @@ class DifferenceOfDifferences(Finding):
     confidence: float
     tests: pd.DataFrame
     num_tests: int
+    num_pairs: int = 1
 
     def sentence(self, names: Names | None = None) -> str:
         """Where the structure of images helps which family."""
@@ -75,7 +79,10 @@ class DifferenceOfDifferences(Finding):
                 f"At no size does the structure of the images help one of {first} and {second} significantly more than "
                 "the other."
             )
-        tested = f"paired t-tests, corrected by Holm over {of.places(self.num_tests)}"
+        family = of.places(self.num_tests)
+        if self.num_pairs > 1:
+            family = f"{counted(self.num_tests, 'test')} of {counted(self.num_pairs, 'pair')}"
+        tested = f"paired t-tests, corrected by Holm over {family}"
         return f"Compared with permuted pixels, {'; '.join(parts)} ({tested})."
 
 
@@ -103,6 +110,19 @@ def difference_of_differences(
         confidence=confidence,
         tests=tests,
         num_tests=num_tested(tests),
+    )
+
+
+def corrected_over_pairs(several: Sequence[DifferenceOfDifferences]) -> tuple[DifferenceOfDifferences, ...]:
+    """The same with all tests of all pairs as one family, for pairs that were not declared (PROTOCOL 6)."""
+    if not several:
+        return ()
+    p_values = [one.tests["p_value"].to_numpy(float) for one in several]
+    parts = np.split(holm(np.concatenate(p_values)), np.cumsum([len(p) for p in p_values])[:-1])
+    num_tests, num_pairs = sum(one.num_tests for one in several), sum(one.num_tests > 0 for one in several)
+    return tuple(
+        replace(one, tests=one.tests.assign(p_holm=part), num_tests=num_tests, num_pairs=num_pairs)
+        for one, part in zip(several, parts, strict=True)
     )
 
 

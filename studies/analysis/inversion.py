@@ -88,7 +88,9 @@ def places_text(stretches: tuple[Stretch, ...], column: str) -> str:
     of, parts = quantity(column), []
     for part in stretches:
         low, high = of.number(part.low), of.number(part.high)
-        if part.open_below and part.open_above:
+        if low == high:
+            parts.append(f"= {low}")
+        elif part.open_below and part.open_above:
             parts.append(f"anywhere from {low} to {high}")
         elif part.open_below:
             parts.append(f"up to {high}")

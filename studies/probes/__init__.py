@@ -11,7 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .attention import attention_distance, attention_distance_change, uniform_attention_distance
+    from .attention import (
+        attention_distance,
+        attention_distance_change,
+        largest_attention_distance,
+        uniform_attention_distance,
+    )
     from .catalogue import KINDS, ProbeKind
     from .changes import change
     from .filters import first_layer
@@ -26,7 +31,12 @@ if TYPE_CHECKING:
     from .summary import probe_summary
 
 _MODULES = {
-    "attention": ("attention_distance", "attention_distance_change", "uniform_attention_distance"),
+    "attention": (
+        "attention_distance",
+        "attention_distance_change",
+        "largest_attention_distance",
+        "uniform_attention_distance",
+    ),
     "catalogue": ("KINDS", "ProbeKind"),
     "changes": ("change",),
     "filters": ("first_layer",),
@@ -56,6 +66,7 @@ __all__ = [
     "equivariance",
     "feature_similarity",
     "first_layer",
+    "largest_attention_distance",
     "patch_shuffle",
     "position_similarity",
     "position_similarity_change",

@@ -182,7 +182,7 @@ class _Sums:
                 size = float(one.double().square().sum())
                 if not np.isfinite(size):
                     name = self.names[side][place]
-                    raise ProbeError(f"representation {name or 'logits'!r} is not finite: the network has diverged")
+                    raise ProbeError(f"representation {name!r} is not finite: the network has diverged")
                 self.scale[side][place] += size**2
             self.own[side].add_(sides[side].square().sum(dim=1))
         self.cross += sides[0] @ sides[1].T

@@ -17,7 +17,8 @@ class NamedLayer:
     """A layer in words.
 
     Attributes:
-        place: `after block 3 of 12`, `before the blocks`, `after layer 2 of 4`, `features`, `logits`.
+        place: `after block 3 of 12`, `before the blocks`, `between the blocks`, `after layer 2 of 4`, `features`,
+            `logits`.
         path: end of the module's dotted name; empty where the layer is no module.
     """
 
@@ -28,8 +29,8 @@ class NamedLayer:
 def named_layers(names: Sequence[str]) -> list[NamedLayer]:
     """Layers of one network, in the order of depth.
 
-    Blocks (a module `blocks.2`) are counted among blocks, what lies before or behind them among its like, and the
-    layers of a network without blocks among all.
+    Blocks (a module `blocks.2`) are counted among blocks, what lies before, between or behind them among its like, and
+    the layers of a network without blocks among all.
 
     Args:
         names: dotted names of modules, `features` and `logits`.
@@ -47,11 +48,18 @@ def _place(name: str, modules: Sequence[str], blocks: Sequence[str]) -> str:
         return f"after layer {modules.index(name) + 1} of {len(modules)}"
     if name in blocks:
         return f"after block {blocks.index(name) + 1} of {len(blocks)}"
-    first = modules.index(blocks[0])
-    before = modules.index(name) < first
-    like = [other for other in modules if other not in blocks and (modules.index(other) < first) == before]
-    where = "before the blocks" if before else "behind the blocks"
+    others = {other: _where(other, modules, blocks) for other in modules if other not in blocks}
+    where = others[name]
+    like = [other for other in others if others[other] == where]
     return where if len(like) == 1 else f"{where}, {like.index(name) + 1} of {len(like)}"
+
+
+def _where(name: str, modules: Sequence[str], blocks: Sequence[str]) -> str:
+    """Where a layer that is no block lies, such as the subsampling between two stages."""
+    place = modules.index(name)
+    if place < modules.index(blocks[0]):
+        return "before the blocks"
+    return "between the blocks" if place < modules.index(blocks[-1]) else "behind the blocks"
 
 
 def _path(name: str) -> str:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from report.synthetic import CURVES, study_records
 
+from studies.analysis.answers import analyse
 from studies.analysis.crossover import corrected, crossover
 from studies.analysis.curve import Curve
 from studies.analysis.interaction import difference_of_differences
-from studies.analysis.paired import paired_tests
+from studies.analysis.paired import holm, paired_tests
 from studies.analysis.study import analyse_study
+from studies.analysis.table import Columns, CurveTable
 from studies.records import records_frame
 from studies.report.statements import crossover_statements, pair_statement
 
@@ -48,6 +50,34 @@ def test_a_size_without_a_test_is_not_counted_between_two_differences() -> None:
     assert found.tests["p_holm"].iloc[1] == pytest.approx(2 * p[1])
     assert found.num_tests == 2
     assert "corrected by Holm over 2 sizes" in found.sentence(NAMES)
+
+
+def test_one_size_is_not_a_range() -> None:
+    one = [
+        Curve(name, "num_train", X[:1], np.array([[-2.0], [-2.1], [-1.9]])[list(order)], ("0", "1", "2"))
+        for name, order in (("a", (0, 1, 2)), ("b", (1, 2, 0)))
+    ]
+    assert "cannot be told apart for training images N = 64." in crossover(*one).sentence(NAMES)
+
+
+def test_differences_of_undeclared_pairs_are_one_family() -> None:
+    """As their crossovers are; the declared pair is corrected over its own sizes alone."""
+    spread = {"a": 0.0, "b": 1.0, "c": -1.0}
+    plain = {name: Curve(name, "num_train", X, -3.0 + JITTER[:, None] * k + np.zeros(3), ("0", "1", "2"))
+             for name, k in spread.items()}  # fmt: skip
+    rise = {"a": 0.9, "b": 0.2, "c": 0.4}
+    permuted = {name: Curve(name, "num_train", X, -2.9 + rise[name] * np.array([0.3, 1, 2]) + JITTER[:, None] * 0.2,
+                            ("0", "1", "2")) for name in spread}  # fmt: skip
+    table, control = CurveTable(Columns(), plain, (), ()), CurveTable(Columns(), permuted, (), ())
+    free = analyse(table, control=control).interactions
+    p = np.concatenate([one.tests["p_value"].to_numpy(float) for one in free])
+    assert np.concatenate([one.tests["p_holm"].to_numpy(float) for one in free]) == pytest.approx(holm(p))
+    assert {(one.num_tests, one.num_pairs) for one in free} == {(9, 3)}
+    first, *others = analyse(table, control=control, pair=("a", "b")).interactions
+    assert (first.first, first.second, first.num_tests, first.num_pairs) == ("a", "b", 3, 1)
+    assert {(one.num_tests, one.num_pairs) for one in others} == {(6, 2)}
+    told = " ".join(one.sentence() for one in free)
+    assert "corrected by Holm over 9 tests of 3 pairs" in told
 
 
 def test_a_report_counts_the_tests_and_says_what_has_none() -> None:

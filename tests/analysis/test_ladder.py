@@ -251,6 +251,16 @@ def test_one_arm_of_a_pair_at_chance_is_enough(arm: str) -> None:
     assert "not told: at chance" in ladder_of(frame, chance=0.5).differences[2].sentence(NAMES)
 
 
+@pytest.mark.parametrize("arm", PAIR)
+def test_an_arm_at_chance_on_images_as_they_are_has_nothing_left_to_lose(frame: pd.DataFrame, arm: str) -> None:
+    """Its factor is 1 whatever it assumes: at no rung is anything told of who loses more."""
+    full = frame.copy()
+    full.loc[(full["arm"] == arm) & (full["permutation"] == "none"), "test_error"] = 0.95
+    for one in ladder_of(full, chance=1.0).differences:
+        assert one.tests["near_chance"].tolist() == [True]
+        assert "not told: at chance" in one.sentence(NAMES)
+
+
 def test_a_claim_at_one_size_stands_beside_a_size_at_chance() -> None:
     frame = pd.concat([at_the_ceiling(), frame_of(num_train=512, seed=3)])
     said = ladder_of(frame, chance=0.6).differences[2].sentence(NAMES)

@@ -79,6 +79,19 @@ def test_drawn_weights_are_never_other_ones(plan: Plan, store: Store) -> None:
     assert StatedWeights(store).current(untrained) is not None
 
 
+def test_a_diverged_cell_has_no_weights_whatever_it_kept(plan: Plan, store: Store) -> None:
+    """Its final branch is not probed, though the weights of an earlier one may lie there."""
+    cell = plan.cells[0]
+    record = store.record(cell.id)
+    assert record is not None
+    final = record.branches[-1].model_copy(update={"diverged": True})
+    changes = {"kept_sha256": OTHER, "branches": (*record.branches[:-1], final)}
+    store.write_record(record.model_copy(update=changes))
+    one = of_cell(plan, cell)
+    assert StatedWeights(store).sha256(one) == ()
+    assert StatedWeights(store).current(one) is not None
+
+
 def test_nobody_can_say_of_a_cell_whose_record_is_damaged(plan: Plan, store: Store) -> None:
     one, done = of_cell(plan, plan.cells[0]), sum(coverage(plan, store).done.values())
     (store.cell_folder(one.cell.id) / "record.json").write_text("{}")

@@ -1,5 +1,7 @@
 """Layers of any network, where they lie on the image, and what is read there."""
 
+from collections import OrderedDict
+
 import pytest
 import timm
 import torch
@@ -229,3 +231,21 @@ def test_a_map_as_wide_as_it_has_channels_lies_as_modules_say() -> None:
             return pictures[:, :, ::2, ::2].repeat(1, 8, 1, 1)
 
     assert spatial_layers(Silent(), images()) == ()
+
+
+@pytest.mark.parametrize("name", ["features", "logits"])
+def test_a_module_may_be_called_as_a_layer_that_every_network_has(name: str) -> None:
+    first = nn.Conv2d(1, 4, 3, padding=1)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(OrderedDict([(name, first), ("act", nn.GELU()), ("pool", head), ("head", nn.Linear(4, 2))]))
+    names = [layer.name for layer in network_layers(network, torch.randn(2, 1, 8, 8))]
+    assert names[0] == f"network.{name}"
+    assert names[-1] == "logits"
+    assert len(set(names)) == len(names)
+
+
+def test_what_a_classifier_called_features_reads_is_features() -> None:
+    body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(OrderedDict([("body", body), ("features", nn.Linear(4, 2))]))
+    names = [layer.name for layer in network_layers(network, torch.randn(2, 1, 8, 8))]
+    assert names[-2:] == ["features", "logits"]

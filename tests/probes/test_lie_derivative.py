@@ -88,6 +88,13 @@ def test_borders_of_zeros_are_an_error() -> None:
     assert values(found, "equivariance_error")["features"] > 0.05
 
 
+def test_logits_have_an_error_and_no_depth() -> None:
+    found = equivariance(convolutional(nn.GELU, depth=3), batches_of(images()))
+    depths = {one.layer: one.depth for one in found.readings if one.quantity == "equivariance_error"}
+    assert depths.pop("logits") is None
+    assert list(depths.values()) == list(range(len(depths)))
+
+
 def test_a_fully_connected_network_is_not_invariant() -> None:
     found = equivariance(nano("mlp"), batches_of(images()))
     assert set(values(found, "equivariance_error")) == {"layer1", "layer2", "layer3", "features", "logits"}

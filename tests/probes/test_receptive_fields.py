@@ -78,6 +78,13 @@ def test_a_patch_embedding_sees_its_patch_and_attention_everything() -> None:
     assert fields["blocks.0"].dtype == np.float32
 
 
+def test_logits_have_a_field_and_no_depth() -> None:
+    found = receptive_field(convolutional(nn.GELU, depth=3), batches_of(images()))
+    depths = {reading.layer: reading.depth for reading in found.readings}
+    assert depths.pop("logits") is None
+    assert list(depths.values()) == list(range(len(depths)))
+
+
 def test_the_field_of_a_convolutional_network_grows_with_depth() -> None:
     found = values(receptive_field(convolutional(nn.GELU, depth=3), batches_of(images())), "receptive_field_90")
     assert found["0"] < found["2"] < found["4"] < found["features"]

@@ -119,6 +119,7 @@ def test_equivariance_has_one_scale_and_its_unit(probes: ProbeAnswers) -> None:
     (scale,) = {axes.get_ylim() for axes in panels}
     assert scale[0] == 0
     assert scale[1] > 1.6, "the largest error of any panel"
+    assert all(axes.yaxis.get_major_ticks()[0].label1.get_visible() for axes in panels), "each has its numbers"
 
 
 def test_receptive_fields_say_their_layer_and_their_scale(probes: ProbeAnswers) -> None:
@@ -128,6 +129,9 @@ def test_receptive_fields_say_their_layer_and_their_scale(probes: ProbeAnswers) 
     ]  # fmt: skip
     assert [axes.get_xlabel() for axes in maps[:5]] == ["patch_embed", "blocks.0", "blocks.1", "blocks.2", ""]
     assert bar.get_ylabel() == "√ gradient, brightest pixel of a map 1"
+    field = next(one for one in probes.arrays if one.probe == "receptive_field" and one.arm == "vit").arrays["features"]
+    shown = maps[4].images[0].get_array()
+    assert np.asarray(shown) == pytest.approx(np.sqrt(field / field.max())), "the root of it, as the scale says"
     assert bar.get_ylim() == (0, 1)
 
 
@@ -135,7 +139,14 @@ def test_receptive_fields_say_their_layer_and_their_scale(probes: ProbeAnswers) 
     ("names", "places"),
     [
         (["layer1", "layer2", "features"], ["after layer 1 of 2", "after layer 2 of 2", "features"]),
+        (["encoder.layers.0", "encoder.layers.1", "ln"],
+         ["after block 1 of 2", "after block 2 of 2", "behind the blocks"]),
         (["stages.0.blocks.0", "stages.1.blocks.0"], ["after block 1 of 2", "after block 2 of 2"]),
+        (["stem", "stages.0.blocks.0", "stages.1.downsample", "stages.1.blocks.0", "norm"],
+         ["before the blocks", "after block 1 of 2", "between the blocks", "after block 2 of 2", "behind the blocks"]),
+        (["layers.0.blocks.0", "layers.1.downsample", "layers.1.blocks.0", "layers.2.downsample", "layers.2.blocks.0"],
+         ["after block 1 of 3", "between the blocks, 1 of 2", "after block 2 of 3", "between the blocks, 2 of 2",
+          "after block 3 of 3"]),
         (["stem", "proj", "blocks.0", "norm"],
          ["before the blocks, 1 of 2", "before the blocks, 2 of 2", "after block 1 of 1", "behind the blocks"]),
     ],
@@ -170,10 +181,12 @@ def test_shifts_and_similarities_have_their_values(probes: ProbeAnswers) -> None
     for axes in panels[:2]:
         ticks = [*axes.xaxis.get_major_ticks(), *axes.yaxis.get_major_ticks()]
         assert {tick.tick1line.get_markersize() for tick in ticks} == {0}, "a square has no point to mark"
+    assert panels[-1].get_ylabel() == "CKA"
 
 
 def test_position_similarity_is_laid_out_as_the_patches_lie(probes: ProbeAnswers) -> None:
     figure = plot_position_similarity(probes, LOOKS)
+    assert figure.axes[-1].get_ylabel() == "cosine similarity"
     picture = figure.axes[1].images[0].get_array()
     assert picture.shape == (4 * 5 - 1, 4 * 5 - 1)
     for row in range(4):

@@ -115,3 +115,16 @@ def test_the_files_of_a_result_are_those_it_states(store: Store) -> None:
     known = KEPT.read(store, ID)
     assert known is not None
     assert [path.name for path in KEPT.files(store, known)] == ["result.json"], "arrays of another result lie there"
+
+
+def test_an_outdated_result_is_kept_aside_under_that_name_and_computed_again(store: Store) -> None:
+    told: list[str] = []
+    made_now = (made(2.0), {"map": np.ones(3, np.float32)})
+    found = KEPT.compute(
+        store, ID, "one", lambda: made_now, told.append, outdated=lambda known: "is old" if known.value == 1.0 else ""
+    )
+    assert found.value == 2.0
+    (aside,) = KEPT.path(store, ID).parent.glob("result.*-*.json")
+    assert aside.name.startswith("result.outdated-")
+    assert told == [f"the thing of one is old: kept as {aside}, it is computed again"]
+    assert KEPT.compute(store, ID, "one", made_again, pytest.fail, outdated=lambda _: "") == found
