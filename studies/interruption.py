@@ -55,8 +55,10 @@ def told_once() -> Iterator[None]:
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _interrupt)
         yield
-    except (KeyboardInterrupt, Interrupted) as error:
-        told = error if isinstance(error, Interrupted) else Interrupted()
+    except (KeyboardInterrupt, Interrupted, SystemError) as error:
+        told = _interruption(error)
+        if told is None:
+            raise
         for number in (signal.SIGINT, *ENDING):  # a second one ends it at once
             signal.signal(number, signal.SIG_DFL)
         print(told.message, file=sys.stderr)
@@ -68,6 +70,20 @@ def told_once() -> Iterator[None]:
         for number in ENDING:
             if signal.getsignal(number) is _interrupt:
                 signal.signal(number, signal.SIG_DFL)
+
+
+def _interruption(error: BaseException | None) -> Interrupted | None:
+    """The signal that an exception tells of, if any.
+
+    Compiled code may put a `SystemError` around what a handler raised, as Ray's does where it waits.
+    """
+    while error is not None:
+        if isinstance(error, Interrupted):
+            return error
+        if isinstance(error, KeyboardInterrupt):
+            return Interrupted()
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

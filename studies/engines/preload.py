@@ -26,6 +26,9 @@ _watch.start()
 sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]  # None makes the import fail, which timm allows for
 try:
     import studies.train  # noqa: F401
+    from studies.sources import code_version
+
+    code_version()  # of the sources just read, whatever becomes of them while the study runs
 finally:
     _imported.set()
     _watch.join()

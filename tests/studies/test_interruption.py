@@ -187,6 +187,27 @@ with told_once():
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (130, "", MESSAGE + "\n")
 
 
+WRAPPED = """
+import signal
+from studies.interruption import told_once
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with told_once():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException as error:
+        raise SystemError("returned a result with an exception set") from error
+"""
+
+
+def test_what_compiled_code_makes_of_it_is_told_as_what_it_was() -> None:
+    outcome = subprocess.run([sys.executable, "-c", WRAPPED], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (130, "", MESSAGE + "\n")
+    of_another = WRAPPED.replace("signal.raise_signal(signal.SIGINT)", "raise ArithmeticError")
+    outcome = subprocess.run([sys.executable, "-c", of_another], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 1
+    assert "SystemError: returned a result" in outcome.stderr
+
+
 def test_other_faults_that_cannot_come_out_are_printed_as_ever() -> None:
     program = SWALLOWED.replace("raise KeyboardInterrupt", "raise ArithmeticError")
     outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
