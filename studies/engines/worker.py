@@ -37,6 +37,8 @@ PRELOADED = "studies.engines.preload"
 TAKES_UP = "takes up"
 """What the log of a cell says, after the number of the process, whenever a worker begins with it."""
 
+LOOK_SECONDS = 1.0
+"""Between two looks of a worker without a job at whether it was asked to end."""
 STALLED = 1  # exit code of a process that its watchdog ended
 LAST_BYTES = 1 << 16  # of a log that are looked at for its last words
 
@@ -87,10 +89,25 @@ def work(connection: Connection, assignment: Assignment) -> None:
     connection.send(preloaded)
     worker = Worker(connection, assignment)
     with contextlib.suppress(stopping.Stopped):
-        for job in iter(connection.recv, None):
+        while (job := _next_job(connection)) is not None:
             worker.run(job)
     sys.stdout.flush()
     os._exit(0)  # nothing is left to tidy up, and torch would take its time
+
+
+def _next_job(connection: Connection) -> Sequence[str] | None:
+    """The next job, or None where there is none left.
+
+    Raises:
+        Stopped: this process was asked to end, before or meanwhile.
+    """
+    while not connection.poll(LOOK_SECONDS):
+        if stopping.is_asked():
+            raise stopping.Stopped
+    if stopping.is_asked():
+        raise stopping.Stopped
+    job: Sequence[str] | None = connection.recv()
+    return job
 
 
 class Sink(Protocol):

@@ -63,14 +63,14 @@ def at(place: str, act: Act) -> None:
 
         course.predict = second
     elif place == "record":
-        write_record = store.write_text
+        write_file = store.write_atomically
 
-        def before(path: Path, text: str, **rest: Any) -> None:
+        def before(path: Path, *arguments: Any, **rest: Any) -> None:
             if path.name == "record.json":  # the predictions lie there already
                 act()
-            write_record(path, text, **rest)
+            write_file(path, *arguments, **rest)
 
-        store.write_text = before
+        store.write_atomically = before
     else:
         raise ValueError(place)
 
@@ -170,6 +170,7 @@ def held(
         connection.send((plan.cells[0].id,))
         while not marker.exists():
             assert process.is_alive(), "it ended before"
+            assert not connection.poll(), "it never came to the place"
             time.sleep(0.01)
         yield process, connection
 

@@ -50,7 +50,7 @@ def fill(disk: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "file"),
     [(course, "save_checkpoint", "checkpoint.pt"), (store_module, "write_atomically", "predictions.npz"),
-     (store_module, "write_text", "record.json")],
+     (store_module, "write_atomically", "record.json")],
 )  # fmt: skip
 def test_a_full_disk_costs_no_result(
     module: Any, name: str, file: str, small: Small, small_disk: Path, monkeypatch: pytest.MonkeyPatch
