@@ -177,7 +177,7 @@ def analyse(
             for error in errors or _round_errors(curves)
             for curve in curves.values()
         ),
-        interactions=() if control is None else _interactions(curves, control.curves, pairs, pair, confidence),
+        interactions=() if control is None else _interactions(curves, control.curves, pairs, pair, confidence, chance),
     )
 
 
@@ -252,10 +252,13 @@ def _interactions(
     pairs: Sequence[tuple[str, str]],
     declared: tuple[str, str] | None,
     confidence: float,
+    chance: float | None,
 ) -> tuple[DifferenceOfDifferences, ...]:
     """Of the declared pair by itself; the others are corrected over one another, as their crossovers are."""
     found = {
-        (a, b): difference_of_differences(curves[a], curves[b], permuted[a], permuted[b], confidence=confidence)
+        (a, b): difference_of_differences(
+            curves[a], curves[b], permuted[a], permuted[b], confidence=confidence, chance=chance
+        )
         for a, b in pairs
         if a in permuted and b in permuted
     }

@@ -18,6 +18,7 @@ from studies.counts import counted
 from .contrast import contrast_at
 from .curve import Curve
 from .finding import Finding, LeftOut, Names, name_of
+from .fit_points import NEAR_CHANCE
 from .paired import holm, num_tested
 from .quantity import quantity
 
@@ -32,6 +33,7 @@ COLUMNS = [
     "high",
     "p_value",
     "p_holm",
+    "near_chance",
 ]
 
 
@@ -45,7 +47,8 @@ class DifferenceOfDifferences(Finding):
         column: name of x.
         confidence: nominal coverage of `low` to `high`, per x.
         tests: a row per x: `unpermuted` and `permuted` d, their `difference` D, `standard_error`, `low`, `high`,
-            `p_value` (two-sided t; NaN where one replicate allows no test) and `p_holm`.
+            `p_value` (two-sided t; NaN where one replicate allows no test), `p_holm`, and `near_chance`: one of the
+            four errors has little room left to rise, and D is no measure of who lost more: nothing is claimed there.
         num_tests: the family of hypotheses that `p_holm` is corrected over: one at every x that has a test.
         num_pairs: pairs with a test whose hypotheses are counted among them.
     """
@@ -65,7 +68,12 @@ class DifferenceOfDifferences(Finding):
             return f"{first} and {second}: no size has both families with and without permuted pixels."
         if self.tests["p_value"].isna().all():
             return f"{first} and {second}: without replicates the difference of differences cannot be tested."
-        surely = self.tests[self.tests["p_holm"] <= 1 - self.confidence]
+        told = self.tests[~self.tests["near_chance"].astype(bool)]
+        at_chance = ", ".join(of.number(x) for x in self.tests.loc[self.tests["near_chance"].astype(bool), "x"])
+        not_told = f" Not told at {of.axis} = {at_chance}: at chance." if at_chance else ""
+        if told.empty:
+            return f"Which of {first} and {second} the structure of the images helps more cannot be told: at chance."
+        surely = told[told["p_holm"] <= 1 - self.confidence]
         parts = []
         for family, rows in ((first, surely[surely["difference"] < 0]), (second, surely[surely["difference"] > 0])):
             if len(rows):
@@ -77,26 +85,36 @@ class DifferenceOfDifferences(Finding):
         if not parts:
             return (
                 f"At no size does the structure of the images help one of {first} and {second} significantly more than "
-                "the other."
+                f"the other.{not_told}"
             )
         family = of.places(self.num_tests)
         if self.num_pairs > 1:
             family = f"{counted(self.num_tests, 'test')} of {counted(self.num_pairs, 'pair')}"
         tested = f"paired t-tests, corrected by Holm over {family}"
-        return f"Compared with permuted pixels, {'; '.join(parts)} ({tested})."
+        return f"Compared with permuted pixels, {'; '.join(parts)} ({tested}).{not_told}"
 
 
 def difference_of_differences(
-    first: Curve, second: Curve, first_permuted: Curve, second_permuted: Curve, *, confidence: float = 0.95
+    first: Curve,
+    second: Curve,
+    first_permuted: Curve,
+    second_permuted: Curve,
+    *,
+    confidence: float = 0.95,
+    chance: float | None = None,
 ) -> DifferenceOfDifferences:
-    """D(x) at every x that all four curves have, paired by replicate."""
+    """D(x) at every x that all four curves have, paired by replicate.
+
+    Args:
+        chance: error of guessing; above 0.8 of it nothing is claimed. None: not known.
+    """
     curves = [first, second, first_permuted, second_permuted]
     sizes = sorted(set.intersection(*(set(curve.x.tolist()) for curve in curves)))
     left_out = tuple(
         LeftOut(f"{first.column}={x:g}", "not measured for both families with and without permuted pixels")
         for x in sorted(set.union(*(set(curve.x.tolist()) for curve in curves)) - set(sizes))
     )
-    rows = [row for x in sizes if (row := _row(curves, x, confidence)) is not None]
+    rows = [row for x in sizes if (row := _row(curves, x, confidence, chance)) is not None]
     tests = pd.DataFrame(rows, columns=COLUMNS)
     tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
     return DifferenceOfDifferences(
@@ -126,7 +144,7 @@ def corrected_over_pairs(several: Sequence[DifferenceOfDifferences]) -> tuple[Di
     )
 
 
-def _row(curves: Sequence[Curve], x: float, confidence: float) -> dict[str, float] | None:
+def _row(curves: Sequence[Curve], x: float, confidence: float, chance: float | None) -> dict[str, float] | None:
     found = contrast_at(x, curves, lambda means: (means[0] - means[1]) - (means[2] - means[3]), confidence)
     if found is None:
         return None
@@ -135,4 +153,5 @@ def _row(curves: Sequence[Curve], x: float, confidence: float) -> dict[str, floa
         **found.row("difference"),
         "unpermuted": first - second,
         "permuted": first_permuted - second_permuted,
+        "near_chance": chance is not None and np.exp(max(found.log_errors)) > NEAR_CHANCE * chance,
     }

@@ -20,6 +20,7 @@ import pandas as pd
 from studies.protocol import Permutation
 
 from .finding import Finding, LeftOut, plain
+from .fit_points import NEAR_CHANCE
 from .jackknife import t_quantile
 from .of_records import BRANCH_COLUMNS, Rule, curve_points, records_table
 from .permutation_change import PermutationChange, permutation_change
@@ -27,9 +28,6 @@ from .quantity import quantity
 from .rung_difference import RungDifference, rung_differences
 from .rungs import REFERENCE, on_images, values_text
 from .table import CurveTable
-
-NEAR_CHANCE = 0.8
-"""Of chance: from here on an error has little room left to rise (the same as in PROTOCOL 6)."""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,28 @@ def test_a_size_without_a_test_is_not_counted_between_two_differences() -> None:
     assert "corrected by Holm over 2 sizes" in found.sentence(NAMES)
 
 
+def test_nothing_is_claimed_of_a_difference_of_differences_at_chance() -> None:
+    """Ten classes: errors of .9 cannot rise, whatever the structure was worth."""
+    first, second = curve("a", [-1.0, -2.0, -3.0]), curve("b", [-0.5, -1.0, -1.0])
+    permuted = curve("a", [-0.11, -0.11, -0.9]), curve("c", [-0.11, -0.9, -0.9])
+    everywhere = difference_of_differences(first, second, *permuted).sentence(NAMES)
+    assert all(f"{x:,.0f} (error ratio" in everywhere for x in X)
+    found = difference_of_differences(first, second, *permuted, chance=0.9)
+    assert found.tests["near_chance"].tolist() == [True, True, False]
+    told = found.sentence(NAMES)
+    assert "1,024 (error ratio" in told
+    assert told.count("(error ratio") == 1
+    assert told.endswith("Not told at training images N = 64, 256: at chance.")
+    nowhere = difference_of_differences(first, second, *permuted, chance=0.45).sentence(NAMES)
+    assert "cannot be told: at chance" in nowhere
+    table, control = (
+        CurveTable(Columns(), {one.family: one for one in curves}, (), ())
+        for curves in ((first, second), (permuted[0], curve("b", [-0.11, -0.9, -0.9])))
+    )
+    (through,) = analyse(table, control=control, chance=0.9).interactions
+    assert through.tests["near_chance"].tolist() == [True, True, False]
+
+
 def test_one_size_is_not_a_range() -> None:
     one = [
         Curve(name, "num_train", X[:1], np.array([[-2.0], [-2.1], [-1.9]])[list(order)], ("0", "1", "2"))
