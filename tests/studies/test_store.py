@@ -302,6 +302,13 @@ def test_a_plan_that_cannot_be_read_is_named(store: Store, plan: Plan, content: 
         store.plan("small")
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"cells": []}'])
+def test_a_damaged_plan_is_written_anew_when_it_is_locked_again(store: Store, plan: Plan, content: str) -> None:
+    store.lock_plan(plan).write_text(content)
+    store.lock_plan(plan)
+    assert store.plan(plan.study_id) == plan
+
+
 def test_an_altered_plan_is_refused(store: Store, plan: Plan) -> None:
     path = store.lock_plan(plan)
     path.write_text(path.read_text().replace('"steps": 80', '"steps": 120'))
