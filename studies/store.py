@@ -35,6 +35,7 @@ from .record_file import read_record, record_text
 from .records import Record
 
 CellState = Literal["finished", "diverged", "invalid", "failed", "running", "interrupted", "waiting", "damaged"]
+LOOKS, LOOK_SECONDS = 3, 0.02  # for how long a lock is asked for again, which a look at a cell takes for a moment
 DAMAGED: frozenset[CellState] = frozenset({"damaged"})
 
 
@@ -173,8 +174,13 @@ class Store:
         except OSError as error:
             raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
         with file:
+            mine = _try_lock(file, folder)
+            for _ in range(LOOKS):
+                if not mine:  # somebody may only be looking whether it is free
+                    time.sleep(LOOK_SECONDS)
+                    mine = _try_lock(file, folder)
             # A lock file that was removed meanwhile locks nothing: whoever comes next makes another.
-            yield _try_lock(file, folder) and is_still_there(file, folder / "lock")
+            yield mine and is_still_there(file, folder / "lock")
 
     def is_locked(self, cell_id: str) -> bool:
         """Whether some process is training the cell at this moment."""
