@@ -61,12 +61,18 @@ def load_checkpoint(path: Path, map_location: MapLocation = "cpu") -> dict[str, 
 
 
 def load_latest(path: Path) -> dict[str, Any] | None:
-    """The checkpoint at `path`, else the previous one, else None: a damaged checkpoint costs time, never a result."""
+    """The checkpoint at `path`, else the previous one, else None: a damaged checkpoint costs time, never a result.
+
+    A damaged one is removed where the previous is whole: the next save would else put it in the place of that.
+    """
     for candidate in (path, _previous(path)):
         try:
-            return load_checkpoint(candidate)
+            state = load_checkpoint(candidate)
         except (FileNotFoundError, CheckpointError):
             continue
+        if candidate != path:
+            path.unlink(missing_ok=True)
+        return state
     return None
 
 

@@ -10,6 +10,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from .strict import Strict
 
+MOST_WORKERS = 10_000  # of one launcher
+MOST_SECONDS = 1e8  # three years; the system's clocks end somewhere beyond
+
 
 class EngineSpec(Strict):
     """Where cells run. Nothing here changes a result, so none of it enters a cell's id or the plan's hash.
@@ -36,7 +39,7 @@ class EngineSpec(Strict):
     """
 
     kind: Literal["local"] = "local"
-    workers: PositiveInt | None = None
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     lanes: Literal["auto"] | PositiveInt = "auto"
     compile: bool = False
@@ -45,7 +48,7 @@ class EngineSpec(Strict):
     chunk_steps: PositiveInt = 50
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     keep_checkpoints: bool = False
-    stall_seconds: PositiveFloat | None = 1800.0
+    stall_seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] | None = 1800.0
 
     @field_validator("lanes", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .counts import counted
 from .estimate import describe_bytes
 from .few_shot_networks import frozen_networks
 from .probes.probe_results import result_ids
@@ -24,6 +25,10 @@ def clean_store(
     """
     verb = "removed" if really else "would remove"
     going = [] if study_id is None else _with_stages(store, study_id)
+    for one in tuple(going):
+        if running := sum(store.is_locked(cell.id) for cell in store.plan(one).cells):
+            going.remove(one)
+            yield f"{one} is kept: {counted(running, 'cell')} of it {'is' if running == 1 else 'are'} running"
     for one in going:
         size = describe_bytes(bytes_held([store.study_folder(one)]))
         if really:

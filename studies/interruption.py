@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -84,6 +85,28 @@ def _interruption(error: BaseException | None) -> Interrupted | None:
             return Interrupted()
         error = error.__cause__ or error.__context__
     return None
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Signals that ask to end are heard when the context ends: what is begun in it is done, or not begun.
+
+    In the main thread alone, which is the only one that hears signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    for number in usual:
+        signal.signal(number, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+        if heard:
+            signal.raise_signal(heard[0])
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

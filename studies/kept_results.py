@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from .digest import digest
 from .errors import StoreError, StudyError
-from .files import sha256_of, write_atomically, write_text
+from .files import read_bytes, sha256_of, write_atomically, write_text
 from .store import Store
 from .strict import Strict
 
@@ -82,7 +82,7 @@ class Results(Generic[Result]):
         """
         path = self.path(store, result_id)
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_bytes(path))
             if content["sha256"] != digest(content["result"]):
                 raise ValueError("its checksum does not match")
             result = self.kind.model_validate(content["result"])

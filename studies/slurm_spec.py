@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, StringConstraints, field_validator, model_validator
 
-from .engine_spec import EngineSpec
+from .engine_spec import MOST_WORKERS, EngineSpec
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.,+@:/-]*"
 """What partitions, accounts and the like are called; a line break would begin another line of the batch script."""
@@ -53,8 +53,8 @@ class SlurmSpec(EngineSpec):
     account: Name | None = None
     qos: Name | None = None
     time_limit: Annotated[int, Field(ge=MIN_TIME_LIMIT)] = 60
-    cpus_per_task: PositiveInt = 1
-    gpus_per_task: NonNegativeInt = 0
+    cpus_per_task: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    gpus_per_task: Annotated[int, Field(ge=0, le=MOST_WORKERS)] = 0
     memory: Annotated[str, StringConstraints(pattern="^[1-9][0-9]*[KMGT]$")] | None = None
     requeues: NonNegativeInt = 100
     setup: tuple[str, ...] = ()

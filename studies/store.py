@@ -35,6 +35,7 @@ from .record_file import read_record, record_text
 from .records import Record
 
 CellState = Literal["finished", "diverged", "invalid", "failed", "running", "interrupted", "waiting", "damaged"]
+LOOKS, LOOK_SECONDS = 3, 0.02  # for how long a lock is asked for again, which a look at a cell takes for a moment
 DAMAGED: frozenset[CellState] = frozenset({"damaged"})
 
 
@@ -173,8 +174,13 @@ class Store:
         except OSError as error:
             raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
         with file:
+            mine = _try_lock(file, folder)
+            for _ in range(LOOKS):
+                if not mine:  # somebody may only be looking whether it is free
+                    time.sleep(LOOK_SECONDS)
+                    mine = _try_lock(file, folder)
             # A lock file that was removed meanwhile locks nothing: whoever comes next makes another.
-            yield _try_lock(file, folder) and is_still_there(file, folder / "lock")
+            yield mine and is_still_there(file, folder / "lock")
 
     def is_locked(self, cell_id: str) -> bool:
         """Whether some process is training the cell at this moment."""
@@ -253,9 +259,12 @@ class Store:
         return self.root / "studies" / study_id
 
     def lock_plan(self, plan: Plan) -> Path:
-        """Writes the plan before the first cell runs; a second time it only marks it as the latest of its name."""
+        """Writes the plan before the first cell runs; a second time it only marks it as the latest of its name.
+
+        One that is damaged is written anew: its id states what it was.
+        """
         path = self.study_folder(plan.study_id) / "plan.json"
-        if not path.exists():
+        if not path.exists() or not self._is_readable(plan.study_id):
             write_text(path, json.dumps(plan.to_json(), indent=1))
         # After every other, also where the clock went back since: the latest of a name is what the name means.
         others = [self._locked_at(one) + 1 for one in self.study_ids() if one != plan.study_id]
@@ -265,6 +274,13 @@ class Store:
         except OSError as error:
             raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
         return path
+
+    def _is_readable(self, study_id: str) -> bool:
+        try:
+            self.plan(study_id)
+        except StoreError:
+            return False
+        return True
 
     def _locked_at(self, study_id: str) -> int:
         """When a plan was last locked, nanoseconds since the epoch; 0 where it is gone meanwhile."""

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from studies.errors import StoreError
 
@@ -37,7 +38,7 @@ def witness(folder: Path, name: str) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("wb", buffering=0)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(file)
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be locked ({error.strerror}); choose a folder on another file system with --store"
@@ -82,8 +83,20 @@ def check_locks(folder: Path, own: Path | None = None) -> None:
                     "machines could train one cell at once; have locks (flock) enabled on this file system, or choose "
                     "a folder on another with --store"
                 )
-    for path in free:
+    for path in filter(_looks_free, free):
         path.unlink(missing_ok=True)
+
+
+def _take(file: IO[bytes]) -> None:
+    """Locks a file; who looks whether it is free has its lock for a moment."""
+    until = time.monotonic() + BEAT_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _content(path: Path) -> bytes:

@@ -25,6 +25,7 @@ from studies.counts import counted
 from studies.errors import ConfigError, StoreError
 from studies.files import write_text
 from studies.grid import Plan
+from studies.interruption import Interrupted, held_back
 from studies.slurm_spec import SlurmSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
@@ -132,14 +133,25 @@ class SlurmEngine:
                 settings=self._settings.model_dump_json(),
                 tracking=self._tracking.model_dump_json(),
             )
-            jobs = self._submitted([task] * min(self._settings.tasks, len(cell_ids)))
-            array = Array(jobs[0].partition("_")[0], tuple(jobs))
-            write_text(self._folder / "array.json", json.dumps(asdict(array)))
-        self._on_message(
-            f"Slurm array {array.array_id}: {counted(len(jobs), 'task')} submitted for "
-            f"{counted(len(cell_ids), 'cell')}, logs in {self._folder}"
-        )
-        return array, True
+            return self._noted([task] * min(self._settings.tasks, len(cell_ids)), len(cell_ids)), True
+
+    def _noted(self, tasks: Sequence[SlurmTask], num_cells: int) -> Array:
+        """Submits an array and notes which; whatever comes between, none is left in the queue that nobody knows of."""
+        array: Array | None = None
+        try:
+            with held_back():
+                jobs = self._submitted(tasks)
+                array = Array(jobs[0].partition("_")[0], tuple(jobs))
+                write_text(self._folder / "array.json", json.dumps(asdict(array)))
+            self._on_message(
+                f"Slurm array {array.array_id}: {counted(len(jobs), 'task')} submitted for "
+                f"{counted(num_cells, 'cell')}, logs in {self._folder}"
+            )
+        except BaseException:
+            if array is not None:
+                self._cancel(array, "cancelled")
+            raise
+        return array
 
     def _submitted(self, tasks: Sequence[SlurmTask]) -> list[str]:
         """Ids of the jobs, in the order of the tasks."""
@@ -157,6 +169,8 @@ class SlurmEngine:
                 jobs = executor.submit_array(tasks)
         except (FailedSubmissionError, FailedJobError) as error:
             raise ConfigError(f"engine: Slurm refused the array: {_last_line(error)}; nothing was submitted") from None
+        except OSError as error:  # what submitit writes beside the batch script
+            raise StoreError(f"{self._folder}: nothing was submitted: {error.strerror or error}") from error
         return [str(job.job_id) for job in jobs]
 
     def _parameters(self) -> dict[str, Any]:
@@ -184,11 +198,12 @@ class SlurmEngine:
         path = self._folder / "submit.lock"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
+            file = path.open("ab")
+            fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             raise StoreError(f"{path}: cannot be locked: {error.strerror}") from error
+        with file:
+            yield
 
     # --- waiting ---------------------------------------------------------------------------------------------------
 
@@ -275,8 +290,8 @@ class SlurmEngine:
     def _cancel(self, array: Array, how: str) -> None:
         try:
             cancel(array.array_id)
-        except (QueueError, KeyboardInterrupt) as error:
-            how = f"could not be cancelled ({error}): scancel {array.array_id}"
+        except (QueueError, KeyboardInterrupt, Interrupted) as error:
+            how = f"could not be cancelled ({str(error) or 'interrupted'}): scancel {array.array_id}"
         print(f"Slurm array {array.array_id}: {how}", file=sys.stderr, flush=True)
 
     def _detached(self, cell_ids: Sequence[str], array: Array) -> Outcome:

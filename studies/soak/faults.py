@@ -170,7 +170,7 @@ FAULTS: Mapping[str, Fault] = {
     "checkpoint truncated": Fault(2, _damage(lambda content, chance: content[: chance.randrange(len(content))])),
     "checkpoint emptied": Fault(2, _damage(lambda content, chance: bytearray())),
     "one bit of a checkpoint flipped": Fault(2, _damage(_flipped)),
-    "another launcher": Fault(1, _join),
+    "another launcher": Fault(4, _join),
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from studies.files import sha256_of
 from studies.grid import Plan
 from studies.records import DETERMINISTIC_COLUMNS, records_frame
 from studies.store import Store
@@ -56,6 +57,11 @@ def differences(expected: dict[str, list[dict[str, Any]]], store: Store) -> Iter
         }
         if columns:
             yield f"the result of cell {cell_id} changed: {', '.join(sorted(columns))}"
+    for plan in planned(store):
+        for record in store.records(plan):
+            path = store.predictions_path(record.cell_id)
+            if record.predictions_sha256 and (not path.exists() or sha256_of(path) != record.predictions_sha256):
+                yield f"{path} is not what its record states"
     for path in sorted(store.root.glob("cells/*/record*.json")):
         if path.name != "record.json" or path.parent.name not in expected:
             yield f"{path} is a record too many"

@@ -18,6 +18,7 @@ from studies.doctor.folder import file_system, mount_of, nearest, space, writabl
 from studies.doctor.holders import holders
 from studies.doctor.lock_trial import locks
 from studies.grid import Plan
+from studies.shared_folder import locked_for_all_to_see
 from studies.store import Store
 
 
@@ -128,6 +129,13 @@ def test_what_was_set_aside_or_left_by_the_killed_is_told(store: Store, plan: Pl
     assert told["store: interrupted cells"].found == "1 cell with a checkpoint"
     with store.lock(plan.cells[1].id):  # then the file is in use
         assert found(store)["store: leftovers of killed processes"].found == "none"
+
+
+def test_what_the_engines_leave_with_a_study_is_known(store: Store, plan: Plan) -> None:
+    folder = store.study_folder(plan.study_id)
+    (folder / "slurm").mkdir()
+    with locked_for_all_to_see(folder):
+        assert levels(found(store)) == {}
 
 
 def test_who_holds_a_lock_is_named(store: Store, plan: Plan) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -72,3 +74,27 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="choose a folder"), witness(tmp_path / "file", "mine"):
         pass
+
+
+def test_one_that_takes_its_lock_only_now_is_no_complaint_and_its_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "node-7.witness"
+    with path.open("w+b") as file:
+
+        def begins(seconds: float) -> None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.pwrite(file.fileno(), b"1", 0)
+
+        monkeypatch.setattr(time, "sleep", begins)
+        check_locks(tmp_path)
+        assert path.exists(), "the file of a living witness was removed"
+
+
+def test_who_looks_at_a_witness_as_it_begins_does_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_witness, "BEAT_SECONDS", 5.0)
+    with (tmp_path / "mine.witness").open("w+b") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        with witness(tmp_path, "mine") as own:
+            assert own.exists()

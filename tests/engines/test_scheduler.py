@@ -122,3 +122,17 @@ def test_cells_of_the_dead_are_tried_again_as_often_as_told(tmp_path: Path) -> N
     assert sorted(outcome.recorded) == sorted({*IDS} - {IDS[1]})
     assert outcome.incomplete == {IDS[1]: "why (2 attempts)"}
     assert len(engine.started) == 4, "each of the dead is replaced"
+
+
+def test_who_dies_once_the_record_is_there_costs_no_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = _FakeEngine(tmp_path, max_attempts=1)
+    engine.fates = {IDS[0]: ["died"]}
+
+    def state(cell_id: str) -> str:
+        was_sent = any((cell_id,) in worker.jobs for worker in engine.started)
+        return "finished" if cell_id == IDS[0] and was_sent else "waiting"
+
+    monkeypatch.setattr(engine._store, "state", state)
+    outcome = engine.run(IDS)
+    assert outcome.incomplete == {}
+    assert sorted(outcome.recorded) == sorted(IDS)

@@ -20,7 +20,8 @@ from slurm_cluster import real_cluster, stand_in_cluster, why_not_real
 from studies import running
 from studies.compose import compose_study
 from studies.engines import Outcome
-from studies.errors import ConfigError
+from studies.errors import ConfigError, StoreError
+from studies.interruption import Interrupted
 from studies.records import DETERMINISTIC_COLUMNS, records_frame
 from studies.slurm_spec import SlurmSpec
 from studies.store import Store
@@ -178,6 +179,49 @@ def test_ctrl_c_cancels_what_was_submitted(either: str, tmp_path: Path, capfd: p
         run_all(engine(store, interrupt))
     assert set(states(store).values()) == {"CANCELLED"}
     assert "cancelled, running cells are saved" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("moment", ["submitted", "noted"])
+def test_ctrl_c_and_a_full_disk_before_an_array_is_noted_leave_none_behind(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from studies.engines import slurm
+
+    cancelled: list[str] = []
+    monkeypatch.setattr(slurm, "check_slurm", lambda store: None)
+    monkeypatch.setattr(slurm, "cancel", cancelled.append)
+
+    def submitted(self: Any, tasks: Sequence[object]) -> list[str]:
+        if moment == "submitted":
+            signal.raise_signal(signal.SIGINT)
+        return ["7_0", "7_1"]
+
+    def full(path: Path, text: str) -> None:
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(slurm.SlurmEngine, "_submitted", submitted)
+    if moment == "noted":
+        monkeypatch.setattr(slurm, "write_text", full)
+    with pytest.raises((KeyboardInterrupt, StoreError)):
+        run_all(engine(Store(tmp_path)))
+    assert cancelled == ["7"]
+    assert "Slurm array 7: cancelled" in capfd.readouterr().err
+
+
+def test_a_second_ctrl_c_while_an_array_is_cancelled_says_which_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from studies.engines import slurm
+
+    def interrupted(array_id: str) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(slurm, "check_slurm", lambda store: None)
+    monkeypatch.setattr(slurm, "cancel", interrupted)
+    monkeypatch.setattr(slurm.SlurmEngine, "_submitted", lambda self, tasks: ["7_0", "7_1"])
+    with pytest.raises(KeyboardInterrupt):
+        run_all(engine(Store(tmp_path), interrupt))
+    assert "scancel 7" in capfd.readouterr().err
 
 
 def test_detached_jobs_are_found_again_and_left_in_peace(either: str, tmp_path: Path) -> None:

@@ -64,9 +64,17 @@ def test_what_is_lost_changed_or_too_many_is_named(store: Store, plan: Plan) -> 
     assert list(differences(expected, store)) == [
         f"the result of cell {lost} is lost",
         f"the result of cell {changed} changed: predictions_sha256, weights_sha256",
+        f"{store.predictions_path(changed)} is not what its record states",
         f"{store.cell_folder(doubled) / 'record.damaged-1.json'} is a record too many",
     ]
     assert not is_done(store)
+
+
+def test_predictions_that_are_not_those_of_the_record_are_named(store: Store, plan: Plan) -> None:
+    expected, paths = results(store), [store.predictions_path(cell.id) for cell in plan.cells[:2]]
+    paths[0].write_bytes(b"of another")
+    paths[1].unlink()
+    assert list(differences(expected, store)) == [f"{path} is not what its record states" for path in paths]
 
 
 def test_what_is_left_behind_is_named(store: Store, plan: Plan) -> None:

@@ -70,6 +70,29 @@ def test_a_damaged_checkpoint_costs_one_save_not_the_run(tmp_path: Path) -> None
     assert load_latest(path) == {"step": 1}
 
 
+def test_killed_in_one_save_after_the_other_a_whole_pair_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the bytes and their digest; then, continued, before the next bytes are there."""
+
+    class _Cut(BaseException): ...
+
+    def cut(*arguments: object) -> None:
+        raise _Cut
+
+    path = tmp_path / "c.pt"
+    save_checkpoint({"step": 1}, path)
+    save_checkpoint({"step": 2}, path)
+    path.write_bytes(b"newer than its digest")
+    assert load_latest(path) == {"step": 1}
+    with monkeypatch.context() as patched, contextlib.suppress(_Cut):
+        patched.setattr("studies.checkpoint.write_atomically", cut)
+        save_checkpoint({"step": 2}, path)
+    assert load_latest(path) == {"step": 1}
+    save_checkpoint({"step": 2}, path)
+    assert load_latest(path) == {"step": 2}
+
+
 @pytest.mark.parametrize("survives", range(8))
 def test_killed_at_any_moment_of_a_save_one_whole_pair_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survives: int

@@ -12,6 +12,10 @@ from studies.engine_spec import EngineSpec
     ("field", "value"),
     [
         ("workers", 0),
+        ("workers", 10**9),  # a list of as many would not fit into memory
+        ("stall_seconds", 0),
+        ("stall_seconds", 1e13),  # the watchdog cannot be wound up for so long
+        ("stall_seconds", float("inf")),
         ("device", "tpu"),
         ("chunk_steps", 0),
         ("checkpoint_seconds", -1),

@@ -93,6 +93,16 @@ def test_a_running_cell_is_never_touched(store: Store, plan: Plan) -> None:
     assert {plan.cells[2].id, "orphan"} <= set(store.cell_ids())
 
 
+def test_a_study_that_runs_is_kept_and_so_are_its_cells(store: Store, plan: Plan) -> None:
+    """Without its plan no worker of it could begin."""
+    before = store.cell_ids()
+    with store.lock(plan.cells[0].id):
+        told = list(clean_store(store, plan.study_id, interrupted=False, failed=False, orphans=True, really=True))
+    assert f"{plan.study_id} is kept: 1 cell of it is running" in told
+    assert plan.study_id in store.study_ids()
+    assert {cell.id for cell in plan.cells} & {*before} <= {*store.cell_ids()}
+
+
 def test_a_failed_cell_that_is_trained_again_is_not_removed(store: Store, plan: Plan) -> None:
     with store.lock(plan.cells[0].id):
         lines = clean(store, failed=True)

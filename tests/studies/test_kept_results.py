@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,13 @@ def test_a_file_that_cannot_be_read_at_the_moment_is_neither_set_aside_nor_compu
     monkeypatch.undo()
     assert KEPT.read(store, ID) is not None
     assert not list(path.parent.glob("result.*-*.json"))
+
+
+def test_a_pipe_in_place_of_a_result_is_not_waited_for(store: Store) -> None:
+    KEPT.path(store, ID).unlink()
+    os.mkfifo(KEPT.path(store, ID))
+    with pytest.raises(StoreError, match=r"no ordinary file|Invalid argument"):
+        KEPT.read(store, ID)
 
 
 def test_an_error_without_a_number_is_told_in_its_own_words(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

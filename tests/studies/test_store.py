@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import given, settings
@@ -216,6 +219,56 @@ def test_looking_at_a_cell_takes_no_lock(store: Store, plan: Plan) -> None:
         assert mine
 
 
+def test_two_who_look_at_a_cell_do_not_take_each_other_for_a_worker(store: Store) -> None:
+    with store.lock("0a"):
+        pass
+    with (store.cell_folder("0a") / "lock").open("rb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        assert not store.is_locked("0a")
+
+
+def test_a_look_at_a_cell_does_not_keep_its_record_from_being_set_aside(store: Store, plan: Plan) -> None:
+    """Else a failed cell would not be tried again, and nobody would be told."""
+    finish(store, plan)
+    cell_id = plan.cells[0].id
+    (store.cell_folder(cell_id) / "record.json").write_text("{")
+    with store.lock(cell_id):
+        pass
+    with (store.cell_folder(cell_id) / "lock").open("rb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.01, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        assert store.set_aside_record(cell_id) is not None
+
+
+def test_the_lock_of_a_cell_that_was_removed_meanwhile_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened, then removed with its folder by another, who may have made it anew: two would hold a lock of one cell."""
+    taken = fcntl.flock
+
+    def removed_first(file: IO[bytes], how: int) -> None:
+        (store.cell_folder("0a") / "lock").unlink()
+        taken(file, how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", removed_first)
+        with store.lock("0a") as mine:
+            assert not mine
+    with store.lock("0a") as mine:
+        assert mine
+
+
+def test_what_has_become_of_a_cell_meanwhile_is_asked_under_its_lock(store: Store, plan: Plan) -> None:
+    finish(store, plan)
+    cell_id = plan.cells[0].id
+    assert store.set_aside_record(cell_id) is None, "a whole record was set aside"
+    assert not store.discard_cell(cell_id, ("failed", "damaged"))
+    assert store.state(cell_id) == "finished"
+    (store.cell_folder(cell_id) / "record.json").write_text("{")
+    with store.lock(cell_id):
+        assert store.set_aside_record(cell_id) is None, "another process has the cell"
+        assert not store.discard_cell(cell_id)
+    assert store.set_aside_record(cell_id) is not None
+
+
 def test_a_lock_ends_with_its_block_even_after_an_error(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), store.lock("0" * 16):
         raise ZeroDivisionError
@@ -300,6 +353,13 @@ def test_a_plan_that_cannot_be_read_is_named(store: Store, plan: Plan, content: 
     path.write_text(content)
     with pytest.raises(StoreError, match=f"{re.escape(str(path))} cannot be read"):
         store.plan("small")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"cells": []}'])
+def test_a_damaged_plan_is_written_anew_when_it_is_locked_again(store: Store, plan: Plan, content: str) -> None:
+    store.lock_plan(plan).write_text(content)
+    store.lock_plan(plan)
+    assert store.plan(plan.study_id) == plan
 
 
 def test_an_altered_plan_is_refused(store: Store, plan: Plan) -> None:
