@@ -30,8 +30,8 @@ def troubled_lines(plan: Plan, states: Mapping[str, CellState], store: Store) ->
     found = {states[cell.id] for cell in ordered}
     if found & {"failed", "invalid"}:
         yield Text(
-            f"failed and invalid cells are in no curve; study run {plan.spec.name}{option(store)} --retry failed, with "
-            "the overrides of before, trains just those again"
+            "failed and invalid cells are in no curve; the command that trained them, overrides and all, with "
+            f"--retry failed added trains just those again (study run ...{option(store)} --retry failed)"
         )
     if "diverged" in found:
         yield Text("diverged cells are results: they count at chance, and diverge again if trained again")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from ..counts import counted
 from .finding import Finding, broken, fine, first_line, warning
 from .folder import IN_MEMORY, mount_of, nearest
 
@@ -57,7 +58,7 @@ def _slurm() -> Iterator[Finding]:
     except (OSError, subprocess.TimeoutExpired) as error:
         yield broken(check, f"sinfo does not answer ({first_line(error)})", "is the controller running?")
     else:
-        yield fine(check, f"it answers; {len(answer.stdout.splitlines())} groups of nodes")
+        yield fine(check, f"it answers; {counted(len(answer.stdout.splitlines()), 'group')} of nodes")
 
 
 def _shared(root: Path, kind: EngineName) -> Iterator[Finding]:

@@ -30,7 +30,7 @@ def reservation_statements(frame: pd.DataFrame, card: StudyCard, answers: StudyA
         else:
             text += "test set, and comparisons hold for this test set only."
         statements.append(text)
-    exact = full.groupby("arm")["train_flops_exact"].mean()
+    exact = full[full["status"] == "finished"].groupby("arm")["train_flops_exact"].mean()
     if len(exact) and 1 - float(exact.min()) / float(exact.max()) > EXACT_FLOPS_TOLERANCE:
         statements.append(
             f"Exact training FLOPs differ by up to {100 * (1 - float(exact.min()) / float(exact.max())):.0f}% between "

@@ -35,7 +35,8 @@ def troubled_remarks(frame: pd.DataFrame, card: StudyCard, names: Mapping[str, s
         told.append(
             "Crossovers and data multipliers leave out the whole row of a replicate with a failed cell, or the size it "
             "failed at, and paired tests the replicate at that size. "
-            f"`study run {card.name} --retry failed` trains failed cells again; `study logs CELL` says what happened."
+            "The command that trained them, with --retry failed added, trains failed cells again; "
+            "`study logs CELL` says what happened."
         )
     told += _at_most(diverged)
     if diverged:
@@ -72,9 +73,7 @@ def _diverged(frame: pd.DataFrame, cells: pd.DataFrame, card: StudyCard, names: 
         counts = int(diverged["cell_id"].isin(at_chance).sum())
         chosen = len(diverged) - counts
         effects = [
-            f"{counts} counted at chance ({100 * card.chance_error:.3g}%), which raises mean and spread"
-            if counts
-            else "",
+            f"{counts} counted at chance ({100 * card.chance_error:.3g}%), which raises the mean" if counts else "",
             f"{chosen} read at a branch chosen on validation that did not diverge" if chosen else "",
         ]
         of = f"{len(diverged)} of {counted(len(of_place), 'run')}"

@@ -34,7 +34,7 @@ def test_a_failed_cell_is_told_with_what_is_left_of_its_point() -> None:
     )
     useless = "its point there rests on two runs, which carry no useful interval."
     assert f"ViT, N = 2,048: 2 of 4 runs failed (killed); {useless}" in remarks
-    assert "study run data_scaling --retry failed" in remarks[-1]
+    assert "with --retry failed added" in remarks[-1]
     assert "leave out the whole row" in remarks[-1]
 
 
@@ -51,7 +51,7 @@ def test_a_diverged_cell_counts_at_chance_only_where_its_chosen_branch_diverged(
     )
     first, last = told([lost, saved])
     assert first == (
-        "ViT, N = 128: 2 of 2 runs diverged, 1 counted at chance (50%), which raises mean and spread and 1 read at a "
+        "ViT, N = 128: 2 of 2 runs diverged, 1 counted at chance (50%), which raises the mean and 1 read at a "
         "branch chosen on validation that did not diverge."
     )
     assert "trained again it diverges again" in last
