@@ -1,4 +1,5 @@
 # Two commands matter: `make study` and `make test`. Both set everything up first; a second call installs nothing.
+#   make install                    set the environment up and stop
 #   make study                      train the embedded default study and write its report (overrides: ARGS="replicates=2")
 #   make test                       the test suite: CPU, no network; one thread, which small networks like best
 #   make check                      lint, format and strict types
@@ -14,11 +15,13 @@ UV_VERSION := 0.13.9
 # uv from PATH if there is one, else a private copy beside the environment.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: study test check format notebook lock clean
+.PHONY: study install test check format notebook lock clean
 .DELETE_ON_ERROR:
 
 study: $(STAMP)
 	$(BIN)/study run data_scaling $(ARGS)
+
+install: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)

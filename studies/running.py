@@ -11,7 +11,7 @@ from .compose import Composed
 from .engine_spec import EngineSpec
 from .engines import Outcome, make_engine
 from .engines.local import devices
-from .errors import ExitCode
+from .errors import ConfigError, ExitCode
 from .few_shot_results import waiting_networks
 from .grid import Plan
 from .jobs import cells_at_once
@@ -73,10 +73,15 @@ def run(
         on_message: called with what a person should know meanwhile.
 
     Raises:
-        ConfigError: nothing was trained; says which field and why.
+        ConfigError: nothing was trained; says which field and why, or that there is nothing to retry.
         StoreError: the results folder cannot be written.
     """
     locked = planned or plan(study.spec)
+    if retry_failed and locked.study_id not in store.study_ids():
+        raise ConfigError(
+            f"--retry failed: {store.root} has no study of these settings, so nothing of it has failed; give the "
+            "overrides that it was run with, or leave out --retry to run it"
+        )
     wanted = RETRIED if retry_failed else REPEATED
     outcome = train_cells(locked, study, store, wanted, on_start, on_poll, on_message)
     not_evaluated = _evaluate_frozen(locked, study, store, on_message)

@@ -93,7 +93,7 @@ def records(cells: Cells) -> Iterator[Finding]:
         yield fine("store: checksums", f"{counted(total, 'cell')}: every record and its predictions are whole")
     told = ", ".join(f"{count:,} {state}" for state, count in states.most_common()) or "none yet"
     if troubled := [state for state in ("failed", "invalid") if states[state]]:
-        advice = "`study status STUDY` says why; study run STUDY --retry failed trains just those again"
+        advice = "`study status STUDY` says why; the command that trained them, and --retry failed, trains just those"
         yield warning("store: cells", f"{told} ({' and '.join(troubled)} ones are in no curve)", advice)
     else:
         yield fine("store: cells", told)

@@ -42,7 +42,7 @@ def _library(extra: str, name: str) -> Iterator[Finding]:
     try:
         yield fine(check, f"{name} {importlib.metadata.version(name)}")
     except importlib.metadata.PackageNotFoundError:
-        yield broken(check, f"{name} is not installed", f"pip install 'inductive-bias-study[{extra}]'")
+        yield broken(check, f"{name} is not installed", f"pip install -e '.[{extra}]' in the checkout")
 
 
 def _slurm() -> Iterator[Finding]:

@@ -59,7 +59,7 @@ def gpus(devices: Path = DEVICES) -> Iterator[Finding]:
         yield warning(
             check,
             f"{system}, but torch {told['version']} is built without CUDA: cells train on the CPU",
-            "install the ordinary torch: make TORCH_BACKEND=auto, or pip install --force-reinstall torch torchvision",
+            "the ordinary torch: make install TORCH_BACKEND=auto, or pip install --force-reinstall torch torchvision",
         )
     elif hidden:
         yield warning(

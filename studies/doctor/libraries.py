@@ -47,7 +47,7 @@ answer.flush()
 os._exit(0)
 """
 
-ADVICE = "install the versions that were tested: `make` in a checkout, or pip install -r requirements.lock"
+ADVICE = "install the versions that were tested: `make install` in the checkout, or pip install -r requirements.lock"
 TORCHVISION_ADVICE = (
     "torch and torchvision were built for different versions of each other: install both at once and from one index, "
     "such as pip install --upgrade torch torchvision"

@@ -15,7 +15,7 @@ PACKAGE = "inductive-bias-study"
 OWN = ("models", "datamodules", "studies", "configs")
 MALICIOUS = dict.fromkeys(("pytorch-lightning", "lightning"), ("2.6.2", "2.6.3"))
 """Distribution -> versions that carry malicious code, which runs as they are imported (GHSA-w37p-236h-pfx3)."""
-ADVICE = "install the versions that were tested: `make` in a checkout, or pip install -r requirements.lock"
+ADVICE = "install the versions that were tested: `make install` in the checkout, or pip install -r requirements.lock"
 
 
 def malicious() -> list[tuple[str, str]]:

@@ -133,7 +133,7 @@ def _import_ray() -> Any:  # noqa: ANN401
     except ImportError as error:
         raise ConfigError(
             f"engine: ray was asked for, but Ray cannot be imported ({error}); "
-            'install it with: pip install "inductive-bias-study[ray]"'
+            'install it with: pip install -e ".[ray]" in the checkout'
         ) from None
     return ray
 

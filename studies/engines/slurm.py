@@ -37,7 +37,7 @@ from .slurm_task import SlurmTask, TaskReport, read_report, slurm_folder
 
 LOOK_SECONDS = 1.0  # between two looks at which cells are running
 SIGNAL_SECONDS = 90  # before its time limit a task is told
-EXTRA = 'pip install "inductive-bias-study[slurm]"'
+EXTRA = 'pip install -e ".[slurm]" in the checkout'
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 UNSAFE = frozenset("%'\"\\")
 """What `sbatch` and submitit read as something else in the name of a file."""
@@ -90,7 +90,7 @@ class SlurmEngine:
             array, is_ours = self._found_or_submitted(left)
             if self._settings.detach:
                 return self._detached(cell_ids, array)
-            reasons, warnings = self._wait_or_cancel(array, left) if is_ours else self._wait(array, left)
+            reasons, warnings = self._wait_or_cancel(array, left) if is_ours else self._wait_or_leave(array, left)
             outcome.warnings += warnings
         outcome.incomplete = {cell_id: reasons.get(cell_id, reasons[""]) for cell_id in left}
         outcome.recorded = [cell_id for cell_id in cell_ids if cell_id not in outcome.incomplete]
@@ -215,6 +215,15 @@ class SlurmEngine:
             self._cancel(array, "cancelled, running cells are saved")
             raise
         return told
+
+    def _wait_or_leave(self, array: Array, cell_ids: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """Waits for an array that another launcher submitted, which goes on without this one."""
+        try:
+            return self._wait(array, cell_ids)
+        except BaseException:
+            goes_on = f"Slurm array {array.array_id} goes on without this launcher; scancel {array.array_id} ends it"
+            print(goes_on, file=sys.stderr, flush=True)
+            raise
 
     def _wait(self, array: Array, cell_ids: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         """Waits until each cell has a record, or until no job of the array is left.

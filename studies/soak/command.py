@@ -14,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 from studies.console import JsonOption, err, out, print_json
+from studies.counts import counted
 from studies.errors import ConfigError, ExitCode
 from studies.store import Store
 
@@ -67,11 +68,12 @@ def soak(
         raise ConfigError(f"--folder: {folder} is there already; remove it or choose another")
     chosen = [study, *OFTEN, *(overrides or [])] if study else ["data_scaling", *OFTEN, *SMALL, *(overrides or [])]
     seed = secrets.randbelow(2**32) if seed is None else seed
-    err.print(f"seed {seed}, undisturbed first", markup=False)
+    err.print(f"seed {seed}; the study is first run undisturbed, which takes as long as study run does", markup=False)
     started = time.monotonic()
     undisturbed(chosen, folder / "undisturbed")
     expected = results(Store(folder / "undisturbed"))
     alone = time.monotonic() - started
+    err.print(f"undisturbed: {counted(len(expected), 'cell')} in {alone:.0f} s", markup=False)
     trials: list[Trial] = []
     while sum(trial.kills for trial in trials) < kills:
         if minutes is not None and trials and time.monotonic() - started > 60 * minutes:

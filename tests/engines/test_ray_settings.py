@@ -72,7 +72,7 @@ def test_a_cluster_without_what_was_asked_for_is_refused(settings: Any, resource
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r'pip install "inductive-bias-study\[ray\]"'), connected(RaySpec()):
+    with pytest.raises(ConfigError, match=r'pip install -e "\.\[ray\]"'), connected(RaySpec()):
         pass
     with pytest.raises(ConfigError, match="pip install"):
         worker_devices(RaySpec())

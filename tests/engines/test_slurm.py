@@ -224,7 +224,9 @@ def test_a_second_ctrl_c_while_an_array_is_cancelled_says_which_is_left(
     assert "scancel 7" in capfd.readouterr().err
 
 
-def test_detached_jobs_are_found_again_and_left_in_peace(either: str, tmp_path: Path) -> None:
+def test_detached_jobs_are_found_again_and_left_in_peace(
+    either: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     store = Store(tmp_path)
     detached = engine(store, detach=True)
     outcome = run_all(detached)
@@ -239,6 +241,7 @@ def test_detached_jobs_are_found_again_and_left_in_peace(either: str, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         run_all(waiting)
     assert states(store) == before, "an array of another launcher was cancelled"
+    assert "goes on without this launcher" in capfd.readouterr().err
     assert any("JobHeldUser" in line for line in waiting.told), "nobody is told why jobs do not begin"
     subprocess.run(["scancel", next(iter(before)).split("_")[0]], check=True)
 

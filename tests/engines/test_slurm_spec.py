@@ -112,7 +112,7 @@ def test_gpus_of_nodes_are_not_looked_for_on_the_launcher(tmp_path: Path, monkey
 
 def test_without_submitit_or_slurm_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'pip install "inductive-bias-study\[slurm\]"'):
+    with pytest.raises(ConfigError, match=r'pip install -e "\.\[slurm\]"'):
         check_slurm(Store(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setenv("PATH", str(tmp_path))

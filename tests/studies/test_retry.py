@@ -99,6 +99,17 @@ def test_a_tuning_tries_failed_cells_again_and_goes_on(
     assert result.exit_code == ExitCode.INCOMPLETE
 
 
+def test_where_nothing_of_these_settings_was_run_there_is_nothing_to_retry(
+    store: Store, plan: Plan, asked: list[list[str]]
+) -> None:
+    study = SimpleNamespace(engine=EngineSpec(), tracking=TrackingSpec(), spec=plan.spec)
+    other = Store(store.root.with_name("other"))
+    with pytest.raises(ConfigError, match=r"--retry failed: .*other has no study of these settings.*overrides"):
+        running.run(study, other, planned=plan, retry_failed=True)  # type: ignore[arg-type]
+    assert asked == []
+    assert not other.root.exists(), "an empty plan would from now on be what the name means"
+
+
 def test_the_option_knows_failed_alone_and_says_why_not_diverged() -> None:
     assert asks_to_retry("failed")
     assert not asks_to_retry(None)
