@@ -9,18 +9,16 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from studies.console import JsonOption, err, out, print_json
 from studies.counts import counted
 from studies.errors import ConfigError, ExitCode
-from studies.store import Store
 
-from .processes import PROC
-from .trial import Trial, run_trial, undisturbed
-from .verdict import results
+if TYPE_CHECKING:
+    from .trial import Trial
 
 SMALL = (
     "name=soak",
@@ -62,6 +60,12 @@ def soak(
     and files left behind, and a status that is not true. Exit code 0 only if there was none of it; the stores of trials
     in which there was are kept.
     """
+    from studies.store import Store
+
+    from .processes import PROC
+    from .trial import run_trial, undisturbed
+    from .verdict import results
+
     if not (PROC / "self" / "stat").exists():
         raise ConfigError(f"soak: reads processes from {PROC}, which this system does not have; run it on Linux")
     if folder.exists():

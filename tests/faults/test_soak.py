@@ -232,7 +232,7 @@ def test_exit_code_and_summary_tell_what_was_found(tmp_path: Path, monkeypatch: 
     from typer.testing import CliRunner
 
     from studies.cli import app
-    from studies.soak import command
+    from studies.soak import trial, verdict
     from studies.soak.trial import Trial
 
     made = iter([["the result of cell x is lost"], []])
@@ -244,9 +244,9 @@ def test_exit_code_and_summary_tell_what_was_found(tmp_path: Path, monkeypatch: 
             folder.mkdir(parents=True)
         return trial
 
-    monkeypatch.setattr(command, "undisturbed", lambda arguments, store: store.mkdir(parents=True))
-    monkeypatch.setattr(command, "results", lambda store: {"x": []})
-    monkeypatch.setattr(command, "run_trial", fake)
+    monkeypatch.setattr(trial, "undisturbed", lambda arguments, store: store.mkdir(parents=True))
+    monkeypatch.setattr(verdict, "results", lambda store: {"x": []})
+    monkeypatch.setattr(trial, "run_trial", fake)
     asked = ["soak", "--kills", "5", "--seed", "4", "--json", "--folder", str(tmp_path / "soak")]
     ended = CliRunner().invoke(app, asked)
     summary = json.loads(ended.stdout)
