@@ -112,6 +112,7 @@ def follow(wandb: Any, lines: Iterator[str]) -> None:  # noqa: ANN401
         watchdog = threading.Timer(LIVE_FINISH_SECONDS, os._exit, [1])
         watchdog.daemon = True
         watchdog.start()
+    watchdog.cancel()
 
 
 def server(wandb_setup: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -414,7 +414,10 @@ def test_following_a_cell_logs_its_rows_and_its_address(tmp_path: Path) -> None:
     def parent() -> Iterator[str]:
         yield from map(json.dumps, lines)
 
+    before = set(threading.enumerate())
     follow(client, parent())
+    watching = [thread for thread in set(threading.enumerate()) - before if not thread.finished.is_set()]  # type: ignore[attr-defined]
+    assert watching == [], "what would end a process that does not come to its end goes on watching"
     assert client.runs[0].rows == [{"train_flops": 1}]
     assert client.runs[0].finished
     assert json.loads((tmp_path / "status.json").read_text()) == {"url": "http://server/run"}
