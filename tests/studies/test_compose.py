@@ -18,7 +18,7 @@ from studies import asking
 from studies.arms import parse_arm
 from studies.budget import Budget
 from studies.compose import GROUPS, compose_study, list_studies
-from studies.engine_spec import EngineSpec
+from studies.engine_spec import EngineSpec, engine_model
 from studies.errors import ConfigError
 from studies.grid import Arm
 from studies.planning import make_plan
@@ -129,8 +129,9 @@ def test_every_budget_composes(own: Path, override: str, field: str, value: floa
 def test_every_shipped_choice_is_in_a_group_the_command_line_knows(group: str) -> None:
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"__pycache__", "tuning"}  # not composed
     assert folders == set(GROUPS)
-    owner = {"budget": Budget, "recipe": Recipe, "engine": EngineSpec, "tracking": TrackingSpec}[group]
     for path in (CONFIGS / group).glob("*.yaml"):
+        engine = engine_model({"kind": path.stem})
+        owner = {"budget": Budget, "recipe": Recipe, "engine": engine, "tracking": TrackingSpec}[group]
         keys = {line.partition(":")[0] for line in path.read_text().splitlines() if line[:1].isalpha()}
         assert keys <= set(owner.model_fields), path  # type: ignore[attr-defined]
 

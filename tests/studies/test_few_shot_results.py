@@ -113,7 +113,7 @@ def test_the_result_of_another_network_is_refused(plan: Plan, store: Store) -> N
 def test_a_result_that_cannot_be_read_is_told_as_such(plan: Plan, store: Store) -> None:
     network = frozen_networks(plan)[0]
     EVALUATIONS.path(store, network.id).mkdir(parents=True)
-    with pytest.raises(StoreError, match=r"cannot be read: Is a directory"):
+    with pytest.raises(StoreError, match=r"cannot be read: it is no ordinary file"):
         EVALUATIONS.read(store, network.id)
 
 
@@ -145,7 +145,7 @@ def test_what_is_done_is_counted_by_evaluation(plan: Plan, store: Store) -> None
 
 def test_status_tells_how_many_are_done(plan: Plan, store: Store) -> None:
     EVALUATIONS.write(result_of(frozen_networks(plan)[0], plan), store)
-    *_, few_shot, _ = status_tables(plan, store.states(plan), store)
+    *_, few_shot = status_tables(plan, store.states(plan), store)
     assert str(few_shot) == "few-shot: 1 of 4 networks evaluated"
     without = plan_with(few_shot=None)
     assert not any("few-shot" in str(part) for part in status_tables(without, store.states(without), store))
