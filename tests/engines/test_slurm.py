@@ -19,6 +19,7 @@ from slurm_cluster import real_cluster, stand_in_cluster, why_not_real
 
 from studies import running
 from studies.compose import compose_study
+from studies.doctor.holders import holders
 from studies.engines import Outcome
 from studies.errors import ConfigError, StoreError
 from studies.interruption import Interrupted
@@ -38,10 +39,10 @@ STUDY = (
     "name=queued",
     "data.num_train=1200",
     "data.num_test=500",
-    "families=[mlp,resnet]",
+    "families=[resnet]",
     "num_train=[64,256]",
     "num_validation=100",
-    "replicates=1",
+    "replicates=2",
     "primary_pair=null",
     "budget.steps=400",
     "budget.batch_size=64",
@@ -88,15 +89,16 @@ def test_a_study_is_the_same_through_slurm_whatever_happens_to_its_jobs(
     """Two jobs, one of them requeued and one killed in the middle of a cell, and a second launcher."""
     store = Store(tmp_path / "a store")  # its name has a blank
     launchers.append(start_run(*STUDY, *ON_SLURM, "--store", str(store.root)))
-    wait_until(lambda: is_training(store), launchers[0])
+    wait_until(lambda: bool(list(store.root.glob("studies/*/slurm/array.json"))), launchers[0])
     launchers.append(start_run(*STUDY, *ON_SLURM, "--store", str(store.root)))
     folder = next(store.root.glob("studies/*/slurm"))
     array = json.loads((folder / "array.json").read_text())
     preempted, killed = array["job_ids"]
 
+    wait_until(lambda: trains(preempted, store), launchers[0])
     subprocess.run(["scancel", "--signal=USR2", preempted], check=True)
     wait_until(lambda: "cells are saved" in (folder / f"{preempted}_0_log.err").read_text(), launchers[0])
-    wait_until(lambda: is_training(store), launchers[0])
+    wait_until(lambda: trains(killed, store), launchers[0])
     os.kill(process_of(killed), signal.SIGKILL)
 
     said = [launcher.communicate(timeout=600)[0].decode() for launcher in launchers]
@@ -117,21 +119,30 @@ def test_a_study_is_the_same_through_slurm_whatever_happens_to_its_jobs(
 
 def process_of(job_id: str) -> int:
     """The launcher that a job has become on its node."""
-    array, _, index = job_id.partition("_")
-    wanted = {f"SLURM_ARRAY_JOB_ID={array}".encode(), f"SLURM_ARRAY_TASK_ID={index}".encode()}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            own = set((path.parent / "environ").read_bytes().split(b"\0"))
             arguments = path.read_bytes().split(b"\0")
-            if wanted <= own and arguments[2:4] == [b"-m", b"submitit.core._submit"]:  # of python -u
-                return int(path.parent.name)
+            if arguments[2:4] == [b"-m", b"submitit.core._submit"] and is_of(job_id, int(path.parent.name)):
+                return int(path.parent.name)  # of python -u
     raise AssertionError(f"no process of job {job_id}")
 
 
-def is_training(store: Store) -> bool:
-    """A worker has taken steps of a cell that it could lose."""
-    told = [store.progress(cell_id) for cell_id in store.cell_ids() if store.is_locked(cell_id)]
-    return any(one is not None and not one.starting and one.step > 0 for one in told)
+def is_of(job_id: str, process: int) -> bool:
+    """Whether a process was started for this task of an array."""
+    array, _, index = job_id.partition("_")
+    environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return {f"SLURM_ARRAY_JOB_ID={array}".encode(), f"SLURM_ARRAY_TASK_ID={index}".encode()} <= set(environment)
+
+
+def trains(job_id: str, store: Store) -> bool:
+    """A worker of the job has taken steps of a cell that it could lose."""
+    for cell_id in store.cell_ids():
+        told = store.progress(cell_id)
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            mine = any(is_of(job_id, process) for process in holders(store.cell_folder(cell_id) / "lock"))
+            if mine and told is not None and not told.starting and told.step > 0:
+                return True
+    return False
 
 
 def deterministic(store: Store) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +35,16 @@ def wait_until(
             output, _ = process.communicate()
             raise AssertionError(f"the process ended first: {(output or b'').decode()}")
         time.sleep(0.005)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a process of `start_run` and to all it started at once; returns when they have let go of their files.
+
+    That they have closed what they print to says too little: a process frees its locks a moment later.
+    """
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not members(process.pid))
 
 
 def members(session: int) -> list[int]:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import finish, members, start_run, wait_until
+from processes import finish, kill_all, members, start_run, wait_until
 
 from studies import running
 from studies.compose import compose_study
@@ -74,7 +74,7 @@ def test_killed_launcher_and_killed_tree_leave_no_trace(tmp_path: Path, undistur
     wait_until(lambda: has_begun_another(tmp_path), first)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
-    wait_until(lambda: not members(first.pid), seconds=10)  # no worker outlives its launcher
+    wait_until(lambda: not members(first.pid), seconds=100)  # no worker outlives its launcher
     store = Store(tmp_path)
     assert not any(store.is_locked(cell_id) for cell_id in store.cell_ids())
     kept = {path: path.stat().st_mtime_ns for path in records(tmp_path)}
@@ -85,8 +85,7 @@ def test_killed_launcher_and_killed_tree_leave_no_trace(tmp_path: Path, undistur
     before = len(kept)
     wait_until(lambda: len(records(tmp_path)) > before or has_begun_another(tmp_path), second)
     time.sleep(0.2)
-    os.killpg(second.pid, signal.SIGKILL)
-    second.communicate()
+    kill_all(second)
 
     output = finish(start(tmp_path))
     assert "4 finished" in output

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 from planned import planned, record_of
-from processes import finish, start_run, wait_until
+from processes import finish, kill_all, start_run, wait_until
 from training import train
 
 from studies.engine_spec import EngineSpec
@@ -181,8 +179,7 @@ def test_a_killed_group_and_two_launchers_leave_the_records_of_solo_runs(tmp_pat
     grouped = start(tmp_path / "lanes")
     saved = "cells/*/checkpoint.pt.sha256"  # of the cells of one job, under way
     wait_until(lambda: len(list((tmp_path / "lanes").glob(saved))) >= 2, grouped, seconds=200)
-    os.killpg(grouped.pid, signal.SIGKILL)
-    grouped.communicate()
+    kill_all(grouped)
     store = Store(tmp_path / "lanes")
     plan = store.plan("lanes")
     begun = [cell_id for cell_id, state in store.states(plan).items() if state == "interrupted"]
