@@ -12,9 +12,10 @@ COMMAND_SECONDS = 60.0
 SEPARATOR = "|"
 
 OVER = frozenset(
-    """BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT""".split()  # noqa: SIM905
+    """BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT
+    ENDED""".split()  # noqa: SIM905
 )
-"""States in which a job has ended and will not begin again (`squeue`, JOB STATE CODES)."""
+"""States in which a job has ended and will not begin again (`squeue`, JOB STATE CODES; ENDED is our own word)."""
 UNTOLD = frozenset({"", "None", "Resources", "Priority", "BeginTime", "Cleaning", "JobArrayTaskLimit"})
 """Reasons for waiting that are the ordinary course of things."""
 
@@ -43,6 +44,10 @@ class JobState:
         return self.name in OVER
 
 
+FORGOTTEN = JobState("ENDED", "forgotten by the queue")
+"""A job that no longer is in the queue, nor in an accounting: it ended, and nobody can say how."""
+
+
 def job_states(array_id: str) -> dict[str, JobState]:
     """The jobs that Slurm knows of an array, running, waiting or ended lately; none where it has forgotten them.
 
@@ -53,12 +58,20 @@ def job_states(array_id: str) -> dict[str, JobState]:
         QueueError: the controller cannot be reached.
     """
     try:
-        lines = _ask("squeue", "--noheader", "--array", "--states=all", f"--jobs={array_id}", "--format=%i|%T|%r|%N")
+        return _queued(f"--jobs={array_id}")
     except QueueError as error:
         if "Invalid job id" not in str(error):
             raise
         return {}
-    return _parsed(lines)
+
+
+def jobs_named(name: str) -> list[str]:
+    """Ids of the jobs of the array that goes by this name, in the order of its tasks; none where there is no such one.
+
+    Raises:
+        QueueError: the controller cannot be reached.
+    """
+    return sorted(_queued(f"--name={name}"), key=lambda job_id: [int(part) for part in job_id.split("_")])
 
 
 def recorded_states(array_id: str) -> dict[str, JobState]:
@@ -93,6 +106,11 @@ def unusual_waits(states: Mapping[str, JobState]) -> dict[str, str]:
         if state.name in ("PENDING", "SPECIAL_EXIT", "REQUEUE_HOLD") and state.reason not in UNTOLD:
             found.setdefault(state.reason, job_id)
     return found
+
+
+def _queued(which: str) -> dict[str, JobState]:
+    """The jobs of the queue that an option of `squeue` picks out."""
+    return _parsed(_ask("squeue", "--noheader", "--array", "--states=all", which, "--format=%i|%T|%r|%N"))
 
 
 def _parsed(lines: list[str]) -> dict[str, JobState]:

@@ -31,6 +31,7 @@ def sbatch(script: str) -> None:
     last = int(re.match(r"0-(\d+)", options["array"])[1]) if "array" in options else None
     copy = JOBS / f"{array}.sh"
     copy.write_text(Path(script).read_text())
+    (JOBS / f"{array}.name").write_text(options["job-name"])
     for index in range((last or 0) + 1):
         job = array if last is None else f"{array}_{index}"
         set_state(job, "PENDING", "JobHeldUser" if "hold" in options else "None")
@@ -80,9 +81,11 @@ def srun(*arguments: str) -> None:
 
 
 def squeue(*arguments: str) -> None:
-    (array,) = (one.removeprefix("--jobs=") for one in arguments if one.startswith("--jobs="))
-    jobs = jobs_of(array)
-    if not jobs:
+    asked = dict(one.partition("=")[::2] for one in arguments)
+    if "--name" in asked:
+        named = [path.stem for path in JOBS.glob("*.name") if path.read_text() == asked["--name"]]
+        jobs = [job for array in named for job in jobs_of(array)]
+    elif not (jobs := jobs_of(asked["--jobs"])):
         sys.exit("slurm_load_jobs error: Invalid job id specified")
     for job in jobs:
         print("|".join([job, *(JOBS / f"{job}.state").read_text().split("|"), "here"]))

@@ -9,18 +9,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from slurm_cluster import real_cluster, stand_in_cluster, why_not_real
+from slurm_launcher import PLAN, cancel, engine, run_all, states
 
 from studies import running
 from studies.compose import compose_study
 from studies.doctor.holders import holders
-from studies.engines import Outcome
 from studies.errors import ConfigError, StoreError
 from studies.interruption import Interrupted
 from studies.records import DETERMINISTIC_COLUMNS, records_frame
@@ -29,7 +29,7 @@ from studies.store import Store
 from studies.tracking import TrackingSpec
 
 sys.path.append(str(Path(__file__).parents[1] / "studies"))
-from planned import finish, planned
+from planned import finish
 from processes import start_run, wait_until
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
@@ -58,14 +58,6 @@ ON_SLURM = ("engine=slurm", "engine.tasks=2", "engine.poll_seconds=1")
 def cluster() -> Iterator[None]:
     with stand_in_cluster() if why_not_real() else real_cluster():
         yield
-
-
-@pytest.fixture(scope="module", params=["Slurm", "stand-in"])
-def either(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "Slurm" and (why := why_not_real()):
-        pytest.skip(why)
-    with real_cluster() if request.param == "Slurm" else stand_in_cluster():
-        yield request.param
 
 
 # --- whole studies -------------------------------------------------------------------------------------------------
@@ -153,32 +145,6 @@ def deterministic(store: Store) -> list[dict[str, Any]]:
 
 # --- the launcher, whose jobs are held back in the queue -----------------------------------------------------------
 
-PLAN = planned()
-
-
-def engine(store: Store, on_poll: Callable[[Sequence[str]], None] = lambda running: None, **settings: Any) -> Any:
-    from studies.engines.slurm import SlurmEngine
-
-    content = {"kind": "slurm", "tasks": 2, "poll_seconds": 1, "additional_parameters": {"hold": True}} | settings
-    store.lock_plan(PLAN)
-    told: list[str] = []
-    made = SlurmEngine(store, PLAN, SlurmSpec.model_validate(content), TrackingSpec(kind="off"), on_poll, told.append)
-    made.told = told  # type: ignore[attr-defined]
-    return made
-
-
-def run_all(made: Any) -> Outcome:
-    outcome = made.run([cell.id for cell in PLAN.cells])
-    assert isinstance(outcome, Outcome)
-    return outcome
-
-
-def states(store: Store) -> dict[str, str]:
-    from studies.engines.slurm_queue import job_states
-
-    array = json.loads(next(store.root.glob("studies/*/slurm/array.json")).read_text())["array_id"]
-    return {job_id: state.name for job_id, state in job_states(array).items()}
-
 
 def interrupt(running: Sequence[str]) -> None:
     raise KeyboardInterrupt
@@ -196,23 +162,24 @@ def test_ctrl_c_cancels_what_was_submitted(either: str, tmp_path: Path, capfd: p
 def test_ctrl_c_and_a_full_disk_before_an_array_is_noted_leave_none_behind(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from studies.engines import slurm
+    from studies.engines import slurm, slurm_array
 
     cancelled: list[str] = []
     monkeypatch.setattr(slurm, "check_slurm", lambda store: None)
-    monkeypatch.setattr(slurm, "cancel", cancelled.append)
+    monkeypatch.setattr(slurm_array, "cancel", cancelled.append)
 
-    def submitted(self: Any, tasks: Sequence[object]) -> list[str]:
+    def submitted(self: Any, tasks: Sequence[object], name: str) -> list[str]:
         if moment == "submitted":
             signal.raise_signal(signal.SIGINT)
         return ["7_0", "7_1"]
 
     def full(path: Path, text: str) -> None:
-        raise StoreError("no space left")
+        if "array_id" in text:
+            raise StoreError("no space left")
 
-    monkeypatch.setattr(slurm.SlurmEngine, "_submitted", submitted)
+    monkeypatch.setattr(slurm_array.StudyArray, "_submitted", submitted)
     if moment == "noted":
-        monkeypatch.setattr(slurm, "write_text", full)
+        monkeypatch.setattr(slurm_array, "write_text", full)
     with pytest.raises((KeyboardInterrupt, StoreError)):
         run_all(engine(Store(tmp_path)))
     assert cancelled == ["7"]
@@ -222,14 +189,14 @@ def test_ctrl_c_and_a_full_disk_before_an_array_is_noted_leave_none_behind(
 def test_a_second_ctrl_c_while_an_array_is_cancelled_says_which_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from studies.engines import slurm
+    from studies.engines import slurm, slurm_array
 
     def interrupted(array_id: str) -> None:
         raise Interrupted
 
     monkeypatch.setattr(slurm, "check_slurm", lambda store: None)
-    monkeypatch.setattr(slurm, "cancel", interrupted)
-    monkeypatch.setattr(slurm.SlurmEngine, "_submitted", lambda self, tasks: ["7_0", "7_1"])
+    monkeypatch.setattr(slurm_array, "cancel", interrupted)
+    monkeypatch.setattr(slurm_array.StudyArray, "_submitted", lambda self, tasks, name: ["7_0", "7_1"])
     with pytest.raises(KeyboardInterrupt):
         run_all(engine(Store(tmp_path), interrupt))
     assert "scancel 7" in capfd.readouterr().err
@@ -254,7 +221,7 @@ def test_detached_jobs_are_found_again_and_left_in_peace(
     assert states(store) == before, "an array of another launcher was cancelled"
     assert "goes on without this launcher" in capfd.readouterr().err
     assert any("JobHeldUser" in line for line in waiting.told), "nobody is told why jobs do not begin"
-    subprocess.run(["scancel", next(iter(before)).split("_")[0]], check=True)
+    cancel(store)
 
 
 def test_two_launchers_at_once_submit_one_array(either: str, tmp_path: Path) -> None:
@@ -264,7 +231,7 @@ def test_two_launchers_at_once_submit_one_array(either: str, tmp_path: Path) -> 
         list(threads.map(run_all, made))
     submitted = ["submitted for" in one.told[0] for one in made]
     assert sorted(submitted) == [False, True]
-    subprocess.run(["scancel", next(iter(states(store))).split("_")[0]], check=True)
+    cancel(store)
 
 
 def test_once_all_is_recorded_jobs_that_still_wait_are_withdrawn(either: str, tmp_path: Path) -> None:
@@ -277,10 +244,7 @@ def test_once_all_is_recorded_jobs_that_still_wait_are_withdrawn(either: str, tm
 def test_cancelled_by_somebody_else_is_told_with_its_state(either: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
 
-    def cancel(running: Sequence[str]) -> None:
-        subprocess.run(["scancel", next(iter(states(store))).split("_")[0]], check=True)
-
-    outcome = run_all(engine(store, cancel))
+    outcome = run_all(engine(store, lambda running: cancel(store)))
     assert all("CANCELLED" in why for why in outcome.incomplete.values())
     assert len(outcome.incomplete) == len(PLAN.cells)
     assert "do all nodes see" in outcome.warnings[0]
@@ -289,7 +253,10 @@ def test_cancelled_by_somebody_else_is_told_with_its_state(either: str, tmp_path
 def test_what_slurm_refuses_is_one_message(either: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Invalid partition name specified; nothing was submitted"):
         run_all(engine(Store(tmp_path), partition="nosuch"))
-    assert not list(tmp_path.glob("studies/*/slurm/array.json"))
+    again = engine(Store(tmp_path), detach=True)
+    run_all(again)
+    assert "2 tasks submitted" in again.told[0], "what was never submitted is in the way"
+    cancel(Store(tmp_path))
 
 
 # --- the task, in a process of its own ----------------------------------------------------------------------------

@@ -1,0 +1,215 @@
+"""The array of a study: submitted once, and found again by whoever comes next, however the last one ended.
+
+Before anything is submitted, the store notes under which name; then which jobs came of it. A launcher that is killed in
+between leaves the name, by which the queue is asked. One that is killed while `sbatch` is still at it leaves that
+process the lock under which arrays are looked for: the next launcher waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from studies.counts import counted
+from studies.errors import ConfigError, StoreError
+from studies.files import write_text
+from studies.interruption import Interrupted, held_back
+from studies.slurm_spec import SlurmSpec
+
+from .slurm_queue import QueueError, cancel, job_states, jobs_named
+from .slurm_task import SlurmTask
+
+SIGNAL_SECONDS = 90  # before its time limit a task is told
+STANDARD_INPUT = 0  # the descriptor
+SUBMITTING_AS = "submitting_as"
+"""In the note: the name of an array that may or may not have been submitted."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array that was submitted, as the store remembers it.
+
+    Attributes:
+        array_id: of Slurm.
+        job_ids: of its jobs, in the order of their tasks.
+    """
+
+    array_id: str
+    job_ids: tuple[str, ...]
+
+
+class StudyArray:
+    """The one array that a study may have in the queue.
+
+    Args:
+        folder: where batch scripts and the note of what was submitted lie.
+        study_id: of the locked plan.
+        settings: what is asked of Slurm.
+        on_message: called with what a person should know meanwhile.
+    """
+
+    def __init__(self, folder: Path, study_id: str, settings: SlurmSpec, on_message: Callable[[str], None]) -> None:
+        self._folder, self._study_id, self._settings, self._on_message = folder, study_id, settings, on_message
+        self._note = folder / "array.json"
+
+    def found_or_submitted(self, task: SlurmTask) -> tuple[Array, bool]:
+        """The array that is there already, or a new one; and whether it is a new one, and thus this launcher's.
+
+        Args:
+            task: what each job of a new one does.
+
+        Raises:
+            ConfigError: Slurm refused the array.
+            StoreError: the folder cannot be written, or the note in it cannot be read.
+            QueueError: Slurm cannot be asked whether there is one.
+        """
+        with self._only_one_submits() as lock:
+            if (found := self._found()) is not None:
+                self._on_message(
+                    f"Slurm array {found.array_id} of this study is queued or running: no other is submitted"
+                )
+                return found, False
+            return self._new([task] * min(self._settings.tasks, len(task.cell_ids)), lock), True
+
+    def _found(self) -> Array | None:
+        """The array that was submitted last, if any of its jobs is queued or running."""
+        try:
+            content = json.loads(self._note.read_bytes())
+            if SUBMITTING_AS in content:
+                array = self._of_the_dead(str(content[SUBMITTING_AS]))
+            else:
+                array = Array(str(content["array_id"]), tuple(map(str, content["job_ids"])))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError):
+            raise StoreError(
+                f"{self._note} does not say which jobs were submitted last: see that none of this "
+                "study is in the queue (squeue --me), then remove the file"
+            ) from None
+        states = {} if array is None else job_states(array.array_id)
+        return array if any(not state.is_over for state in states.values()) else None
+
+    def _of_the_dead(self, name: str) -> Array | None:
+        """The array that a launcher submitted under this name without living to note it; None if it did not."""
+        job_ids = jobs_named(name)
+        if not job_ids:
+            return None
+        array = Array(job_ids[0].partition("_")[0], tuple(job_ids))
+        write_text(self._note, json.dumps(asdict(array)))
+        return array
+
+    def _new(self, tasks: Sequence[SlurmTask], lock: IO[bytes]) -> Array:
+        """Submits an array and notes which; whatever comes between, none is left in the queue that nobody knows of."""
+        name = f"study-{self._study_id}-{secrets.token_hex(4)}"
+        array: Array | None = None
+        try:
+            with held_back():
+                write_text(self._note, json.dumps({SUBMITTING_AS: name}))
+                with _inherited(lock):
+                    jobs = self._submitted(tasks, name)
+                array = Array(jobs[0].partition("_")[0], tuple(jobs))
+                write_text(self._note, json.dumps(asdict(array)))
+            self._on_message(
+                f"Slurm array {array.array_id}: {counted(len(jobs), 'task')} submitted for "
+                f"{counted(len(tasks[0].cell_ids), 'cell')}, logs in {self._folder}"
+            )
+        except BaseException:
+            if array is not None:
+                cancel_array(array, "cancelled")
+            raise
+        return array
+
+    def _submitted(self, tasks: Sequence[SlurmTask], name: str) -> list[str]:
+        """Ids of the jobs, in the order of the tasks."""
+        import submitit
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+        from submitit.helpers import clean_env
+
+        wanted = self._settings
+        executor = submitit.SlurmExecutor(self._folder, max_num_timeout=wanted.requeues)
+        executor.update_parameters(**_parameters(wanted, name))
+        kept = {name: os.environ[name] for name in ("SLURM_CONF", *_own_choices(wanted)) if name in os.environ}
+        try:
+            with clean_env():  # from within a job too, whose variables are not those of the array
+                os.environ.update(kept)
+                jobs = executor.submit_array(tasks)
+        except (FailedSubmissionError, FailedJobError) as error:
+            raise ConfigError(f"engine: Slurm refused the array: {_last_line(error)}; nothing was submitted") from None
+        except OSError as error:  # what submitit writes beside the batch script
+            raise StoreError(f"{self._folder}: nothing was submitted: {error.strerror or error}") from error
+        return [str(job.job_id) for job in jobs]
+
+    @contextlib.contextmanager
+    def _only_one_submits(self) -> Iterator[IO[bytes]]:
+        """Held while an array is looked for and submitted, so that two launchers do not submit two."""
+        path = self._folder / "submit.lock"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be locked: {error.strerror}") from error
+        with file:
+            yield file
+
+
+def cancel_array(array: Array, how: str) -> None:
+    """Cancels an array and prints what became of it, of which there may be nobody else left to tell.
+
+    Args:
+        how: it went, if it went well.
+    """
+    try:
+        cancel(array.array_id)
+    except (QueueError, KeyboardInterrupt, Interrupted) as error:
+        how = f"could not be cancelled ({str(error) or 'interrupted'}): scancel {array.array_id}"
+    print(f"Slurm array {array.array_id}: {how}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _inherited(lock: IO[bytes]) -> Iterator[None]:
+    """Has what is started meanwhile hold a lock too, until it ends: as its standard input, which `sbatch` leaves be."""
+    usual = os.dup(STANDARD_INPUT)
+    os.dup2(lock.fileno(), STANDARD_INPUT)
+    try:
+        yield
+    finally:
+        os.dup2(usual, STANDARD_INPUT)
+        os.close(usual)
+
+
+def _parameters(wanted: SlurmSpec, name: str) -> dict[str, Any]:
+    """What submitit writes into the batch script."""
+    asked = {"partition": wanted.partition, "account": wanted.account, "qos": wanted.qos, "mem": wanted.memory}
+    return {name: value for name, value in asked.items() if value is not None} | {
+        "job_name": name,
+        "time": wanted.time_limit,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": wanted.cpus_per_task,
+        **({"gpus_per_node": wanted.gpus_per_task} if wanted.gpus_per_task else {}),
+        "signal_delay_s": SIGNAL_SECONDS,
+        "array_parallelism": wanted.tasks,
+        "wckey": None,
+        "setup": list(wanted.setup) or None,
+        "srun_args": [f"--cpus-per-task={wanted.cpus_per_task}"],  # since Slurm 22.05 a step does not inherit it
+        "additional_parameters": wanted.additional_parameters | {"requeue": True},
+    }
+
+
+def _own_choices(settings: SlurmSpec) -> list[str]:
+    """The variables of `sbatch` by which a person says what the settings leave open; others would overrule them."""
+    return [f"SBATCH_{name.upper()}" for name in ("partition", "account", "qos") if getattr(settings, name) is None]
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
