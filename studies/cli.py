@@ -19,6 +19,7 @@ from .counts import counted
 from .doctor.command import doctor
 from .errors import ExitCode, StudyError
 from .fit_command import fit
+from .help_text import fill_paragraphs
 from .interruption import told_once
 from .probes.command import EPILOG, probe
 from .retry import RetryOption, asks_to_retry
@@ -38,9 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure what a vision architecture's built-in assumptions are worth.\n\n"
     "Exit codes: 0 done; 1 a bug; 2 a wrong command, configuration or data set, nothing was trained; "
-    "3 the study ended with cells failed, invalid or not finished (diverged ones are results, at chance), or "
-    "`study doctor` found something broken; 4 a bundle is not what it claims; 130 interrupted, 128 + n ended by "
-    "signal n (SIGTERM 143): the same command continues.",
+    "3 the study ended with cells failed, invalid or not finished (diverged ones are results, at chance), or doctor, "
+    "soak or bench found something that is not as it must be; 4 a bundle is not what it claims; 130 interrupted, "
+    "128 + n ended by signal n (SIGTERM 143): the same command continues, of soak and bench it begins anew.",
 )
 
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study file, see `study list`.")]
@@ -399,6 +400,9 @@ def clean(
         out.print(line, markup=False)
     if not yes:
         out.print("nothing was removed; add --yes to do it")
+
+
+fill_paragraphs(app)
 
 
 def _for_training(

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import ClassVar
 
 KEPT = "finished cells are kept; continue with the same command"
 MESSAGE = f"interrupted: {KEPT}"
@@ -20,12 +21,24 @@ ENDING = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class Interrupted(BaseException):
-    """A signal within `told_once`; no `KeyboardInterrupt`, at which typer would end without a word."""
+    """A signal within `told_once`; no `KeyboardInterrupt`, at which typer would end without a word.
+
+    Attributes:
+        left: what the message says of what is left, as set by `leaves`.
+    """
+
+    left: ClassVar[str] = KEPT
 
     def __init__(self, number: int = signal.SIGINT) -> None:
-        self.message = MESSAGE if number == signal.SIGINT else f"ended by {signal.Signals(number).name}: {KEPT}"
+        ended = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        self.message = f"{ended}: {self.left}"
         self.exit_code = 128 + number
         super().__init__(self.message)
+
+
+def leaves(what: str) -> None:
+    """From now on the message of an end by a signal says this: for a command that trains no study into its store."""
+    Interrupted.left = what
 
 
 @contextlib.contextmanager
@@ -39,6 +52,7 @@ def told_once() -> Iterator[None]:
         SystemExit: with exit code 130, or 128 + the number of another signal.
     """
     usual = sys.unraisablehook
+    leaves(KEPT)
 
     def swallowed(caught: sys.UnraisableHookArgs) -> None:
         if not issubclass(caught.exc_type, (KeyboardInterrupt, Interrupted)):

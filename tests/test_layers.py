@@ -33,7 +33,7 @@ LIGHT_MODULES = ("planning", "cell", "grid", "fairness", "plan_notes", "digest",
                  "bundle", "housekeeping", "progress", "precision", "tuning", "tuned", "tuning_file", "published",
                  "kept_results", "probes/catalogue", "probes/subjects", "probes/probe", "probes/probe_results",
                  "probes/summary", "probes/probe_tables", "probes/command",
-                 "listing", "jobs", "console", "counts", "interruption", "fit_command", "printed_answers",
+                 "listing", "jobs", "console", "counts", "interruption", "help_text", "fit_command", "printed_answers",
                  "bench/command", "bench/calibration_tables", "bench/tables", "bench/timings", "bench/workload",
                  "bench/children", "bench/train_race", "bench/roofline", "bench/gpu", "bench/made_store",
                  "bench/store_times", "doctor", "retry", "record_file", "troubled_lines", "soak", "stall")  # fmt: skip

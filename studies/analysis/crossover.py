@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from studies.counts import counted
+from studies.counts import counted, listed
 
 from .curve import Array, Curve, Interpolation, pair_up
 from .finding import Finding, Names, name_of
@@ -137,10 +137,14 @@ class Crossover(Finding):
             text += f", {percent} {interval} {stretches_text(self.told_set, self.column)} ({self._inversion()})"
         if self.p_corrected > self.threshold:
             text += (
-                f". After correction over the {of.places(len(self.tests.tests))} this crossing is not significant "
-                f"(p = {self.p_corrected:.2f})"
+                f". After correction over the {of.places(len(self.tests.tests))}{self._and_pairs} this crossing is not "
+                f"significant (p = {self.p_corrected:.2f})"
             )
         return f"{text}."
+
+    @property
+    def _and_pairs(self) -> str:
+        return f" and both claims of {self.num_pairs} pairs" if self.num_pairs > 1 else ""
 
     def _inversion(self) -> str:
         """How the set was found, and between which measured sizes an end of it is interpolated alone."""
@@ -162,8 +166,18 @@ class Crossover(Finding):
         return (
             f"No crossover from {of.number(tests['x'].min())} to {of.value(tests['x'].max())}: "
             f"{name_of(better, names)} is better than {name_of(worse, names)} at every one of {of.places(len(tests))} "
-            "(a one-sided test at each)."
+            f"(a one-sided test at each{self._two_sided()})."
         )
+
+    def _two_sided(self) -> str:
+        """At which x the same difference is significant where each has to hold alone; empty where it is at all."""
+        tests, of = self.tests.tests, quantity(self.column)
+        surely = tests.loc[tests["p_holm"] <= 1 - self.confidence, "x"]
+        if len(surely) == len(tests):
+            return ""
+        where = f"{listed([of.number(x) for x in surely])} {of.unit} only" if len(surely) else "none of them"
+        over = f"corrected by Holm over {of.places(len(tests))}"
+        return f", all of which have to hold; two-sided and {over} the difference is significant at {where}"
 
     def _not_resolved(self, names: Names | None) -> str:
         first, second, of = name_of(self.first, names), name_of(self.second, names), quantity(self.column)
@@ -238,18 +252,18 @@ def corrected(crossovers: list[Crossover]) -> list[Crossover]:
     """The same comparisons with their claims corrected by Holm, for pairs that were not declared.
 
     A pair can be claimed to cross and claimed not to: both claims of all pairs that have a test are one family of
-    hypotheses. A claim that its tests cannot support has p = 1 and counts, such as that one family is better at every x
-    where one of the two was not measured.
+    hypotheses, also where the claim to cross is corrected over all x besides. A claim that its tests cannot support has
+    p = 1 and counts, such as that one family is better at every x where one of the two was not measured.
     """
     num_pairs = sum(not math.isnan(one.p_crosses) for one in crossovers)
     claims = holm(np.array([one.p_crosses for one in crossovers] + [one.p_none for one in crossovers]))
-    p_corrected = holm(np.array([one.p_corrected for one in crossovers]))
+    over_sizes = holm(np.array([one.p_corrected for one in crossovers] + [one.p_none for one in crossovers]))
     changed = []
     for place, one in enumerate(crossovers):
         one = replace(
             one,
             p_crosses=float(claims[place]),
-            p_corrected=float(p_corrected[place]),
+            p_corrected=float(over_sizes[place]),
             p_none=float(claims[len(crossovers) + place]),
             num_pairs=num_pairs,
             method=f"{one.method}; claims corrected by Holm over both claims of {counted(num_pairs, 'pair')}, "

@@ -13,8 +13,15 @@ from rich.console import RenderableType
 
 from studies.console import JsonOption, err, out, print_json
 from studies.errors import ConfigError, ExitCode
+from studies.interruption import leaves
 
 bench = typer.Typer(no_args_is_help=True, help="Measure the instrument itself: how often it is right, how fast it is.")
+
+
+@bench.callback()
+def begin() -> None:
+    """Whatever is measured begins anew when it is asked for again."""
+    leaves("a measurement is not continued; the same command begins it anew")
 
 
 @bench.command()

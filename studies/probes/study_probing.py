@@ -147,7 +147,10 @@ def probe_study(
     )
     for message in probing.messages:
         on_message(message)
-    report = report_study(planned, store) if store.records(planned) else None
+    report = None
+    if store.records(planned):
+        on_message(f"writing the report of {planned.study_id}")  # of a large study that is a minute's work
+        report = report_study(planned, store)
     return ProbingResult(
         planned,
         tuple(kinds),

@@ -40,6 +40,7 @@ th, td { padding: .34rem .6rem; text-align: right; border-bottom: 1px solid var(
 thead th { border-bottom: 2px solid var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; }
 th.label, td.label { text-align: left; }
 table.prose { min-width: 100%; } .prose th, .prose td { text-align: left; white-space: normal; vertical-align: top; }
+.prose td:last-child { overflow-wrap: anywhere; }
 .wrapped td.label { white-space: normal; } .wrapped th, .wrapped td { padding-inline: .4rem; }
 details { margin: 1.2rem 0; } summary { cursor: pointer; color: var(--accent); }
 section > details.section { margin: 0; } details.section > summary { color: var(--ink); }

@@ -150,15 +150,25 @@ def _pairs_that_cross(answers: Answers, names: Names) -> str:
     none = sum(one.decision == "none below x_max" for one in answers.crossovers)
     pairs = len(answers.crossovers)
     tested = sum(not math.isnan(one.p_crosses) for one in answers.crossovers)
+    if not tested:
+        return _pairs_without_a_test(answers.crossovers)
     family = "corrected by Holm over them"
     if tested < pairs:
-        family = f"corrected by Holm over the {tested} that can be tested" if tested else "of which none can be tested"
+        family = f"corrected by Holm over the {tested} that can be tested"
     start = (
         f"No pair was declared. Of all {counted(pairs, 'pair')}, {family}, {len(of)} "
         f"{'crosses' if len(of) == 1 else 'cross'}; in {none} one arm is better at every size; "
         f"{pairs - len(of) - none} {'is' if pairs - len(of) - none == 1 else 'are'} not resolved."
     )
     return " ".join([start, *(one.sentence(names) for one in of)])
+
+
+def _pairs_without_a_test(crossovers: Sequence[Crossover]) -> str:
+    """That nothing can be said of any pair, and why."""
+    pairs = counted(len(crossovers), "pair")
+    compared = any(not one.tests.tests.empty for one in crossovers)
+    why = "no two arms share two replicates at any size" if compared else "no two arms were measured at a common size"
+    return f"No pair was declared, and whether any of {pairs} crosses is not known: a test needs replicates, and {why}."
 
 
 def choice_statements(choices: Sequence[Choice], names: Names) -> list[str]:

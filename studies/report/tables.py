@@ -214,25 +214,26 @@ def missing_table(frame: pd.DataFrame, card: StudyCard) -> Table:
     reasons = [f"diverged, at chance where it did: {text}".rstrip(": ") for text in diverged["reason"]]
     diverged = diverged.assign(reason=reasons)
     for row in [*left_out_cells(frame).to_dict("records"), *diverged.to_dict("records")]:
-        of_row = (str(row["replicate"]), row["reason"], row["cell_id"])
+        of_row = (str(row["replicate"]), row["cell_id"], row["reason"])
         rows.append((row["arm"], *begun(row["cell_id"]), f"{row['num_train']:,}", *of_row))
     cells = frame.drop_duplicates("cell_id")
     absent_of_grid = absent_cells(frame, card.x)
     fine_tuned = ", ".join(f"{size:,}" for size in sorted(set(cells["num_train"]))) if card.x == "num_pretrain" else ""
     for arm, size, replicate in absent_of_grid:
         sizes = (f"{size:,}", fine_tuned) if fine_tuned else (*(("",) if pretrained else ()), f"{size:,}")
-        rows.append((arm, *sizes, str(replicate), "not trained yet", ""))
+        rows.append((arm, *sizes, str(replicate), "", "not trained yet"))
     absent = card.num_cells - len(cells) - len(absent_of_grid)
     if absent > 0:
         told = f"{counted(absent, 'more planned cell')} {'has' if absent == 1 else 'have'} no record yet"
-        rows.append(("other", *(("",) if pretrained else ()), "", "", told, ""))
+        rows.append(("other", *(("",) if pretrained else ()), "", "", "", told))
     return Table(
         name="left_out",
-        title="Cells left out, diverged or not trained",
-        columns=("Arm", *(("Pretrained on",) if pretrained else ()), "N", "Replicate", "Reason", "Cell"),
+        title="Cells that failed, diverged, were left out or not trained",
+        columns=("Arm", *(("Pretrained on",) if pretrained else ()), "N", "Replicate", "Cell", "Reason"),
         rows=tuple(rows)
-        or (("none", *(("",) if pretrained else ()), "", "", "every planned cell is in the curves", ""),),
+        or (("none", *(("",) if pretrained else ()), "", "", "", "every planned cell is in the curves"),),
         num_label_columns=6 if pretrained else 5,
+        prose=True,
     )
 
 

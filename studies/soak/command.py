@@ -16,6 +16,7 @@ import typer
 from studies.console import JsonOption, err, out, print_json
 from studies.counts import counted
 from studies.errors import ConfigError, ExitCode
+from studies.interruption import leaves
 
 if TYPE_CHECKING:
     from .trial import Trial
@@ -42,7 +43,10 @@ OFTEN = ("tracking=off", "engine.checkpoint_seconds=0", "engine.chunk_steps=5")
 def soak(
     study: Annotated[
         Optional[str],  # noqa: UP045  # typer reads this form
-        typer.Argument(help="Name of a study file; by default data_scaling, made small: seconds a cell."),
+        typer.Argument(
+            help="Name of a study file; by default data_scaling, made small: seconds a cell. May be left out before "
+            "overrides."
+        ),
     ] = None,
     overrides: Annotated[Optional[list[str]], typer.Argument(help="Overrides, as of `study run`.")] = None,  # noqa: UP045
     kills: Annotated[int, typer.Option(min=1, help="Processes to end in all.")] = 200,
@@ -63,18 +67,20 @@ def soak(
     from studies.store import Store
 
     from .processes import PROC
-    from .trial import run_trial, undisturbed
+    from .trial import command, run_trial
+    from .undisturbed import anew, undisturbed
     from .verdict import results
 
     if not (PROC / "self" / "stat").exists():
         raise ConfigError(f"soak: reads processes from {PROC}, which this system does not have; run it on Linux")
     if folder.exists():
         raise ConfigError(f"--folder: {folder} is there already; remove it or choose another")
-    chosen = [study, *OFTEN, *(overrides or [])] if study else ["data_scaling", *OFTEN, *SMALL, *(overrides or [])]
+    leaves(f"a soak is not continued; {anew(folder)}")
+    chosen = composed_of(study, overrides or [])
     seed = secrets.randbelow(2**32) if seed is None else seed
     err.print(f"seed {seed}; the study is first run undisturbed, which takes as long as study run does", markup=False)
     started = time.monotonic()
-    undisturbed(chosen, folder / "undisturbed")
+    undisturbed(command(chosen, folder / "undisturbed"), folder / "undisturbed", err)
     expected = results(Store(folder / "undisturbed"))
     alone = time.monotonic() - started
     err.print(f"undisturbed: {counted(len(expected), 'cell')} in {alone:.0f} s", markup=False)
@@ -106,6 +112,13 @@ def soak(
         for line in _lines(summary):
             out.print(line, markup=False)
     raise SystemExit(ExitCode.INCOMPLETE if summary["problems"] else ExitCode.OK)
+
+
+def composed_of(study: str | None, overrides: Sequence[str]) -> list[str]:
+    """Study and overrides of `study run`; where the first word is an override, it is one of the small study."""
+    if study is not None and "=" not in study:
+        return [study, *OFTEN, *overrides]
+    return ["data_scaling", *OFTEN, *SMALL, *([study] if study else []), *overrides]
 
 
 def _summary(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from studies.errors import ExitCode, StudyError
+from studies.errors import ExitCode
 from studies.store import Store
 
 from .faults import FAULTS, Scene, draw
@@ -25,6 +24,7 @@ from .witness import Witness
 LOOK_SECONDS = 0.03  # between two looks of the witness
 END_LOOK_SECONDS = 0.2  # between two looks whether all have ended
 END_SECONDS = 120.0  # in which every process has to be gone after its launcher; a busy machine ends them slowly
+FIRST_LAUNCHERS = 2  # at once: each finds the cells of the other locked, from the first cell of every trial on
 MOST_STARTS = 200  # of the command in one trial, after which it is given up
 ENDS = frozenset({ExitCode.OK, ExitCode.INCOMPLETE})
 """Exit codes with which a launcher may end by itself: done, or a cell's worker has died too often under this call."""
@@ -54,17 +54,6 @@ class Trial:
 def command(arguments: Sequence[str], store: Path) -> list[str]:
     """`study run` in this interpreter."""
     return [sys.executable, "-m", "studies", "run", *arguments, "--store", str(store)]
-
-
-def undisturbed(arguments: Sequence[str], store: Path) -> None:
-    """Runs the study once to its end.
-
-    Raises:
-        StudyError: it does not finish even so.
-    """
-    ended = subprocess.run(command(arguments, store), capture_output=True, text=True, check=False)
-    if ended.returncode != ExitCode.OK:
-        raise StudyError(f"undisturbed the study ends with exit code {ended.returncode}:\n{ended.stdout}{ended.stderr}")
 
 
 class _Launchers:
@@ -153,10 +142,12 @@ def _until_done(
     pace: float,
     on_fault: Callable[[str], None],
 ) -> None:
-    """Begins the command again and again; in between faults, and looks of the witness."""
+    """Begins the command twice, and again where all have ended; in between faults, and looks of the witness."""
     found, pending, due = Store(store), draw(chance), time.monotonic()
     scene = Scene(store, chance, launchers.running, launchers.signals, launchers.begin)
-    for _ in itertools.count():
+    for _ in range(FIRST_LAUNCHERS):
+        launchers.begin()
+    while True:
         codes = launchers.ended()
         trial.problems += [problem for _, problem in codes if problem]
         if any(code == ExitCode.OK for code, _ in codes) and not is_done(found):

@@ -126,4 +126,9 @@ def test_pairs_that_cannot_be_tested_are_told_apart() -> None:
     (said, *_) = crossover_statements(analyse_study(lacking, pair=None, chance=0.5), names)
     assert said.startswith("No pair was declared. Of all 3 pairs, corrected by Holm over the 1 that can be tested, ")
     (said, *_) = crossover_statements(analyse_study(frame[frame["replicate"] == 0], pair=None, chance=0.5), names)
-    assert said.startswith("No pair was declared. Of all 3 pairs, of which none can be tested, 0 cross; ")
+    unknown = "No pair was declared, and whether any of 3 pairs crosses is not known: "
+    unknown += "a test needs replicates, and no two arms"
+    assert said == f"{unknown} share two replicates at any size."
+    apart = frame[frame["arm"] == frame["num_train"].map({128: "resnet", 512: "vit", 2048: "mlp"})]
+    (said, *_) = crossover_statements(analyse_study(apart, pair=None, chance=0.5), names)
+    assert said == f"{unknown} were measured at a common size."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,12 +16,20 @@ from pathlib import Path
 
 import pytest
 from planned import finish, planned
+from rich.console import Console
 
+from studies import cli, progress
+from studies.compose import compose_study
+from studies.errors import ConfigError, StudyError
 from studies.grid import Plan
+from studies.interruption import KEPT, MESSAGE, Interrupted, told_once
 from studies.soak import trial as trial_module
+from studies.soak import undisturbed as undisturbed_module
+from studies.soak.command import OFTEN, SMALL, composed_of
 from studies.soak.faults import FAULTS, Scene
 from studies.soak.processes import holds_open, survivors
 from studies.soak.trial import run_trial
+from studies.soak.undisturbed import undisturbed
 from studies.soak.verdict import differences, is_done, leftovers, results, untruths
 from studies.soak.witness import Witness
 from studies.store import Store
@@ -173,17 +184,31 @@ from planned import planned, predictions_of, record_of
 from studies.store import Store
 
 plan, store, sabotage = planned(replicates=1), Store(sys.argv[1]), sys.argv[2]
-store.lock_plan(plan)
-for index, cell in enumerate(plan.cells):
-    with store.lock(cell.id):
-        if store.record(cell.id) is None or sabotage == "trains again":
+go = store.root / "go"
+
+def train(index, again=False):
+    cell = plan.cells[index]
+    with store.lock(cell.id) as mine:
+        if mine and (again or store.record(cell.id) is None):
             with (store.cell_folder(cell.id) / "log.txt").open("a") as log:
                 print(f"process {os.getpid()} takes up it", file=log)
-            time.sleep(0.1)
-            record = record_of(plan, cell, errors=(0.4, 0.35, 0.31 + len(sabotage) / 1000, 0.3))
+            record = record_of(plan, cell, errors=(0.4, 0.35, 0.31, 0.3))
             store.write_record(record, predictions_of(record, cell.num_test, seed=index))
+
+store.lock_plan(plan)
+while store.record(plan.cells[0].id) is None:
+    train(0)
+    time.sleep(0.01)
+while not go.exists():
+    time.sleep(0.01)
+while any(store.record(cell.id) is None for cell in plan.cells):
+    for index in range(len(plan.cells)):
+        train(index)
+    time.sleep(0.01)
+if sabotage == "trains again":
+    train(0, again=True)
 if sabotage == "leaves a process" and os.fork() == 0:
-    time.sleep(60)
+    time.sleep(600)
 raise SystemExit(1 if sabotage == "breaks" else 0)
 """
 
@@ -200,32 +225,150 @@ raise SystemExit(1 if sabotage == "breaks" else 0)
 def test_a_trial_repeats_the_command_until_it_is_done_and_tells_what_is_wrong(
     sabotage: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a launcher that trains nothing and is killed once it has left a record."""
+    """With launchers that train nothing, hold still after the first record, and are killed there, both."""
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[1] / 'studies'}:{Path(__file__).parents[2]}")
     monkeypatch.setattr(trial_module, "END_SECONDS", 1.0)
-    kill = FAULTS["SIGKILL to the launcher"]
+    name, at_once, looks = "SIGKILL to the launcher", list[int](), list[None]()
+    kill = FAULTS[name]
 
-    def once_there_is_a_record(scene: Scene) -> str | None:
-        return kill.inject(scene) if any(scene.store.glob("cells/*/record.json")) else None
+    def each_once_there_is_a_record(scene: Scene) -> str | None:
+        """The witness looks before every fault: a record that was there at the last one it has seen."""
+        looks.extend([None] if any(scene.store.glob("cells/*/record.json")) else [])
+        if len(looks) < 2:
+            return None
+        at_once.append(len(scene.launchers))
+        scene.launchers = [pid for pid in scene.launchers if not scene.signals[pid]]
+        done = kill.inject(scene)
+        if len(at_once) == 2:
+            (scene.store / "go").touch()
+        return done
 
-    monkeypatch.setattr(trial_module, "draw", lambda chance: "SIGKILL to the launcher")
-    monkeypatch.setattr(
-        trial_module, "FAULTS", {"SIGKILL to the launcher": replace(kill, inject=once_there_is_a_record)}
-    )
+    monkeypatch.setattr(trial_module, "draw", lambda chance: name)
+    monkeypatch.setattr(trial_module, "FAULTS", {name: replace(kill, inject=each_once_there_is_a_record)})
 
     def command(arguments: object, store: Path) -> list[str]:
         return [sys.executable, "-c", LAUNCHER, str(store), sabotage]
 
+    (tmp_path / "undisturbed").mkdir()
+    (tmp_path / "undisturbed" / "go").touch()
     subprocess.run([*command((), tmp_path / "undisturbed")[:-1], ""], check=True)
     expected = results(Store(tmp_path / "undisturbed"))
     monkeypatch.setattr(trial_module, "command", command)
     killed: list[str] = []
     trial = run_trial(
-        (), tmp_path / "trial", expected, random.Random(0), num_faults=1, pace=0.1, on_fault=killed.append
+        (), tmp_path / "trial", expected, random.Random(0), num_faults=2, pace=0.1, on_fault=killed.append
     )
-    assert trial.faults["SIGKILL to the launcher"] == trial.kills == len(killed) == 1
-    assert trial.launchers == 1 + trial.kills or trial.problems
+    assert at_once[0] == 2, "every trial begins with two launchers"
+    assert trial.faults[name] == trial.kills == len(killed) == 2
+    assert trial.launchers == 3
     assert any(told in problem for problem in trial.problems) if told else trial.problems == [], trial.problems
+
+
+@pytest.mark.parametrize(
+    ("words", "study", "overrides"),
+    [
+        ([], "data_scaling", []),
+        (["replicates=1"], "data_scaling", ["replicates=1"]),
+        (["replicates=1", "data.num_test=80"], "data_scaling", ["replicates=1", "data.num_test=80"]),
+        (["compute", "replicates=1"], "compute", ["replicates=1"]),
+    ],
+)
+def test_overrides_alone_are_of_the_small_study(words: list[str], study: str, overrides: list[str]) -> None:
+    chosen = composed_of(words[0] if words else None, words[1:])
+    assert chosen[: 1 + len(OFTEN)] == [study, *OFTEN]
+    assert chosen[1 + len(OFTEN) :] == [*(SMALL if study == "data_scaling" else ()), *overrides]
+
+
+def test_what_makes_the_small_study_can_be_overridden() -> None:
+    composed = compose_study("data_scaling", composed_of("replicates=1", ["num_train=[32]"])[1:])
+    assert (composed.spec.replicates, composed.spec.num_train, composed.spec.name) == (1, (32,), "soak")
+
+
+IN_PEACE = """
+import sys, time
+from pathlib import Path
+from planned import finish, planned
+from studies.store import Store
+
+plan, store = planned(replicates=1), Store(sys.argv[1])
+finish(store, plan, plan.cells[:2])
+while not (store.root / "told").exists():
+    time.sleep(0.01)
+finish(store, plan)
+print("as it ends")
+raise SystemExit(int(sys.argv[2]))
+"""
+
+
+class Told(io.StringIO):
+    """Notes in a store that something was said."""
+
+    def __init__(self, store: Path) -> None:
+        super().__init__()
+        self.store = store
+
+    def write(self, text: str) -> int:
+        if "2/" in text:
+            (self.store / "told").touch()
+        return super().write(text)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_it_is_said_how_far_the_undisturbed_run_is(
+    code: int, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study goes on once that is said."""
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[1] / 'studies'}:{Path(__file__).parents[2]}")
+    monkeypatch.setattr(undisturbed_module, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    store = tmp_path / "soak" / "undisturbed"
+    told = Told(store)
+    command = [sys.executable, "-c", IN_PEACE, str(store), str(code)]
+    with pytest.raises(StudyError) if code else contextlib.nullcontext() as caught:
+        undisturbed(command, store, Console(file=told))
+    assert f"2/{len(plan.cells)} done" in told.getvalue()
+    if caught is not None:
+        text = str(caught.value)
+        assert "exit code 3" in text
+        assert "as it ends" in text
+        assert text.endswith(
+            f"A soak is not continued: to begin it anew remove {store.parent}, or name another --folder"
+        )
+
+
+def test_a_study_that_cannot_be_run_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('error: no such study'); raise SystemExit(2)"]
+    with pytest.raises(ConfigError, match="the study cannot be run: error: no such study"):
+        undisturbed(command, tmp_path / "soak" / "undisturbed", Console())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [(["soak"], "a soak is not continued; to begin it anew remove"), (["bench", "fit"], "anew")]
+)
+def test_an_end_by_a_signal_says_what_is_true_of_the_command(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes where the study would be run, or the analysis begun."""
+
+    def ended(*args: object, **named: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(undisturbed_module, "undisturbed", ended)
+    monkeypatch.setattr("studies.analysis.timing.time_analysis", ended)
+    monkeypatch.setattr(sys, "argv", ["study", *words])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 143
+    last = said.getvalue().splitlines()[-1]
+    assert last.startswith("ended by SIGTERM: ")
+    assert told in last
+    assert KEPT not in last
+    with told_once():
+        assert Interrupted().message == MESSAGE, "and what is true of studies again"
 
 
 def test_exit_code_and_summary_tell_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +387,7 @@ def test_exit_code_and_summary_tell_what_was_found(tmp_path: Path, monkeypatch: 
             folder.mkdir(parents=True)
         return trial
 
-    monkeypatch.setattr(trial, "undisturbed", lambda arguments, store: store.mkdir(parents=True))
+    monkeypatch.setattr(undisturbed_module, "undisturbed", lambda command, store, console: store.mkdir(parents=True))
     monkeypatch.setattr(verdict, "results", lambda store: {"x": []})
     monkeypatch.setattr(trial, "run_trial", fake)
     asked = ["soak", "--kills", "5", "--seed", "4", "--json", "--folder", str(tmp_path / "soak")]

@@ -29,6 +29,7 @@ def test_what_is_there_is_told_and_nothing_computed_again(plan: Plan, probed_cop
     assert "first_layer: what the first layer looks for; mean over replicates ± 95% t-interval" in found.stdout
     assert f"{plan.study_id}: probes, 88 of 88 results: shift_consistency 12 of 12" in found.stdout
     assert "test split" not in found.stderr
+    assert f"writing the report of {plan.study_id}" in found.stderr
     found = CliRunner().invoke(app, ["probe", "small", "--probes", "few_shot", "--store", root, "--workers", "1"])
     assert f"{plan.study_id}: probes, 12 of 12 results: few_shot 12 of 12" in found.stdout
     assert "few_shot reads the test split" in found.stderr

@@ -7,6 +7,7 @@ import html
 import html.parser
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,11 +128,23 @@ def test_partial_study_says_what_is_missing(records: list[Record], report: Path,
         "This study is incomplete: 45 of 48 planned cells are finished, 1 failed, 2 not trained yet"
     )
     table = (tmp_path / "tables" / "left_out.md").read_text()
-    assert "| mlp | 8,192 | 0 | failed: out of memory <at step 3> |" in table
-    assert "| mlp | 8,192 | 2 | not trained yet |" in table
+    assert f"| mlp | 8,192 | 0 | {kept[-1].cell_id} | failed: out of memory <at step 3> |" in table
+    assert table.startswith("### Cells that failed, diverged, were left out or not trained\n")
+    assert "| mlp | 8,192 | 2 |  | not trained yet |" in table
     assert "out of memory &lt;at step 3&gt;" in (tmp_path / "index.html").read_text()
     for file in ("figures/data_curves.svg", "figures/data_curves.png", "tables/test_error_selected.md", "index.html"):
         assert (report / file).read_bytes() != (tmp_path / file).read_bytes(), file
+
+
+def test_the_table_of_troubled_cells_fits_on_the_page(records: list[Record], tmp_path: Path) -> None:
+    """Its reasons wrap, and the id that `study logs` takes stands before them, where no reason pushes it away."""
+    reason = "out of memory: " + "/a/path/without/any/space" * 20
+    write_report([*small(records, *PAIR)[1:], failed_record(num_train=128, reason=reason)], CARD, tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    table = page[page.index("<h3>Cells that failed") :].partition("</table>")[0]
+    assert '<table class="prose">' in table
+    assert re.findall("<th[^>]*>([^<]*)<", table)[-2:] == ["Cell", "Reason"]
+    assert ".prose td:last-child { overflow-wrap: anywhere; }" in page
 
 
 def test_single_answers_say_what_they_leave_out(records: list[Record], tmp_path: Path) -> None:

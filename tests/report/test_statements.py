@@ -49,6 +49,26 @@ def test_no_crossover_is_said_as_such() -> None:
     assert full == ("Read at the full budget, instead of at the branch chosen on validation, the answer is the same.")
 
 
+def test_one_sided_claims_are_told_beside_what_two_sided_tests_say() -> None:
+    """Better at both sizes by one-sided tests that have to hold together, significantly so at one by the corrected."""
+    offsets, records = (-0.08, 0.0, 0.08), []
+    for size, ratio in ((64, 0.4), (256, 0.85)):
+        for replicate, offset in enumerate(offsets):
+            records.append(make_record("vit", num_train=size, replicate=replicate, error=0.3))
+            error = 0.3 * ratio * (1 + offset)
+            records.append(make_record("resnet", num_train=size, replicate=replicate, error=error))
+    answers = answered(records)
+    told = crossover_statements(answers, NAMES)[0]
+    assert told == (
+        "No crossover from 64 to 256 images: ResNet is better than ViT at every one of 2 sizes (a one-sided test at "
+        "each, all of which have to hold; two-sided and corrected by Holm over 2 sizes the difference is significant "
+        "at 64 images only)."
+    )
+    assert (
+        "significantly better only with 64 images" in choice_statements(answers.by_rule["selected"].choices, NAMES)[0]
+    )
+
+
 def test_what_is_not_resolved_is_said_as_such() -> None:
     same = {"vit": power_error(3, 0.4), "resnet": power_error(3, 0.4)}
     answers = answered(study_records(same, replicates=3, noise=0.1))
@@ -184,6 +204,21 @@ def test_reservations_name_what_records_show(records: list[Record]) -> None:
     text = " ".join(reservation_statements(records_frame(records), CARD, answered(records)))
     assert "pairing" not in text
     assert "Exact training FLOPs differ by up to 23% between arms" in text
+
+
+def test_a_diverged_cell_is_no_difference_of_cost() -> None:
+    """It ends where it diverges, after fewer FLOPs than its arm needs; the cost of an arm is that of finished cells."""
+    arms = ("vit", "mixer")
+    whole = [make_record(arm, replicate=replicate, error=0.2) for arm in arms for replicate in range(2)]
+    half = [
+        branch.model_copy(update={"train_flops_exact": branch.train_flops_exact // 2}) for branch in whole[0].branches
+    ]
+    stopped = make_record(replicate=2, status="diverged", reason="loss nan").model_copy(update={"branches": (*half,)})
+    frame = records_frame([*whole, stopped])
+    assert "Exact training FLOPs" not in " ".join(reservation_statements(frame, CARD, answered([*whole, stopped])))
+    finished = stopped.model_copy(update={"status": "finished"})
+    told = " ".join(reservation_statements(records_frame([*whole, finished]), CARD, answered([*whole, finished])))
+    assert "Exact training FLOPs differ by up to 17% between arms" in told
 
 
 def test_a_study_of_one_training_set_answers_over_its_budgets() -> None:
