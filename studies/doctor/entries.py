@@ -23,7 +23,7 @@ OF_CELL = re.compile(
     r"record\.json|predictions\.npz|lock|log\.txt|progress\.json|checkpoint\..*|weights-.*|record\..+-\d+\.json|\..*\.tmp"
 )
 OF_RESULT = re.compile(r"result\.json|arrays\.npz|lock|result\..+-\d+\.json|\..*\.tmp")
-OF_STUDY = re.compile(r"plan\.json|report|wandb|tuning\.yaml|slurm|launcher-[\w.-]+\.lock|\..*\.tmp")
+OF_STUDY = re.compile(r"plan\.json|report|wandb|tuning\.yaml|slurm|witnesses|\..*\.tmp")
 NAMES: dict[str, re.Pattern[str]] = {
     "cells": ID,
     "few_shot": ID,

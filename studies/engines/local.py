@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection as mp_connection
 from multiprocessing import forkserver, resource_tracker
@@ -22,14 +22,11 @@ from pathlib import Path
 
 from studies.engine_spec import EngineSpec
 from studies.errors import StudyError
-from studies.grid import Plan
-from studies.store import Store
-from studies.tracking import TrackingSpec
 
 from .engine import Outcome
 from .scheduler import MAX_ATTEMPTS, POLL_SECONDS, Death, Scheduler, WorkerHandle
 from .settings import worker_environment
-from .worker import PRELOADED, Assignment, JobResult, how_it_ended, work
+from .worker import PRELOADED, JobResult, how_it_ended, work
 
 SAVE_SECONDS = 60.0
 """For how long workers may go on that were asked to end: less than a queueing system waits, which asks 90 s before."""
@@ -41,28 +38,20 @@ class _Worker(WorkerHandle):
     connection: Connection
 
 
-class LocalEngine(Scheduler[_Worker]):
-    """Runs cells of a locked plan on this machine.
+class LocalEngine(Scheduler[_Worker, EngineSpec]):
+    """Runs cells of a locked plan on this machine."""
 
-    Args:
-        on_poll: called a few times per second with the ids of the cells running in this launcher.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        plan: Plan,
-        settings: EngineSpec,
-        tracking: TrackingSpec,
-        on_poll: Callable[[Sequence[str]], None] = lambda running: None,
-    ) -> None:
-        super().__init__(store, plan, settings, tracking, on_poll, devices(settings))
-        self._context = multiprocessing.get_context("forkserver")
+    _context = multiprocessing.get_context("forkserver")
 
     def run(self, cell_ids: Sequence[str]) -> Outcome:
-        """Trains the cells; returns when each is recorded or given up. On any exception the workers are killed."""
+        """Trains the cells; returns when each is recorded or given up. On any exception the workers are killed.
+
+        Raises:
+            ConfigError: this machine has not the devices that were asked for.
+        """
+        found = devices(self._settings)
         warm_up()
-        return super().run(cell_ids)
+        return self._deal(cell_ids, found)
 
     def _start_worker(self, device: str) -> _Worker:
         for _ in range(MAX_ATTEMPTS):
@@ -76,17 +65,9 @@ class LocalEngine(Scheduler[_Worker]):
 
     def _begin_worker(self, device: str) -> _Worker:
         ours, theirs = self._context.Pipe()
-        assignment = Assignment(
-            store=Path(self._store.root).resolve(),
-            study_id=self._plan.study_id,
-            data=self._plan.spec.data,
-            settings=self._settings,
-            tracking=self._tracking,
-            device=device,
-        )
         # A daemon may not start processes, which a worker with several devices does.
         process = self._context.Process(
-            target=work, args=(theirs, assignment), daemon=self._settings.devices_per_cell == 1
+            target=work, args=(theirs, self._assignment(device)), daemon=self._settings.devices_per_cell == 1
         )
         process.start()
         theirs.close()

@@ -12,25 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studies.engine_spec import RaySpec
 from studies.errors import StudyError
-from studies.grid import Plan
-from studies.shared_folder import locked_for_all_to_see
 from studies.sources import code_version
-from studies.store import Store
-from studies.tracking import TrackingSpec
 
 from .engine import Outcome
+from .lock_witness import launcher_name, witness, witness_folder
 from .ray_cluster import connected, places
 from .ray_worker import Origin, RayWorker
 from .scheduler import POLL_SECONDS, Death, Scheduler, WorkerHandle
 from .settings import worker_environment
-from .worker import Assignment, JobResult
+from .worker import JobResult
 
 MAX_FAILED_STARTS = 3  # one after the other: then it is no accident
 FAREWELL_SECONDS = 10.0  # for a killed actor to let go of its locks
@@ -44,28 +41,14 @@ class _Actor(WorkerHandle):
     answer: Any  # reference to what it will say next: what stands against it, then lists of messages
 
 
-class RayEngine(Scheduler[_Actor]):
-    """Runs cells of a locked plan on a Ray cluster.
+class RayEngine(Scheduler[_Actor, RaySpec]):
+    """Runs cells of a locked plan on a Ray cluster; what is below is known while it runs."""
 
-    Args:
-        on_poll: called a few times per second with the ids of the cells running in this launcher.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        plan: Plan,
-        settings: RaySpec,
-        tracking: TrackingSpec,
-        on_poll: Callable[[Sequence[str]], None] = lambda running: None,
-    ) -> None:
-        super().__init__(store, plan, settings, tracking, on_poll, (), settings.max_restarts + 1)
-        self._spec = settings
-        self._ray: Any = None
-        self._class: Any = None  # RayWorker, as Ray starts it
-        self._lock = Path()
-        self._failed_starts = 0
-        self._give_up_at: float | None = None  # unless an actor has come by then
+    _ray: Any  # the module, connected
+    _class: Any  # RayWorker, as Ray starts it
+    _witness: Path
+    _failed_starts: int
+    _give_up_at: float | None  # unless an actor has come by then
 
     def run(self, cell_ids: Sequence[str]) -> Outcome:
         """Trains the cells; returns when each is recorded or given up. On any exception the actors are killed.
@@ -74,14 +57,14 @@ class RayEngine(Scheduler[_Actor]):
             ConfigError: the cluster cannot be reached, or has not what was asked for.
             StudyError: no actor could be started, or one found its node unfit; or the cluster went away.
         """
-        folder = self._store.study_folder(self._plan.study_id)
-        with connected(self._spec) as ray, locked_for_all_to_see(folder) as lock:
-            self._ray, self._lock, self._class = ray, lock, self._actor_class(ray)
-            self._devices = places(self._spec, ray.cluster_resources())
+        settings, folder = self._settings, witness_folder(self._store, self._plan.study_id)
+        with connected(settings) as ray, witness(folder, launcher_name()) as own:
+            self._ray, self._witness, self._class = ray, own, self._actor_class(ray)
+            devices = places(settings, ray.cluster_resources())
             self._failed_starts = 0
-            self._give_up_at = time.monotonic() + self._spec.start_seconds
+            self._give_up_at = time.monotonic() + settings.start_seconds
             try:
-                return super().run(cell_ids)
+                return self._deal(cell_ids, devices, settings.max_restarts + 1)
             except ray.exceptions.RayError as error:
                 raise StudyError(f"the Ray cluster failed: {_told(error)}; continue with the same command") from error
 
@@ -89,24 +72,16 @@ class RayEngine(Scheduler[_Actor]):
         """What each actor is, but for its GPU; restarts and retries are decided here, by what the store says."""
         return ray.remote(
             num_cpus=1,
-            memory=None if self._spec.memory_gb is None else round(self._spec.memory_gb * 1e9),
+            memory=None if self._settings.memory_gb is None else round(self._settings.memory_gb * 1e9),
             max_restarts=0,
             max_task_retries=0,
             concurrency_groups={MESSAGES: 1},
-            runtime_env={"env_vars": self._spec.environment | worker_environment()},
+            runtime_env={"env_vars": self._settings.environment | worker_environment()},
         )(RayWorker)
 
     def _start_worker(self, device: str) -> _Actor:
-        assignment = Assignment(
-            store=self._store.root.resolve(),
-            study_id=self._plan.study_id,
-            data=self._plan.spec.data,
-            settings=self._settings,
-            tracking=self._tracking,
-            device=device,
-        )
         actor = self._class.options(num_gpus=0 if device == "cpu" else 1).remote(
-            assignment, Origin(Path.cwd(), self._lock, code_version())
+            self._assignment(device), Origin(Path.cwd(), self._witness, code_version())
         )
         worker = _Actor(device, actor, actor.prepare.remote())
         worker.ready = False
@@ -139,8 +114,9 @@ class RayEngine(Scheduler[_Actor]):
                 worker.ready, self._failed_starts, self._give_up_at = True, 0, None
         if self._give_up_at is not None and time.monotonic() > self._give_up_at:
             raise StudyError(
-                f"no actor has started within {self._spec.start_seconds:g} s (engine.start_seconds): the Ray cluster "
-                f"has {_counts(self._ray.cluster_resources())}, free are {_counts(self._ray.available_resources())}"
+                f"no actor has started within {self._settings.start_seconds:g} s (engine.start_seconds): the Ray "
+                f"cluster has {_counts(self._ray.cluster_resources())}, "
+                f"free are {_counts(self._ray.available_resources())}"
             )
 
     def _stays(self, worker: _Actor, *, more: bool) -> bool:

@@ -10,10 +10,11 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.shared_folder import why_not_shared
+from studies.errors import StoreError
 from studies.sources import code_version
 from studies.store import Store
 
+from .lock_witness import check_locks
 from .worker import Assignment, Message, Worker
 
 
@@ -23,12 +24,12 @@ class Origin:
 
     Attributes:
         folder: the launcher's working folder, which paths of data may be relative to.
-        lock: a file that the launcher holds locked, in the study's folder.
+        witness: the launcher's, among those of the study (`lock_witness`).
         code_version: of the launcher's package.
     """
 
     folder: Path
-    lock: Path
+    witness: Path
     code_version: str
 
 
@@ -45,7 +46,11 @@ class RayWorker:
 
     def prepare(self) -> str | None:
         """Makes ready for jobs; returns what stands against it on this node, for people."""
-        refusal = why_not_shared(self._origin.lock) or self._prepare()
+        try:
+            check_locks(self._origin.witness.parent, living=self._origin.witness)
+            refusal = self._prepare()
+        except StoreError as error:
+            refusal = str(error)
         return None if refusal is None else f"node {platform.node()}: {refusal}"
 
     def run(self, job: tuple[str, ...]) -> None:

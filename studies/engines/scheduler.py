@@ -17,7 +17,7 @@ from studies.store import Store
 from studies.tracking import TrackingSpec
 
 from .engine import Outcome
-from .worker import JobResult
+from .worker import Assignment, JobResult
 
 MAX_ATTEMPTS = 3
 RECORDED = ("finished", "diverged", "invalid", "failed")
@@ -52,39 +52,39 @@ class Death:
 
 
 Handle = TypeVar("Handle", bound=WorkerHandle)
+Settings = TypeVar("Settings", bound=EngineSpec)
 
 
-class Scheduler(ABC, Generic[Handle]):
+class Scheduler(ABC, Generic[Handle, Settings]):
     """Deals the cells of a locked plan out to workers until each is recorded or given up.
 
     Args:
         on_poll: called a few times per second with the ids of the cells running in this launcher.
-        devices: one per worker.
-        max_attempts: times a cell whose worker died, or met a fault of the machine, is tried in one call before it is
-            left incomplete.
     """
 
     def __init__(
         self,
         store: Store,
         plan: Plan,
-        settings: EngineSpec,
+        settings: Settings,
         tracking: TrackingSpec,
-        on_poll: Callable[[Sequence[str]], None],
-        devices: Sequence[str],
-        max_attempts: int = MAX_ATTEMPTS,
+        on_poll: Callable[[Sequence[str]], None] = lambda running: None,
     ) -> None:
         self._store = store
         self._plan = plan
         self._settings = settings
         self._tracking = tracking
         self._on_poll = on_poll
-        self._devices = devices
-        self._max_attempts = max_attempts
+        self._devices: Sequence[str] = ()  # known once they are asked for
+        self._max_attempts = MAX_ATTEMPTS
         self._keys = {cell.id: program_key(cell) for cell in plan.cells}
         self._not_before: dict[str, float] = {}  # cells that another launcher had when last looked at
         self._alone: set[str] = set()  # cells that were in a job whose worker died
         self._widths: dict[str, int] = {}  # measured by workers, by program key
+
+    @abstractmethod
+    def run(self, cell_ids: Sequence[str]) -> Outcome:
+        """Trains the cells; returns when each is recorded or given up. On any exception the workers are killed."""
 
     @abstractmethod
     def _start_worker(self, device: str) -> Handle:
@@ -113,11 +113,26 @@ class Scheduler(ABC, Generic[Handle]):
     def _let_save(self, workers: Sequence[Handle]) -> None:  # the last checkpoint may do
         """Gives workers the time to save what they train, before they are killed."""
 
-    def run(self, cell_ids: Sequence[str]) -> Outcome:
-        """Trains the cells; returns when each is recorded or given up.
+    def _assignment(self, device: str) -> Assignment:
+        """What a worker on a device has to know."""
+        return Assignment(
+            store=self._store.root.resolve(),
+            study_id=self._plan.study_id,
+            data=self._plan.spec.data,
+            settings=self._settings,
+            tracking=self._tracking,
+            device=device,
+        )
 
-        On any exception the workers are killed, and on `Stopped` they save their cells first.
+    def _deal(self, cell_ids: Sequence[str], devices: Sequence[str], max_attempts: int = MAX_ATTEMPTS) -> Outcome:
+        """Does what `run` says; on `Stopped` the workers save their cells before they are killed.
+
+        Args:
+            devices: one per worker.
+            max_attempts: times a cell whose worker died, or met a fault of the machine, is tried in one call before it
+                is left incomplete.
         """
+        self._devices, self._max_attempts = devices, max_attempts
         outcome = Outcome()
         queue = deque(cell_ids)
         attempts = dict.fromkeys(cell_ids, 0)

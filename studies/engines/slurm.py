@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +23,7 @@ from studies.store import Store
 from studies.tracking import TrackingSpec
 
 from .engine import Outcome
-from .lock_witness import witness
+from .lock_witness import launcher_name, witness, witness_folder
 from .slurm_array import Array, StudyArray, cancel_array
 from .slurm_queue import (
     FORGOTTEN,
@@ -126,7 +124,7 @@ class SlurmEngine:
         """
         states = {job_id: JobState("PENDING") for job_id in array.job_ids}
         next_poll, told, warnings = 0.0, set[str](), dict[str, None]()
-        with witness(self._folder, f"launcher-{socket.gethostname()}-{os.getpid()}"):
+        with witness(witness_folder(self._store, self._plan.study_id), launcher_name()):
             left = self._left(cell_ids)
             while left:
                 if time.monotonic() >= next_poll:

@@ -30,7 +30,7 @@ from studies.tracking import TrackingSpec
 
 from .engine import Outcome
 from .local import LocalEngine
-from .lock_witness import check_locks, witness
+from .lock_witness import check_locks, witness, witness_folder
 
 GRACE_SECONDS = 3.0
 """After TERM, for how long USR2 is waited for: where machines are taken away, some queues send both."""
@@ -101,12 +101,12 @@ class SlurmTask:
 
     def _run(self) -> None:
         store, name = Store(self.store), _job_name()
-        folder = slurm_folder(store, self.study_id)
-        report_path(folder, name).unlink(missing_ok=True)
+        report_path(slurm_folder(store, self.study_id), name).unlink(missing_ok=True)
         spec = SlurmSpec.model_validate_json(self.settings)
         settings = spec.within_task(has_gpus="SLURM_GPUS_ON_NODE" in os.environ)
-        with witness(folder, f"task-{name}") as own:
-            check_locks(folder, own)
+        witnesses = witness_folder(store, self.study_id)
+        with witness(witnesses, f"task-{name}") as own:
+            check_locks(witnesses, own)
             plan = store.plan(self.study_id)
             plan = replace(plan, spec=plan.spec.model_copy(update={"data": parse_data(json.loads(self.data))}))
             check_node(plan, settings)

@@ -17,8 +17,8 @@ from studies.doctor.finding import Finding
 from studies.doctor.folder import file_system, mount_of, nearest, space, writable
 from studies.doctor.holders import holders
 from studies.doctor.lock_trial import locks
+from studies.engines.lock_witness import witness, witness_folder
 from studies.grid import Plan
-from studies.shared_folder import locked_for_all_to_see
 from studies.store import Store
 
 
@@ -134,7 +134,7 @@ def test_what_was_set_aside_or_left_by_the_killed_is_told(store: Store, plan: Pl
 def test_what_the_engines_leave_with_a_study_is_known(store: Store, plan: Plan) -> None:
     folder = store.study_folder(plan.study_id)
     (folder / "slurm").mkdir()
-    with locked_for_all_to_see(folder):
+    with witness(witness_folder(store, plan.study_id), "launcher"):
         assert levels(found(store)) == {}
 
 

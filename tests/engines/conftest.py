@@ -1,11 +1,15 @@
-"""Slurm, as the tests of its engine find it."""
+"""Slurm, as the tests of its engine find it; and small plans, which lie with the tests of studies."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from slurm_cluster import real_cluster, stand_in_cluster, why_not_real
+
+sys.path.append(str(Path(__file__).parents[1] / "studies"))
 
 
 @pytest.fixture(scope="module", params=["Slurm", "stand-in"])

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
+
+from planned import planned
 
 from studies.engines import Outcome
 from studies.slurm_spec import SlurmSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
-
-sys.path.append(str(Path(__file__).parents[1] / "studies"))
-from planned import planned
 
 PLAN = planned()
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from studies.engines import lock_witness
-from studies.engines.lock_witness import check_locks, witness
+from studies.engines.lock_witness import check_locks, launcher_name, witness, witness_folder
 from studies.errors import StoreError
+from studies.store import Store
 
 ELSEWHERE = """
 import sys, time
@@ -51,29 +52,67 @@ def test_a_lock_that_is_seen_is_no_complaint_and_its_end_none_either(tmp_path: P
         other.stdout.close()
 
 
-def test_a_living_witness_whose_lock_looks_free_is_refused(tmp_path: Path) -> None:
+def test_a_living_witness_whose_lock_looks_free_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As another machine would see it where locks stay on each: the file changes, and nobody seems to hold it."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(0.05):
-            (tmp_path / "node-7.witness").write_text(str(time.monotonic_ns()))
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        time.sleep(0.2)
-        with pytest.raises(StoreError, match="node-7 is alive and holds a lock here that this machine does not see"):
-            check_locks(tmp_path)
-    finally:
-        over.set()
-        thread.join()
+    number = iter(range(99))
+    path = tmp_path / "node-7.witness"
+    path.touch()
+    monkeypatch.setattr(time, "sleep", lambda seconds: path.write_text(str(next(number))))
+    with pytest.raises(StoreError, match="node-7 is alive and holds a lock here that this machine does not see"):
+        check_locks(tmp_path)
+    assert path.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="choose a folder"), witness(tmp_path / "file", "mine"):
         pass
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that would be followed by another fails."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("one look was not enough"))
+
+
+def test_one_look_at_a_launcher_that_is_known_to_live_is_enough(tmp_path: Path, impatient: None) -> None:
+    with witness(tmp_path / "new", "launcher-7") as own:
+        check_locks(tmp_path / "new", living=own)
+    with pytest.raises(StoreError, match=r"new is not the launcher's folder .*a file system that all nodes share"):
+        check_locks(tmp_path / "new", living=own)
+    own.touch()  # its holder is elsewhere, and its lock is not known here
+    with pytest.raises(StoreError, match="launcher-7 is alive and holds a lock here that this machine does not see"):
+        check_locks(tmp_path / "new", living=own)
+    assert own.exists()
+
+
+def test_where_the_launcher_is_seen_another_may_not_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = iter(range(99))
+    monkeypatch.setattr(time, "sleep", lambda seconds: elsewhere.write_text(str(next(number))))
+    elsewhere = tmp_path / "launcher-elsewhere.witness"
+    elsewhere.touch()
+    with witness(tmp_path, "launcher-7") as own, pytest.raises(StoreError, match="launcher-elsewhere is alive"):
+        check_locks(tmp_path, living=own)
+
+
+def test_a_file_system_without_locks_is_refused_by_who_looks_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with witness(tmp_path, "launcher-7") as own:
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        with pytest.raises(StoreError, match=r"launcher-7.witness: cannot be locked \(No locks available\)"):
+            check_locks(tmp_path, living=own)
+        with pytest.raises(StoreError, match="No locks available"), witness(tmp_path, "launcher-8"):
+            pass
+
+
+def test_witnesses_of_all_engines_are_in_one_folder_of_the_study(tmp_path: Path) -> None:
+    folder = witness_folder(Store(tmp_path), "small.0a1b2c3d")
+    assert folder == tmp_path / "studies" / "small.0a1b2c3d" / "witnesses"
+    assert launcher_name().endswith(f"-{os.getpid()}"), "two launchers on one machine have each their own"
 
 
 def test_one_that_takes_its_lock_only_now_is_no_complaint_and_its_file_stays(
@@ -92,9 +131,18 @@ def test_one_that_takes_its_lock_only_now_is_no_complaint_and_its_file_stays(
 
 
 def test_who_looks_at_a_witness_as_it_begins_does_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_witness, "BEAT_SECONDS", 5.0)
     with (tmp_path / "mine.witness").open("w+b") as look:
         fcntl.flock(look, fcntl.LOCK_SH)
-        threading.Timer(0.1, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(look, fcntl.LOCK_UN))
         with witness(tmp_path, "mine") as own:
+            fcntl.flock(look, fcntl.LOCK_UN)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(look, fcntl.LOCK_SH | fcntl.LOCK_NB)
             assert own.exists()
+
+
+def test_a_lock_that_is_held_for_long_is_not_waited_for_longer(tmp_path: Path) -> None:
+    with (tmp_path / "mine.witness").open("w+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match=r"mine\.witness: cannot be locked"), witness(tmp_path, "mine"):
+            pass

@@ -9,33 +9,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from planned import planned
 
-from datamodules import parse_data
 from studies import readiness
 from studies.engine_spec import EngineSpec, RaySpec
 from studies.engines import make_engine, ray_engine
 from studies.engines.ray_engine import RayEngine
 from studies.engines.worker import JobResult
 from studies.errors import StudyError
-from studies.grid import Arm
-from studies.planning import make_plan
-from studies.spec import StudySpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
 
-SPEC = StudySpec.model_validate(
-    {
-        "name": "small",
-        "question": "who wins?",
-        "data": parse_data({"kind": "dial", "num_train": 2_000, "num_test": 500}),
-        "families": ["mlp"],
-        "num_train": [64],
-        "num_validation": 100,
-        "replicates": 4,
-        "budget": {"steps": 80, "batch_size": 32},
-    }
-)
-PLAN = make_plan(SPEC, SPEC.data.describe(), {"mlp": Arm("mlp", "mlp", "nano", 1_000_000, 30_000, 20_000)})
+PLAN = planned(families=("mlp",), num_train=(64,), replicates=4, primary_pair=None)
 IDS = [cell.id for cell in PLAN.cells]
 
 

@@ -9,40 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from training import TINY_DIAL, tiny_plan
 
 from datamodules import parse_data
 from studies.engine_spec import RaySpec
+from studies.engines import lock_witness
 from studies.engines import worker as worker_module
+from studies.engines.lock_witness import witness, witness_folder
 from studies.engines.ray_worker import Origin, RayWorker
 from studies.engines.worker import Assignment, JobResult
 from studies.grid import Plan
-from studies.planning import make_plan
-from studies.shared_folder import locked_for_all_to_see
 from studies.sources import code_version
-from studies.spec import StudySpec
 from studies.store import Store
-from studies.survey import survey_arms
 from studies.tracking import TrackingSpec
-
-DIAL = {"kind": "dial", "num_train": 400, "num_test": 300, "flipped_positions": 4}
 
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    spec = StudySpec.model_validate(
-        {
-            "name": "tiny",
-            "question": "does it work?",
-            "data": parse_data(DIAL),
-            "families": ["mlp"],
-            "num_train": [50],
-            "num_validation": 60,
-            "replicates": 2,
-            "budget": {"steps": 40, "batch_size": 16},
-        }
-    )
-    info = spec.data.describe()
-    return make_plan(spec, info, survey_arms(spec, info))
+    return tiny_plan(replicates=2)
 
 
 @pytest.fixture
@@ -56,8 +40,8 @@ def actor(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Iterat
     assignment = Assignment(
         store.root, plan.study_id, plan.spec.data, RaySpec(lanes=2), TrackingSpec(kind="off"), "cpu"
     )
-    with locked_for_all_to_see(store.study_folder(plan.study_id)) as lock:
-        yield RayWorker(assignment, Origin(launched, lock, code_version()))
+    with witness(witness_folder(store, plan.study_id), "launcher-7") as own:
+        yield RayWorker(assignment, Origin(launched, own, code_version()))
 
 
 def test_it_trains_and_its_messages_wait_to_be_fetched(actor: RayWorker, plan: Plan, tmp_path: Path) -> None:
@@ -83,13 +67,15 @@ def test_a_node_that_does_not_see_locks_is_refused_before_anything_is_loaded(
     actor: RayWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RayWorker, "_prepare", lambda self: pytest.fail("went on"))
-    actor._origin.lock.unlink()
-    actor._origin.lock.touch()  # the file is there, and nobody seems to hold it
-    assert "keeps locks to each machine" in str(actor.prepare())
+    monkeypatch.setattr(lock_witness, "BEAT_SECONDS", 600.0)  # one look is enough
+    actor._origin.witness.unlink()
+    assert "is not the launcher's folder of that name" in str(actor.prepare())
+    actor._origin.witness.touch()  # the file is there, and nobody seems to hold it
+    assert "launcher-7 is alive and holds a lock here that this machine does not see" in str(actor.prepare())
 
 
 def test_a_node_with_other_data_is_refused(actor: RayWorker) -> None:
-    actor._assignment = replace(actor._assignment, data=parse_data(DIAL | {"flipped_positions": 3}))
+    actor._assignment = replace(actor._assignment, data=parse_data(TINY_DIAL | {"flipped_positions": 3}))
     assert "planned" in str(actor.prepare())
 
 

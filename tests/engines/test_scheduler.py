@@ -7,31 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from planned import planned
 
-from datamodules import parse_data
 from studies.engine_spec import EngineSpec
-from studies.engines import scheduler
+from studies.engines import Outcome, scheduler
 from studies.engines.scheduler import Death, Scheduler, WorkerHandle
 from studies.engines.worker import JobResult
-from studies.grid import Arm
-from studies.planning import make_plan
-from studies.spec import StudySpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
 
-SPEC = StudySpec.model_validate(
-    {
-        "name": "small",
-        "question": "who wins?",
-        "data": parse_data({"kind": "dial", "num_train": 2_000, "num_test": 500}),
-        "families": ["mlp"],
-        "num_train": [64],
-        "num_validation": 100,
-        "replicates": 4,
-        "budget": {"steps": 80, "batch_size": 32},
-    }
-)
-PLAN = make_plan(SPEC, SPEC.data.describe(), {"mlp": Arm("mlp", "mlp", "nano", 1_000_000, 30_000, 20_000)})
+PLAN = planned(families=("mlp",), num_train=(64,), replicates=4, primary_pair=None)
 IDS = [cell.id for cell in PLAN.cells]
 
 
@@ -42,16 +27,20 @@ class _Fake(WorkerHandle):
     ended: bool = False
 
 
-class _FakeEngine(Scheduler[_Fake]):
+class _FakeEngine(Scheduler[_Fake, EngineSpec]):
     """Workers come when they are `let_in`, and record one cell per look."""
 
     def __init__(self, folder: Path, num_workers: int = 2, let_in: Sequence[int] = range(99), **rest: int) -> None:
         settings = EngineSpec(lanes=1)
         plan, off = PLAN, TrackingSpec(kind="off")
-        super().__init__(Store(folder), plan, settings, off, lambda running: None, ["cpu"] * num_workers, **rest)
+        super().__init__(Store(folder), plan, settings, off)
+        self.num_workers, self.rest = num_workers, rest
         self.started: list[_Fake] = []
         self.let_in, self.looks = set(let_in), 0
         self.fates: dict[str, list[str]] = {}  # what becomes of a cell at its next attempts, instead of a record
+
+    def run(self, cell_ids: Sequence[str]) -> Outcome:
+        return self._deal(cell_ids, ["cpu"] * self.num_workers, **self.rest)
 
     def _start_worker(self, device: str) -> _Fake:
         self.started.append(_Fake(device, number=len(self.started)))

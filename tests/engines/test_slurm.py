@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planned import finish
+from processes import start_run, wait_until
 from slurm_cluster import real_cluster, stand_in_cluster, why_not_real
 from slurm_launcher import PLAN, cancel, engine, run_all, states
 
@@ -27,10 +29,6 @@ from studies.records import DETERMINISTIC_COLUMNS, records_frame
 from studies.slurm_spec import SlurmSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
-
-sys.path.append(str(Path(__file__).parents[1] / "studies"))
-from planned import finish
-from processes import start_run, wait_until
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
 
@@ -102,7 +100,7 @@ def test_a_study_is_the_same_through_slurm_whatever_happens_to_its_jobs(
     assert json.loads((folder / "array.json").read_text()) == array
     found = store.records(store.plan("queued"))
     assert max(record.resumes for record in found) >= 1, "what the preempted job had trained was not saved"
-    assert not list(folder.glob("*.witness"))
+    assert not list(store.root.rglob("*.witness"))
 
     here = Store(tmp_path / "here")
     running.run(compose_study(STUDY[0], [*STUDY[1:], "engine.workers=2"]), here)

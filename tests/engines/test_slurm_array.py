@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from processes import wait_until
 from slurm_launcher import array_id, cancel, engine, run_all, states
 
 from studies.engines import slurm_array
 from studies.errors import StoreError
 from studies.store import Store
-
-sys.path.append(str(Path(__file__).parents[1] / "studies"))
-from processes import wait_until
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from planned import planned
 from pydantic import ValidationError
 
 from studies.compose import compose_study
@@ -16,9 +16,6 @@ from studies.errors import ConfigError
 from studies.readiness import check_machine
 from studies.slurm_spec import SlurmSpec
 from studies.store import Store
-
-sys.path.append(str(Path(__file__).parents[1] / "studies"))
-from planned import planned
 
 
 @pytest.mark.parametrize(
