@@ -98,7 +98,6 @@ class AtomicCheckpointIO(CheckpointIO):
 
 def _keep_as_previous(path: Path) -> None:
     previous = _previous(path)
-    _digest_path(previous).unlink(missing_ok=True)
     previous.unlink(missing_ok=True)
     previous.hardlink_to(path)
     if _digest_path(path).exists():

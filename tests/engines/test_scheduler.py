@@ -30,17 +30,24 @@ class _Fake(WorkerHandle):
 class _FakeEngine(Scheduler[_Fake, EngineSpec]):
     """Workers come when they are `let_in`, and record one cell per look."""
 
-    def __init__(self, folder: Path, num_workers: int = 2, let_in: Sequence[int] = range(99), **rest: int) -> None:
-        settings = EngineSpec(lanes=1)
+    def __init__(
+        self,
+        folder: Path,
+        num_workers: int = 2,
+        let_in: Sequence[int] = range(99),
+        lanes: int = 1,
+        max_attempts: int = scheduler.MAX_ATTEMPTS,
+    ) -> None:
+        settings = EngineSpec(lanes=lanes)
         plan, off = PLAN, TrackingSpec(kind="off")
         super().__init__(Store(folder), plan, settings, off)
-        self.num_workers, self.rest = num_workers, rest
+        self.num_workers, self.attempts = num_workers, max_attempts
         self.started: list[_Fake] = []
         self.let_in, self.looks = set(let_in), 0
         self.fates: dict[str, list[str]] = {}  # what becomes of a cell at its next attempts, instead of a record
 
     def run(self, cell_ids: Sequence[str]) -> Outcome:
-        return self._deal(cell_ids, ["cpu"] * self.num_workers, **self.rest)
+        return self._deal(cell_ids, ["cpu"] * self.num_workers, self.attempts)
 
     def _start_worker(self, device: str) -> _Fake:
         self.started.append(_Fake(device, number=len(self.started)))
@@ -111,6 +118,32 @@ def test_cells_of_the_dead_are_tried_again_as_often_as_told(tmp_path: Path) -> N
     assert sorted(outcome.recorded) == sorted({*IDS} - {IDS[1]})
     assert outcome.incomplete == {IDS[1]: "why (2 attempts)"}
     assert len(engine.started) == 4, "each of the dead is replaced"
+
+
+def test_cells_that_a_worker_gives_back_are_the_next_to_be_trained(tmp_path: Path) -> None:
+    engine = _FakeEngine(tmp_path, num_workers=1, lanes=2)
+    engine.fates = {IDS[0]: ["returned"]}
+    assert sorted(engine.run(IDS).recorded) == sorted(IDS)
+    assert engine.started[0].jobs == [(IDS[0], IDS[1]), (IDS[0], IDS[2]), (IDS[3],)]
+
+
+def test_cells_that_another_launcher_has_are_asked_for_last(tmp_path: Path) -> None:
+    engine = _FakeEngine(tmp_path, num_workers=1)
+    engine.fates = {IDS[0]: ["busy"]}
+    assert sorted(engine.run(IDS).recorded) == sorted(IDS)
+    assert engine.started[0].jobs == [(cell_id,) for cell_id in [*IDS, IDS[0]]]
+
+
+def test_of_the_lanes_of_a_job_whose_worker_died_each_is_tried_alone(tmp_path: Path) -> None:
+    engine = _FakeEngine(tmp_path, num_workers=1, lanes=2)
+    engine.fates = {IDS[0]: ["died"]}
+    assert sorted(engine.run(IDS).recorded) == sorted(IDS)
+    assert [job for worker in engine.started for job in worker.jobs] == [
+        (IDS[0], IDS[1]),
+        (IDS[2], IDS[3]),
+        (IDS[0],),
+        (IDS[1],),
+    ]
 
 
 def test_who_dies_once_the_record_is_there_costs_no_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

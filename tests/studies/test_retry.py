@@ -74,6 +74,17 @@ def test_a_run_leaves_failed_cells_and_a_retry_leaves_all_others(
         assert json.loads(aside.read_bytes())["record"]["reason"].endswith("because")
 
 
+def test_a_retry_repairs_nothing_that_it_would_not_train(
+    store: Store, plan: Plan, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repaired: list[Plan] = []
+    monkeypatch.setattr(running, "repair_kept", lambda planned, *_: repaired.append(planned))
+    trained(plan, store, RETRIED)
+    assert repaired == []
+    trained(plan, store, REPEATED)
+    assert repaired == [plan]
+
+
 def test_a_killed_retry_is_continued_by_the_same_command(store: Store, plan: Plan, asked: list[list[str]]) -> None:
     failed, invalid = (cell.id for cell in plan.cells[:2])
     trained(plan, store, RETRIED)  # this engine leaves no record, as a killed one

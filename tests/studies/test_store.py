@@ -88,9 +88,10 @@ def test_there_is_no_record_where_none_was_written(store: Store) -> None:
     assert not store.root.exists()
 
 
-def test_a_full_disk_leaves_no_record(store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT], ids=["full", "over its quota"])
+def test_a_full_disk_leaves_no_record(store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def full_disk(handle: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     record = record_of(plan, plan.cells[0])
     monkeypatch.setattr(os, "fsync", full_disk)
@@ -158,6 +159,19 @@ def test_a_damaged_record_is_set_aside_and_kept(store: Store, plan: Plan) -> Non
     assert store.state(cell.id) == "waiting"
     store.write_record(record_of(plan, cell))
     assert (store.state(cell.id), aside.exists()) == ("finished", True)
+
+
+def test_tidying_leaves_what_a_damaged_record_may_be_trained_from(store: Store, plan: Plan) -> None:
+    """Once it is set aside, its cell goes on from the checkpoint that is left."""
+    finish(store, plan)
+    damaged, whole = (store.cell_folder(cell.id) for cell in plan.cells[:2])
+    (damaged / "record.json").write_text("{")
+    for folder in (damaged, whole):
+        (folder / "checkpoint.pt").touch()
+    store.tidy(plan)
+    assert [(folder / "checkpoint.pt").exists() for folder in (damaged, whole)] == [True, False]
+    assert store.set_aside_record(plan.cells[0].id) is not None
+    assert store.state(plan.cells[0].id) == "interrupted"
 
 
 def test_unreadable_records_are_left_out_of_the_table_only(store: Store, plan: Plan) -> None:
