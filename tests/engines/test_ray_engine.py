@@ -14,8 +14,10 @@ from planned import planned
 from studies import readiness
 from studies.engine_spec import EngineSpec, RaySpec
 from studies.engines import make_engine, ray_engine
+from studies.engines.lock_witness import check_locks, launcher_name, witness_folder
 from studies.engines.ray_engine import RayEngine
-from studies.engines.worker import JobResult
+from studies.engines.ray_worker import Origin
+from studies.engines.worker import Assignment, JobResult
 from studies.errors import StudyError
 from studies.store import Store
 from studies.tracking import TrackingSpec
@@ -68,13 +70,20 @@ class _Ray:
     def __init__(self, *actors: _Actor) -> None:
         self.actors, self.killed = list(actors), list[_Actor]()
         self.options: list[dict[str, Any]] = []
+        self.witnesses = set[Path]()
+        self.resources = {"CPU": 2.0}
 
     def remote(self, **options: Any) -> Any:
         self.options.append(options)
 
         def with_options(**more: Any) -> Any:
             self.options.append(more)
-            return SimpleNamespace(remote=lambda assignment, origin: self.actors.pop(0))
+            return SimpleNamespace(remote=begin)
+
+        def begin(assignment: Assignment, origin: Origin) -> _Actor:
+            check_locks(origin.witness.parent, living=origin.witness)  # as every actor does
+            self.witnesses.add(origin.witness)
+            return self.actors.pop(0)
 
         return lambda cls: SimpleNamespace(options=with_options)
 
@@ -90,7 +99,7 @@ class _Ray:
         self.killed.append(actor)
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
+        return self.resources
 
     def available_resources(self) -> dict[str, float]:
         return {"CPU": 0.0}
@@ -122,6 +131,70 @@ def test_it_trains_every_cell_and_kills_every_actor(tmp_path: Path, monkeypatch:
     assert "glibc.malloc.hugetlb=1" in environment["GLIBC_TUNABLES"]
     assert set(first["runtime_env"]) == {"env_vars"}, "nothing is packed and uploaded"
     assert others == [{"num_gpus": 0}] * 2
+    assert ray.witnesses == {witness_folder(made._store, PLAN.study_id) / f"{launcher_name()}.witness"}
+
+
+def test_on_a_cluster_with_gpus_each_actor_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = _Ray(_Actor(None))
+    ray.resources = {"CPU": 8.0, "GPU": 1.0}
+    assert sorted(engine(tmp_path, monkeypatch, ray).run(IDS).recorded) == sorted(IDS)
+    assert ray.options[1:] == [{"num_gpus": 1}]
+
+
+def test_an_actor_with_nothing_more_to_do_is_given_back_while_others_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = _Actor(None), _Actor(None)
+    jobs: list[Sequence[str]] = []
+    second.run = _Method(jobs.append)
+    ray, looks = _Ray(first, second), 0
+    made = engine(tmp_path, monkeypatch, ray)
+
+    def look(running: Sequence[str]) -> None:
+        nonlocal looks
+        looks += 1
+        assert looks < 100, "an actor that nobody needs is kept"
+        if first in ray.killed and jobs:
+            second.waiting.answers = [[JobResult(cell_id, "recorded") for cell_id in jobs.pop()]]
+
+    made._on_poll = look
+    assert sorted(made.run(IDS[:2]).recorded) == sorted(IDS[:2])
+
+
+def test_interrupted_it_waits_until_killed_actors_have_let_go_of_their_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = _Actor(None)
+    never.run = _Method(lambda job: None)
+    ray, locked = _Ray(never), [True, True, False]
+    made = engine(tmp_path, monkeypatch, ray, workers=1)
+
+    def interrupt(running: Sequence[str]) -> None:
+        if running:
+            monkeypatch.setattr(made._store, "is_locked", lambda cell_id: locked.pop(0))
+            raise KeyboardInterrupt
+
+    made._on_poll = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        made.run(IDS)
+    assert locked == []
+    assert never in ray.killed
+
+
+def test_actors_that_fail_to_start_now_and_then_are_no_reason_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it that one has died which had started, nor how long the others take once one has."""
+
+    def unlucky() -> list[_Actor]:
+        return [_Actor(_RayError("no room in /tmp")) for _ in range(2)]
+
+    ray = _Ray(*unlucky(), _Actor(None, dies=True), *unlucky(), _Actor(None))
+    outcome = engine(tmp_path, monkeypatch, ray, workers=1, max_restarts=9).run(IDS)
+    assert sorted(outcome.recorded) == sorted(IDS)
+    ray = _Ray(_Actor(None), _Actor(None))
+    started = engine(tmp_path / "quick", monkeypatch, ray, workers=1, start_seconds=1e-9).run(IDS)
+    assert sorted(started.recorded) == sorted(IDS)
 
 
 def test_a_lost_actor_is_replaced_and_its_cell_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +241,11 @@ def test_a_cluster_that_goes_away_is_one_message(tmp_path: Path, monkeypatch: py
     def gone(*arguments: Any, **rest: Any) -> Any:
         raise _RayError("GCS is unavailable")
 
+    def too_late(actor: _Actor) -> None:
+        raise ValueError("Ray has not been started")
+
     monkeypatch.setattr(ray, "wait", gone)
+    monkeypatch.setattr(ray, "kill", too_late)
     with pytest.raises(StudyError, match=r"GCS is unavailable; continue with the same command"):
         engine(tmp_path, monkeypatch, ray).run(IDS)
 
