@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from studies.engines import worker as worker_module
 from studies.engines.lock_witness import witness, witness_folder
 from studies.engines.ray_worker import Origin, RayWorker
 from studies.engines.worker import Assignment, JobResult
+from studies.errors import ConfigError
 from studies.grid import Plan
 from studies.sources import code_version
 from studies.store import Store
@@ -72,6 +74,17 @@ def test_a_node_that_does_not_see_locks_is_refused_before_anything_is_loaded(
     assert "is not the launcher's folder of that name" in str(actor.prepare())
     actor._origin.witness.touch()  # the file is there, and nobody seems to hold it
     assert "launcher-7 is alive and holds a lock here that this machine does not see" in str(actor.prepare())
+
+
+@pytest.mark.parametrize("fault", [ConfigError("no fp32 here"), OSError("no space here")])
+def test_a_node_that_cannot_do_what_is_asked_is_refused_by_its_name(
+    actor: RayWorker, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def cannot(precision: str, device: str) -> None:
+        raise fault
+
+    monkeypatch.setattr("studies.precision.check_precision", cannot)
+    assert actor.prepare() == f"node {platform.node()}: {fault}"
 
 
 def test_a_node_with_other_data_is_refused(actor: RayWorker) -> None:
