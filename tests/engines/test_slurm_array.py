@@ -6,20 +6,22 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 from processes import wait_until
-from slurm_launcher import array_id, cancel, engine, run_all, states
+from slurm_launcher import PLAN, array_id, cancel, engine, run_all, states
 
 from studies.engines import slurm_array
 from studies.errors import StoreError
@@ -133,4 +135,85 @@ def test_nothing_is_submitted_where_its_name_cannot_be_noted(tmp_path: Path, mon
     monkeypatch.setattr(slurm_array, "write_text", full)
     monkeypatch.setattr(slurm_array.StudyArray, "_submitted", lambda self, tasks, name: pytest.fail("submitted"))
     with pytest.raises(StoreError, match="no space left"):
+        run_all(engine(Store(tmp_path)))
+
+
+class _Executor:
+    """As much of submitit as is asked to submit: keeps what it was told, and fails if it is to."""
+
+    told: dict[str, Any]
+    environment: dict[str, str]
+    fault: Exception | None = None
+
+    def __init__(self, folder: Path, max_num_timeout: int) -> None:
+        type(self).told = {"requeues": max_num_timeout}
+
+    def update_parameters(self, **told: Any) -> None:
+        self.told.update(told)
+
+    def submit_array(self, tasks: Sequence[object]) -> list[SimpleNamespace]:
+        type(self).environment = dict(os.environ)
+        if self.fault is not None:
+            raise self.fault
+        return [SimpleNamespace(job_id=f"12_{index}") for index in range(len(tasks))]
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> type[_Executor]:
+    class Own(_Executor): ...
+
+    monkeypatch.setattr("submitit.SlurmExecutor", Own)
+    monkeypatch.setattr("studies.engines.slurm.check_slurm", lambda store: None)
+    return Own
+
+
+def test_slurm_is_asked_for_what_the_settings_say(tmp_path: Path, executor: type[_Executor]) -> None:
+    more = {"constraint": "a100"}
+    asked = {"partition": "gpu", "memory": "16G", "gpus_per_task": 2, "cpus_per_task": 3, "time_limit": 240}
+    run_all(engine(Store(tmp_path), detach=True, requeues=5, tasks=3, additional_parameters=more, **asked))
+    told = executor.told
+    assert re.fullmatch(rf"study-{re.escape(PLAN.study_id)}-[0-9a-f]{{8}}", told.pop("job_name"))
+    assert told == {
+        "requeues": 5,
+        "partition": "gpu",
+        "mem": "16G",
+        "time": 240,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": 3,
+        "gpus_per_node": 2,
+        "signal_delay_s": 90,
+        "array_parallelism": 3,
+        "wckey": None,
+        "setup": None,
+        "srun_args": ["--cpus-per-task=3"],
+        "additional_parameters": {"constraint": "a100", "requeue": True},
+    }
+    assert json.loads(next(tmp_path.rglob("array.json")).read_text()) == {
+        "array_id": "12",
+        "job_ids": ["12_0", "12_1", "12_2"],
+    }
+
+
+def test_never_more_tasks_than_cells(tmp_path: Path, executor: type[_Executor]) -> None:
+    engine(Store(tmp_path), detach=True, tasks=9).run([cell.id for cell in PLAN.cells[:2]])
+    assert executor.told["array_parallelism"] == 9
+    assert len(json.loads(next(tmp_path.rglob("array.json")).read_text())["job_ids"]) == 2
+
+
+def test_of_the_environment_it_sees_what_the_settings_leave_open(
+    tmp_path: Path, executor: type[_Executor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables of the job in which a study is started are not those of its array."""
+    for name in ("SLURM_CONF", "SLURM_MEM_PER_CPU", "SBATCH_PARTITION", "SBATCH_ACCOUNT", "SBATCH_TIMELIMIT"):
+        monkeypatch.setenv(name, "x")
+    run_all(engine(Store(tmp_path), detach=True, account="lab"))
+    seen = {name for name in executor.environment if name.startswith(("SLURM_", "SBATCH_"))}
+    assert seen == {"SLURM_CONF", "SBATCH_PARTITION"}
+    assert os.environ["SBATCH_TIMELIMIT"] == "x"
+
+
+def test_a_folder_that_submitit_cannot_write_is_one_message(tmp_path: Path, executor: type[_Executor]) -> None:
+    executor.fault = OSError(28, "No space left on device")
+    with pytest.raises(StoreError, match=r"slurm: nothing was submitted: No space left on device"):
         run_all(engine(Store(tmp_path)))
