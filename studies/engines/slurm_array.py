@@ -1,8 +1,8 @@
 """The array of a study: submitted once, and found again by whoever comes next, however the last one ended.
 
-Before anything is submitted, the store notes under which name; then which jobs came of it. A launcher that is killed in
-between leaves the name, by which the queue is asked. One that is killed while `sbatch` is still at it leaves that
-process the lock under which arrays are looked for: the next launcher waits for it.
+Before anything is submitted, the store notes under which name (`submitting.json`); then which jobs came of it
+(`array.json`). A launcher that is killed in between leaves the name, by which the queue is asked. One that is killed
+while `sbatch` is still at it leaves that process the lock under which arrays are looked for: the next launcher waits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from studies.counts import counted
 from studies.errors import ConfigError, StoreError
@@ -29,8 +29,7 @@ from .slurm_task import SlurmTask
 
 SIGNAL_SECONDS = 90  # before its time limit a task is told
 STANDARD_INPUT = 0  # the descriptor
-SUBMITTING_AS = "submitting_as"
-"""In the note: the name of an array that may or may not have been submitted."""
+Noted = TypeVar("Noted")
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,11 @@ class Array:
     array_id: str
     job_ids: tuple[str, ...]
 
+    @classmethod
+    def of(cls, job_ids: Sequence[str]) -> Array:
+        """The array that has these jobs: 12 of 12_0 and 12_1, and of a single one that is none."""
+        return cls(job_ids[0].partition("_")[0], tuple(job_ids))
+
 
 class StudyArray:
     """The one array that a study may have in the queue.
@@ -58,7 +62,7 @@ class StudyArray:
 
     def __init__(self, folder: Path, study_id: str, settings: SlurmSpec, on_message: Callable[[str], None]) -> None:
         self._folder, self._study_id, self._settings, self._on_message = folder, study_id, settings, on_message
-        self._note = folder / "array.json"
+        self._intent, self._note = folder / "submitting.json", folder / "array.json"
 
     def found_or_submitted(self, task: SlurmTask) -> tuple[Array, bool]:
         """The array that is there already, or a new one; and whether it is a new one, and thus this launcher's.
@@ -81,30 +85,24 @@ class StudyArray:
 
     def _found(self) -> Array | None:
         """The array that was submitted last, if any of its jobs is queued or running."""
-        try:
-            content = json.loads(self._note.read_bytes())
-            if SUBMITTING_AS in content:
-                array = self._of_the_dead(str(content[SUBMITTING_AS]))
-            else:
-                array = Array(str(content["array_id"]), tuple(map(str, content["job_ids"])))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError):
-            raise StoreError(
-                f"{self._note} does not say which jobs were submitted last: see that none of this "
-                "study is in the queue (squeue --me), then remove the file"
-            ) from None
+        array = self._of_the_dead() or _noted(
+            self._note, lambda content: Array(str(content["array_id"]), tuple(map(str, content["job_ids"])))
+        )
         states = {} if array is None else job_states(array.array_id)
         return array if any(not state.is_over for state in states.values()) else None
 
-    def _of_the_dead(self, name: str) -> Array | None:
-        """The array that a launcher submitted under this name without living to note it; None if it did not."""
-        job_ids = jobs_named(name)
+    def _of_the_dead(self) -> Array | None:
+        """The array that a launcher has submitted, as far as the queue knows, without living to note it."""
+        name = _noted(self._intent, lambda content: str(content["name"]))
+        job_ids = [] if name is None else jobs_named(name)
         if not job_ids:
             return None
-        array = Array(job_ids[0].partition("_")[0], tuple(job_ids))
-        write_text(self._note, json.dumps(asdict(array)))
+        self._note_down(array := Array.of(job_ids))
         return array
+
+    def _note_down(self, array: Array) -> None:
+        write_text(self._note, json.dumps(asdict(array)))
+        self._intent.unlink(missing_ok=True)
 
     def _new(self, tasks: Sequence[SlurmTask], lock: IO[bytes]) -> Array:
         """Submits an array and notes which; whatever comes between, none is left in the queue that nobody knows of."""
@@ -112,13 +110,12 @@ class StudyArray:
         array: Array | None = None
         try:
             with held_back():
-                write_text(self._note, json.dumps({SUBMITTING_AS: name}))
+                write_text(self._intent, json.dumps({"name": name}))
                 with _inherited(lock):
-                    jobs = self._submitted(tasks, name)
-                array = Array(jobs[0].partition("_")[0], tuple(jobs))
-                write_text(self._note, json.dumps(asdict(array)))
+                    array = Array.of(self._submitted(tasks, name))
+                self._note_down(array)
             self._on_message(
-                f"Slurm array {array.array_id}: {counted(len(jobs), 'task')} submitted for "
+                f"Slurm array {array.array_id}: {counted(len(tasks), 'task')} submitted for "
                 f"{counted(len(tasks[0].cell_ids), 'cell')}, logs in {self._folder}"
             )
         except BaseException:
@@ -159,6 +156,19 @@ class StudyArray:
             raise StoreError(f"{path}: cannot be locked: {error.strerror}") from error
         with file:
             yield file
+
+
+def _noted(path: Path, read: Callable[[Any], Noted]) -> Noted | None:
+    """What a note says, or None where there is none."""
+    try:
+        return read(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        raise StoreError(
+            f"{path} does not say what was submitted last: see that none of this study is in the queue "
+            "(squeue --me), then remove the file"
+        ) from None
 
 
 def cancel_array(array: Array, how: str) -> None:

@@ -130,6 +130,24 @@ def test_one_that_takes_its_lock_only_now_is_no_complaint_and_its_file_stays(
         assert path.exists(), "the file of a living witness was removed"
 
 
+def test_one_that_begins_under_the_name_of_a_dead_one_is_no_complaint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a job of Slurm that is requeued: its file is emptied before it has the lock."""
+    path = tmp_path / "task-12_0.witness"
+    path.write_text("7")
+    monkeypatch.setattr(time, "sleep", lambda seconds: path.write_text(""))
+    monkeypatch.setattr(lock_witness, "WATCH_SECONDS", 0.01)
+    check_locks(tmp_path)
+
+
+def test_no_witness_looks_at_its_own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where locks belong to processes it would look free, and be lost by the look."""
+    with witness(tmp_path, "mine") as own:
+        monkeypatch.setattr(lock_witness, "_looks_free", lambda path: pytest.fail(path.name))
+        check_locks(tmp_path, own)
+
+
 def test_who_looks_at_a_witness_as_it_begins_does_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "mine.witness").open("w+b") as look:
         fcntl.flock(look, fcntl.LOCK_SH)

@@ -24,6 +24,7 @@ from processes import wait_until
 from slurm_launcher import PLAN, array_id, cancel, engine, run_all, states
 
 from studies.engines import slurm_array
+from studies.engines.slurm_queue import JobState
 from studies.errors import StoreError
 from studies.store import Store
 
@@ -115,20 +116,22 @@ def test_an_array_that_nobody_knows_of_any_more_is_not_waited_for(either: str, t
         wait_until(lambda: set(states(store).values()) == {"CANCELLED"})
 
 
-@pytest.mark.parametrize("content", ["", "[]", "7", '"submitting_as"', '{"array_id": "7"}'])
-def test_a_note_that_says_nothing_is_refused(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["array.json", "submitting.json"])
+@pytest.mark.parametrize("content", ["", "[]", "7", '"name"', '{"array_id": "7"}'])
+def test_a_note_that_says_nothing_is_refused(
+    name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("studies.engines.slurm.check_slurm", lambda store: None)
     made = engine(Store(tmp_path))
-    note = made._folder / "array.json"
-    note.parent.mkdir(parents=True)
-    note.write_text(content)
-    with pytest.raises(StoreError, match=r"array.json does not say which jobs .* then remove the file"):
+    made._folder.mkdir(parents=True)
+    (made._folder / name).write_text(content)
+    with pytest.raises(StoreError, match=rf"{name} does not say what was submitted last.* then remove the file"):
         run_all(made)
 
 
 def test_nothing_is_submitted_where_its_name_cannot_be_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, text: str) -> None:
-        assert "submitting_as" in json.loads(text)
+        assert path.name == "submitting.json"
         raise StoreError("no space left")
 
     monkeypatch.setattr("studies.engines.slurm.check_slurm", lambda store: None)
@@ -136,6 +139,24 @@ def test_nothing_is_submitted_where_its_name_cannot_be_noted(tmp_path: Path, mon
     monkeypatch.setattr(slurm_array.StudyArray, "_submitted", lambda self, tasks, name: pytest.fail("submitted"))
     with pytest.raises(StoreError, match="no space left"):
         run_all(engine(Store(tmp_path)))
+
+
+def test_what_was_found_by_its_name_is_known_by_its_jobs_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studies.engines.slurm.check_slurm", lambda store: None)
+    monkeypatch.setattr(slurm_array, "job_states", lambda array_id: {f"{array_id}_0": JobState("RUNNING")})
+    names: list[str] = []
+    monkeypatch.setattr(slurm_array, "jobs_named", lambda name: names.append(name) or ["12_0", "12_1"])
+    for _ in range(2):
+        made = engine(Store(tmp_path), detach=True)
+        made._folder.mkdir(parents=True, exist_ok=True)
+        if not names:
+            (made._folder / "submitting.json").write_text('{"name": "study-small"}')
+        run_all(made)
+        assert "Slurm array 12 of this study is queued or running" in made.told[0]
+    assert names == ["study-small"]
+    assert json.loads((made._folder / "array.json").read_text()) == {"array_id": "12", "job_ids": ["12_0", "12_1"]}
 
 
 class _Executor:
