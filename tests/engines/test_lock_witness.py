@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 
 from studies.engines import lock_witness
 from studies.engines.lock_witness import check_locks, launcher_name, witness, witness_folder
@@ -50,6 +51,13 @@ def test_a_lock_that_is_seen_is_no_complaint_and_its_end_none_either(tmp_path: P
         other.kill()
         other.wait()
         other.stdout.close()
+
+
+def test_the_number_of_a_living_witness_grows(tmp_path: Path) -> None:
+    with witness(tmp_path, "mine") as own:
+        wait_until(lambda: own.read_bytes() != b"")
+        first = int(own.read_bytes())
+        wait_until(lambda: int(own.read_bytes()) > first)
 
 
 def test_a_living_witness_whose_lock_looks_free_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
