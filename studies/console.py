@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -15,6 +15,10 @@ out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty()
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 StoreOption = Annotated[Path, typer.Option(help="Results folder.", envvar="INDUCTIVE_BIAS_STORE")]
+ConfigDirOption = Annotated[
+    Optional[Path],  # noqa: UP045  # typer reads this form
+    typer.Option(help="Folder with your own study/, data/, ... files, laid out as configs/."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

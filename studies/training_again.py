@@ -9,16 +9,18 @@ its weights are kept.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from .cell import Cell
 from .engine_spec import EngineSpec
 from .engines import LocalEngine
 from .errors import StudyError
+from .files import is_still_there
 from .grid import Plan
 from .kept_weights import why_not_kept
 from .records import Record
@@ -27,6 +29,8 @@ from .tracking import TrackingSpec
 
 FOLDER = "again"
 """Of the store in a store; what is in it is only of use until the cell is trained."""
+IN_USE = "in-use"
+"""File in it, on which every process that works there has a shared lock, and who removes it all an exclusive one."""
 
 
 def cells_to_train_again(plan: Plan, store: Store) -> list[Cell]:
@@ -70,7 +74,25 @@ def train_for_weights(
         gone = replace(stage, cells=tuple(cell for cell in stage.cells if cell.id in origins))
         if gone.cells:
             reasons |= train_for_weights(gone, store, engine, on_start=on_start, on_poll=on_poll)
-    scratch = _scratch(store, origins) if cells else Store(store.root / FOLDER)
+    scratch = Store(store.root / FOLDER)
+    if cells:
+        with _in_use(scratch):
+            reasons |= _train(plan, cells, store, _scratch(store, origins), engine, on_start, on_poll)
+    _remove_if_done(scratch)
+    return reasons
+
+
+def _train(
+    plan: Plan,
+    cells: Sequence[Cell],
+    store: Store,
+    scratch: Store,
+    engine: EngineSpec,
+    on_start: Callable[[Plan, Store], None],
+    on_poll: Callable[[Sequence[str]], None],
+) -> dict[str, str]:
+    """Trains cells in the store in the store and takes their weights over; why not, by cell."""
+    reasons = dict[str, str]()
     for settings, group in _by_loop(cells, store, engine):
         again = {cell.model_copy(update={"reads_test": False}).id: cell for cell in group}
         stage = replace(
@@ -87,15 +109,32 @@ def train_for_weights(
             if why:
                 reasons[cell.id] = why
         scratch.discard_study(stage.study_id)
-    _remove_if_done(scratch)
     return reasons
 
 
+def _in_use(scratch: Store) -> IO[bytes]:
+    """A file: for as long as it is open no process removes the store that is trained in; several may have it open."""
+    path = scratch.root / IN_USE
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+b")
+        except FileNotFoundError:
+            continue
+        with contextlib.suppress(OSError):  # on a file system without locks training is refused in words
+            fcntl.flock(file, fcntl.LOCK_SH)
+        if is_still_there(file, path):
+            return file
+        file.close()  # it was removed meanwhile, and locks nothing
+
+
 def _remove_if_done(scratch: Store) -> None:
-    """Removes the store that was trained in, unless a cell in it is to be continued, or a process trains there."""
-    waiting = [one for one in scratch.cell_ids() if not (scratch.root / "cells" / one).is_symlink()]
-    if not waiting and not scratch.study_ids():
-        shutil.rmtree(scratch.root, ignore_errors=True)  # of links the links alone
+    """Removes the store that was trained in, unless a cell in it is to be continued, or a process is at work there."""
+    with contextlib.suppress(OSError), (scratch.root / IN_USE).open("a+b") as file:  # not there, or somebody's
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        waiting = [one for one in scratch.cell_ids() if not (scratch.root / "cells" / one).is_symlink()]
+        if not waiting and not scratch.study_ids():
+            shutil.rmtree(scratch.root, ignore_errors=True)  # of links the links alone
 
 
 def _scratch(store: Store, origins: Iterable[str]) -> Store:

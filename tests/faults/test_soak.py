@@ -292,7 +292,9 @@ from studies.store import Store
 
 plan, store = planned(replicates=1), Store(sys.argv[1])
 finish(store, plan, plan.cells[:2])
-while not (store.root / "told").exists():
+for _ in range(30_000):  # else it would wait for ever where nothing is told
+    if (store.root / "told").exists():
+        break
     time.sleep(0.01)
 finish(store, plan)
 print("as it ends")

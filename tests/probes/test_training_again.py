@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from probed_study import KEEPING, QUICK, small_plan, train_all
@@ -143,3 +145,33 @@ def test_what_is_to_be_continued_stays_until_it_is_done(plan: Plan, store: Store
     assert not scratch.root.exists()
     assert store.record(plan.cells[0].id) is not None
     assert training_again.cells_to_train_again(plan, store) == []
+
+
+def test_nobody_removes_what_another_has_just_prepared(tmp_path: Path) -> None:
+    """Between the links of one process and its plan another may end: it leaves them."""
+    scratch = Store(tmp_path / "store" / "again")
+    with training_again._in_use(scratch):
+        with training_again._in_use(scratch):
+            training_again._scratch(Store(tmp_path / "store"), ["aaaa"])
+        training_again._remove_if_done(scratch)
+        assert (scratch.root / "cells" / "aaaa").is_symlink()
+    training_again._remove_if_done(scratch)
+    assert not scratch.root.exists()
+    training_again._remove_if_done(scratch)
+    assert not scratch.root.exists()
+
+
+def test_a_lock_on_what_was_removed_meanwhile_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch, flock, tries = Store(tmp_path / "again"), fcntl.flock, list[int]()
+
+    def removed_at_first(file: IO[bytes], how: int) -> None:
+        flock(file, how)
+        tries.append(how)
+        if len(tries) == 1:
+            shutil.rmtree(scratch.root)
+
+    monkeypatch.setattr(training_again.fcntl, "flock", removed_at_first)
+    with training_again._in_use(scratch):
+        assert tries == [fcntl.LOCK_SH] * 2
+        training_again._remove_if_done(scratch)
+        assert (scratch.root / training_again.IN_USE).exists()

@@ -7,7 +7,6 @@ import html
 import html.parser
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,10 @@ import pytest
 
 from report.cards import CARD
 from report.synthetic import failed_record, make_record, predictions_of, study_records
-from studies.records import Record
+from studies.records import Record, records_frame
 from studies.report import write_report
+from studies.report.page import render_page
+from studies.report.tables import missing_table
 
 
 @pytest.fixture(scope="module")
@@ -136,15 +137,14 @@ def test_partial_study_says_what_is_missing(records: list[Record], report: Path,
         assert (report / file).read_bytes() != (tmp_path / file).read_bytes(), file
 
 
-def test_the_table_of_troubled_cells_fits_on_the_page(records: list[Record], tmp_path: Path) -> None:
+def test_the_table_of_troubled_cells_fits_on_the_page() -> None:
     """Its reasons wrap, and the id that `study logs` takes stands before them, where no reason pushes it away."""
-    reason = "out of memory: " + "/a/path/without/any/space" * 20
-    write_report([*small(records, *PAIR)[1:], failed_record(num_train=128, reason=reason)], CARD, tmp_path)
-    page = (tmp_path / "index.html").read_text()
-    table = page[page.index("<h3>Cells that failed") :].partition("</table>")[0]
-    assert '<table class="prose">' in table
-    assert re.findall("<th[^>]*>([^<]*)<", table)[-2:] == ["Cell", "Reason"]
-    assert ".prose td:last-child { overflow-wrap: anywhere; }" in page
+    failed = failed_record(reason="out of memory: " + "/a/path/without/any/space" * 20)
+    table = missing_table(records_frame([make_record(replicate=1), failed]), dataclasses.replace(CARD, num_cells=2))
+    assert [row[-2:] for row in table.rows] == [(failed.cell_id, f"failed: {failed.reason}")]
+    assert table.columns[-2:] == ("Cell", "Reason")
+    assert '<table class="prose">' in table.html()
+    assert ".prose td:last-child { overflow-wrap: anywhere; }" in render_page(CARD, "", [], [])
 
 
 def test_single_answers_say_what_they_leave_out(records: list[Record], tmp_path: Path) -> None:
