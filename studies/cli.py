@@ -23,6 +23,7 @@ from .interruption import told_once
 from .probes.command import EPILOG, probe
 from .soak.command import soak
 from .training_commands import plan, run, tune
+from .uncollected import uncollected
 
 if TYPE_CHECKING:
     from .grid import Plan
@@ -79,6 +80,7 @@ app.command()(tune)
 
 
 @app.command()
+@uncollected()
 def status(study: RunArgument, store: StoreOption = Path("results"), as_json: JsonOption = False) -> None:
     """Show the cells of a study and what is true of each right now."""
     from .store import Store
@@ -127,6 +129,7 @@ def logs(
 
 
 @app.command()
+@uncollected()
 def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
     """Write figures, tables and the page anew, from the records alone."""
     from . import answering
@@ -145,6 +148,7 @@ app.add_typer(bench, name="bench")
 
 
 @app.command()
+@uncollected()
 def export(
     study: RunArgument,
     store: StoreOption = Path("results"),

@@ -5,7 +5,7 @@ Shapes: R replicates, n values of x, B blocks of test images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -74,9 +74,14 @@ class Curve:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(np.sqrt(np.where(count > 1, np.sum(deviation**2, axis=0) / (count - 1), np.nan)))
 
+    def rows_of(self, replicates: Iterable[str]) -> list[int]:
+        """Rows of `log_error` that are of these replicates."""
+        place = {name: row for row, name in enumerate(self.replicates)}
+        return [place[name] for name in replicates]
+
     def restricted(self, replicates: tuple[str, ...], kept: npt.NDArray[np.bool_]) -> Curve:
         """The curve of some replicates at some of its x, in the given order of replicates."""
-        rows = [self.replicates.index(name) for name in replicates]
+        rows = self.rows_of(replicates)
         return replace(
             self,
             x=self.x[kept],
@@ -160,18 +165,17 @@ def pair_up(first: Curve, second: Curve) -> Pair | None:
     replicates lack is given up, else the replicate that lacks the most; but never so many replicates that fewer than
     three are left while giving up an x would do. Each is named in `Pair.left_out`.
     """
-    common = tuple(name for name in first.replicates if name in second.replicates)
+    in_both = {*first.replicates} & {*second.replicates}
+    common = tuple(name for name in first.replicates if name in in_both)
     left_out = [
         LeftOut(f"replicate {name} of {curve.family}", f"{other.family} has no such replicate")
         for curve, other in ((first, second), (second, first))
         for name in curve.replicates
-        if name not in common
+        if name not in in_both
     ]
     if not common:
         return None
-    rows = np.concatenate(
-        [curve.log_error[[curve.replicates.index(name) for name in common]] for curve in (first, second)], axis=1
-    )
+    rows = np.concatenate([curve.log_error[curve.rows_of(common)] for curve in (first, second)], axis=1)
     columns = [(curve.family, x) for curve in (first, second) for x in curve.x]
     missing = np.isnan(rows)
     keep_row, keep_column = np.ones(rows.shape[0], bool), np.ones(rows.shape[1], bool)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .curve import Array, Curve
 from .forms import Form
 from .robust import Cells, Minimum, minimise, residuals
+from .sorted_rows import FEWEST_ROWS, SortedCells
 
 NUM_FINALISTS = 12
 SMALLEST_DELTA = 1e-3
@@ -45,7 +46,22 @@ class FitData:
     @property
     def cells(self) -> Cells:
         """All of them, for any number of fits."""
-        return Cells(self.z, self.rows[None], self.weight[None], self.delta)
+        kind = SortedCells if self.is_long else Cells
+        return kind(self.z, self.rows[None], self.weight[None], self.delta)
+
+    @property
+    def without_each_replicate(self) -> Cells:
+        """For R fits that each leave one row out."""
+        if self.is_long:
+            rows = np.arange(self.num_replicates)
+            return SortedCells(self.z, self.rows[None], self.weight[None], self.delta, rows)
+        weight = self.weight * (1 - np.eye(self.num_replicates)[:, :, None])
+        return Cells(self.z, self.rows[None], weight, self.delta)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether sums over sorted rows are quicker than sums over all."""
+        return self.num_replicates >= FEWEST_ROWS and bool(np.isfinite(self.delta).all())
 
     @property
     def num_replicates(self) -> int:
@@ -124,26 +140,18 @@ def _search(form: Form, data: FitData, num_starts: int, generator: np.random.Gen
     return zero if zero.loss[0] <= resolved.loss[0] * (1 + 1e-9) + 1e-20 else resolved
 
 
-def refit(form: Form, cells: Cells, theta: Array) -> Array:
-    """Parameters [K, p] for K slightly different sets of cells, from those of the full fit [p].
+def refit(form: Form, cells: Cells, count: int, theta: Array) -> Array:
+    """Parameters [K, p] for `count` = K slightly different sets of cells, from those of the full fit [p].
 
     Each starts from the full fit, from it with half the smallest error as floor, and from it without a floor.
     """
-    count = max(len(cells.log_error), len(cells.weight))
     starts = [theta]
     if form.has_floor:
         smallest = np.exp(np.min(form.log_error(theta[None], cells.z)[0]))
         for floor in (form.internal_floor(np.asarray(smallest / 2)), -np.inf):
             starts.append(np.concatenate([[floor], theta[1:]]))
     kinds = len(starts)
-    shape = (count, *cells.log_error.shape[1:])
-    repeated = Cells(
-        cells.z,
-        np.repeat(np.broadcast_to(cells.log_error, shape), kinds, axis=0),
-        np.repeat(np.broadcast_to(cells.weight, shape), kinds, axis=0),
-        cells.delta,
-    )
-    found = minimise(form, repeated, np.tile(np.stack(starts), (count, 1)))
+    found = minimise(form, cells.repeated(kinds), np.tile(np.stack(starts), (count, 1)))
     best = found.loss.reshape(count, kinds).argmin(axis=1)
     return np.asarray(found.theta.reshape(count, kinds, -1)[np.arange(count), best])
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from .curve import Curve
 from .finding import Finding, Names, name_of
 from .fitted_curve import CurveFit, NoFit
-from .fitting import fit_curve
+from .fitting import FormName, fit_curve
 from .jackknife import Estimate
 
-FORMS_WITH_FLOOR = ("M2", "M3")
+FORMS_WITH_FLOOR: tuple[FormName, ...] = ("M2", "M3")
 FEWEST_SIZES = 4
 """Three parameters through three sizes leave nothing by which to tell a floor from a slope."""
 
@@ -76,12 +76,16 @@ def floor_of(
 
     Args:
         curve: the measured curve.
-        fit: of the form chosen by extrapolation, where there is one.
+        fit: of the form chosen by extrapolation, where there is one; made with the same settings, it is not made anew.
         chance: error of guessing.
         confidence: of the intervals.
         seed: of the random starts of fits.
     """
-    fits = [fit_curve(curve, form=form, chance=chance, confidence=confidence, seed=seed) for form in ("M2", "M3")]
+    known = {fit.form: fit} if isinstance(fit, CurveFit) else {}
+    fits = [
+        known.get(form) or fit_curve(curve, form=form, chance=chance, confidence=confidence, seed=seed)
+        for form in FORMS_WITH_FLOOR
+    ]
     if isinstance(fit, CurveFit) and fit.form not in ("M1", *FORMS_WITH_FLOOR):
         fits.append(fit)
     fitted = {one.form: one for one in fits if isinstance(one, CurveFit) and len(one.x) >= FEWEST_SIZES}

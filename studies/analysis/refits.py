@@ -47,16 +47,16 @@ def refitted(form: Form, data: FitData, theta: Array) -> Refits:
     none = np.empty((0, len(theta)))
     no_shift = np.empty((2, 0, len(theta)))
     if data.num_replicates > 1:
-        without = data.weight * (1 - np.eye(data.num_replicates)[:, :, None])
-        replicates = refit(form, Cells(data.z, data.rows[None], without, data.delta), theta)
+        replicates = refit(form, data.without_each_replicate, data.num_replicates, theta)
         blocks = none
         if data.blocks is not None:
-            blocks = refit(form, Cells(data.z, data.blocks, data.weight[None], data.delta), theta)
+            cells = Cells(data.z, data.blocks, data.weight[None], data.delta)
+            blocks = refit(form, cells, len(data.blocks), theta)
         return Refits(replicates, blocks, no_shift, data.num_replicates - 1)
     if data.standard_error is not None:
         moved = np.diag(data.standard_error)[:, None, :]
         shifted = [
-            refit(form, Cells(data.z, data.rows[None] + sign * moved, data.weight[None], data.delta), theta)
+            refit(form, Cells(data.z, data.rows[None] + sign * moved, data.weight[None], data.delta), len(moved), theta)
             for sign in (1, -1)
         ]
         return Refits(none, none, np.stack(shifted), np.inf)

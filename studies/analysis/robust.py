@@ -25,6 +25,21 @@ MAX_DAMPING = 1e12
 
 
 @dataclass(frozen=True)
+class Sums:
+    """What a step needs to know of the cells, whatever the form.
+
+    Attributes:
+        loss: sum of Huber losses [K]; infinite where it is not a number.
+        pull: how fast the loss falls as a fitted log error rises [K, n].
+        weight: of iteratively reweighted least squares [K, n].
+    """
+
+    loss: Array
+    pull: Array
+    weight: Array
+
+
+@dataclass(frozen=True)
 class Cells:
     """What is fitted.
 
@@ -39,6 +54,26 @@ class Cells:
     log_error: Array
     weight: Array
     delta: Array
+
+    def part(self, fits: npt.NDArray[np.intp]) -> Cells:
+        """The cells of some of the fits."""
+        if len(self.log_error) == 1:
+            return self
+        return Cells(self.z, self.log_error[fits], self.weight[fits], self.delta)
+
+    def repeated(self, times: int) -> Cells:
+        """Those of every fit several times in a row."""
+        shape = (max(len(self.log_error), len(self.weight)), *self.log_error.shape[1:])
+        log_error, weight = (np.broadcast_to(each, shape) for each in (self.log_error, self.weight))
+        return Cells(self.z, np.repeat(log_error, times, axis=0), np.repeat(weight, times, axis=0), self.delta)
+
+    def sums(self, fitted: Array) -> Sums:
+        """Sums over replicates, of fitted log errors [K, n]."""
+        residual = self.log_error - fitted[:, None, :]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            loss = np.einsum("krn->k", self.weight * huber(residual, self.delta))
+            weight = self.weight * np.minimum(1.0, self.delta / np.abs(residual))
+            return Sums(_or_infinite(loss), np.einsum("krn,krn->kn", weight, residual), weight.sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -84,27 +119,28 @@ def minimise(
     moving = np.flatnonzero(np.ones(theta.shape[1], bool) if free is None else free)
     theta = theta.copy()
     fitted, gradient = _evaluate(form, cells, theta)
-    loss = _loss(cells, fitted)
+    at = cells.sums(fitted)
+    loss, pull, weight = at.loss, at.pull, at.weight
     damping, idle = np.full(len(theta), 1e-2), np.zeros(len(theta), int)
     running = np.isfinite(loss)
     for _ in range(max_steps):
         live = np.flatnonzero(running)
         if len(live) == 0:
             break
-        part = _part(cells, live)
-        step, promised = _step(part, fitted[live], gradient[live][:, :, moving], damping[live])
+        part = cells.part(live)
+        step, promised = _step(pull[live], weight[live], gradient[live][:, :, moving], damping[live])
         tried = theta[live]
         tried[:, moving] += step
         zero_floor = np.isneginf(tried)
         tried = np.where(zero_floor, tried, np.clip(tried, *form.limits))
         tried_fitted, tried_gradient = _evaluate(form, part, tried)
-        tried_loss = _loss(part, tried_fitted)
-        better = tried_loss < loss[live]
+        there = part.sums(tried_fitted)
+        better = there.loss < loss[live]
         arrived = promised <= tolerance * loss[live]
         idle[live] = np.where(better & ~arrived, 0, idle[live] + np.where(arrived, 4, 1))
         taken = live[better]
-        theta[taken], loss[taken] = tried[better], tried_loss[better]
-        fitted[taken], gradient[taken] = tried_fitted[better], tried_gradient[better]
+        theta[taken], gradient[taken] = tried[better], tried_gradient[better]
+        loss[taken], pull[taken], weight[taken] = there.loss[better], there.pull[better], there.weight[better]
         damping[live] = np.clip(np.where(better, damping[live] / 5, damping[live] * 4), 1e-12, MAX_DAMPING)
         running[live] = (idle[live] < 12) & (damping[live] < MAX_DAMPING) & (np.abs(step).max(axis=1) > 1e-12)
     return Minimum(theta, loss)
@@ -116,33 +152,22 @@ def residuals(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
     return cells.log_error - fitted[:, None, :], gradient
 
 
-def _part(cells: Cells, live: npt.NDArray[np.intp]) -> Cells:
-    if len(cells.log_error) == 1:
-        return cells
-    return Cells(cells.z, cells.log_error[live], cells.weight[live], cells.delta)
-
-
 def _evaluate(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
     """As `Form.log_error`; parameters so far off that they overflow give a loss that no step accepts."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return form.log_error(theta, cells.z)
 
 
-def _loss(cells: Cells, fitted: Array) -> Array:
-    with np.errstate(over="ignore", invalid="ignore"):
-        loss = np.einsum("krn->k", cells.weight * huber(cells.log_error - fitted[:, None, :], cells.delta))
-    return np.asarray(np.where(np.isnan(loss), np.inf, loss))
-
-
-def _step(cells: Cells, fitted: Array, gradient: Array, damping: Array) -> tuple[Array, Array]:
+def _step(pull: Array, weight: Array, gradient: Array, damping: Array) -> tuple[Array, Array]:
     """Damped steps [K, q] of the q parameters that move, each at most 3 long, and the fall of loss they promise [K]."""
-    residual = cells.log_error - fitted[:, None, :]
-    with np.errstate(divide="ignore"):
-        weight = cells.weight * np.minimum(1.0, cells.delta / np.abs(residual))
-    downhill = np.einsum("kn,knp->kp", np.einsum("krn,krn->kn", weight, residual), gradient)
-    curvature = np.einsum("kn,knp,knq->kpq", weight.sum(axis=1), gradient, gradient)
+    downhill = np.einsum("kn,knp->kp", pull, gradient)
+    curvature = np.einsum("kn,knp,knq->kpq", weight, gradient, gradient)
     diagonal = np.einsum("kpp->kp", curvature)
     ridge = damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30
     step = np.linalg.solve(curvature + ridge[:, :, None] * np.eye(ridge.shape[1]), downhill[:, :, None])
     step = np.clip(step[:, :, 0], -3, 3)
     return step, np.einsum("kp,kp->k", step, downhill)
+
+
+def _or_infinite(loss: Array) -> Array:
+    return np.asarray(np.where(np.isnan(loss), np.inf, loss))
