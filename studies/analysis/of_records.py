@@ -13,7 +13,7 @@ from studies.records import selected_rows
 
 from .finding import LeftOut
 from .table import Columns, CurveTable, curve_table, log_error
-from .traits import traits_of
+from .traits import TRAIT_COLUMNS, traits_of
 
 Rule = Literal["selected", "full_budget"]
 RULES: tuple[Rule, ...] = ("selected", "full_budget")
@@ -24,6 +24,12 @@ LEFT_OUT_COLUMNS = ["cell_id", "arm", "num_train", "replicate", "reason"]
 
 BRANCH_COLUMNS = ("train_flops", "train_flops_exact", "epochs", "train_seconds")
 """What differs between the branches of a cell and can be x: every branch is then a point of the curve."""
+
+READ_COLUMNS = (
+    *("cell_id", "arm", "num_train", "num_pretrain", "replicate", "branch", "status", "reason", "selected", "diverged"),
+    *("test_error", "num_test", "test_checksum", "train_flops", "executed_train_flops", "train_seconds"),
+)
+"""What curves are made from; a table of records has many columns more, and copying them takes longer."""
 
 BlockKey = tuple[str, float]
 """A cell and one of its branches."""
@@ -80,17 +86,21 @@ def records_table(
     Raises:
         ConfigError: the column does not exist, or holds no numbers.
     """
-    of_size = frame if num_train is None else frame[frame["num_train"] == num_train]
+    read = [column for column in frame.columns if column in {*READ_COLUMNS, *TRAIT_COLUMNS, x}]
+    of_size = frame[read] if num_train is None else frame.loc[frame["num_train"] == num_train, read]
     of_size, scratch = _without_scratch(of_size, x)
     by_branch = x in BRANCH_COLUMNS
     rows = _branch_points(of_size) if by_branch else curve_points(of_size, rule)
-    keys = list(zip(rows["cell_id"], rows["branch"], strict=True))
-    rows = rows.assign(block_key=pd.Series(keys, index=rows.index, dtype=object))
     shared = rows["replicate"].nunique() > 1 and rows["test_checksum"].nunique() == 1
+    block_key = None
+    if shared and blocks:
+        block_key = "block_key"
+        keys = list(zip(rows["cell_id"], rows["branch"], strict=True))
+        rows = rows.assign(block_key=pd.Series(keys, index=rows.index, dtype=object))
     columns = Columns(
-        x=x, family="arm", error="test_error", point="branch" if by_branch else None, block_key="block_key"
+        x=x, family="arm", error="test_error", point="branch" if by_branch else None, block_key=block_key
     )
-    table = curve_table(rows, columns, blocks=blocks if shared else None)
+    table = curve_table(rows, columns, blocks=blocks if block_key else None)
     absent = left_out_cells(of_size, rule)
     left_out = [
         LeftOut(f"{row['arm']} at {row['num_train']}, replicate {row['replicate']}", row["reason"])

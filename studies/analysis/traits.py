@@ -22,6 +22,9 @@ _NAMED: Mapping[str, str] = {
 """What the words of a form change about their family (`models`); another word changes the form."""
 
 
+TRAIT_COLUMNS = ("arm", "family", "variant", "start", "designed_for")
+
+
 @dataclass(frozen=True)
 class Traits:
     """What an arm is made of."""
@@ -35,10 +38,10 @@ class Traits:
 
 def traits_of(frame: pd.DataFrame) -> dict[str, Traits]:
     """The traits of every arm of a table of records; none where its columns do not tell them."""
-    if not {"arm", "family", "variant", "start", "designed_for"} <= set(frame.columns):
+    if not set(TRAIT_COLUMNS) <= set(frame.columns):
         return {}
     found = {}
-    for row in frame.drop_duplicates("arm").to_dict("records"):
+    for row in frame[list(TRAIT_COLUMNS)].drop_duplicates("arm").to_dict("records"):
         tier, _, form = str(row["variant"]).partition("-")
         found[str(row["arm"])] = Traits(str(row["family"]), tier, form, str(row["start"]), int(row["designed_for"]))
     return found

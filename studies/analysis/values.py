@@ -13,6 +13,10 @@ def labels(column: pd.Series[float]) -> pd.Series[str]:
 
     Text stays what it is, so that "01" and "1" are two; whole numbers have no decimals, so that 1 and 1.0 are one.
     """
+    if isinstance(column.dtype, pd.StringDtype):  # few different names, and slow to go through one by one
+        codes, names = pd.factorize(column)
+        told = np.array([*(_label(name) for name in names), None], dtype=object)
+        return pd.Series(told[codes], index=column.index, dtype=object)  # -1, of what is missing, is the last
     return pd.Series(
         [None if gap else _label(value) for value, gap in zip(column, column.isna(), strict=True)],
         index=column.index,

@@ -69,7 +69,10 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def png_bytes(figure: Figure, dpi: int = 200) -> bytes:
+DPI = 200
+
+
+def png_bytes(figure: Figure, dpi: int = DPI) -> bytes:
     """The figure as PNG, without date or program version."""
     with print_style():
         buffer = io.BytesIO()
@@ -81,7 +84,7 @@ def svg_bytes(figure: Figure) -> bytes:
     """The figure as SVG, without date or program version. Its layout is fixed by this."""
     with print_style():
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
         figure.set_layout_engine("none")  # what is saved next need not be laid out again
         return buffer.getvalue()
 

@@ -20,7 +20,7 @@ from studies.analysis.of_records import curve_points
 from studies.analysis.table import CurveTable
 
 from .axes import error_axis, flops_axis, new_figure, print_style
-from .curve_figures import BAND_REPLICATES
+from .curve_figures import BAND_REPLICATES, MANY_DOTS
 from .palette import MUTED, Look, looks_of
 from .tables import size_heading
 
@@ -123,6 +123,7 @@ def plot_validation_against_test(frame: pd.DataFrame) -> Figure:
                 linewidth=1 if look.open else 0.5,
                 label=look.label,
                 zorder=3,
+                rasterized=len(rows) > MANY_DOTS,
             )
         both = [*rows["validation_error"].clip(lower=1e-5), *np.exp(rows["log_error"])]
         error_axis(axes, both)

@@ -29,6 +29,9 @@ from .palette import CHANCE, FLOOR, INK, MUTED, Look, looks_of
 RULE_NAMES: dict[Rule, str] = {"selected": "branch chosen on validation", "full_budget": "branch at the full budget C"}
 
 BAND_REPLICATES = FEWEST_FOR_INTERVAL
+MANY_DOTS = 4000
+"""In a figure; more are an image in its SVG: as elements of their own they would be megabytes that a browser draws one
+by one."""
 
 
 def plot_curves(
@@ -65,7 +68,8 @@ def plot_curves(
             banded = curve[["low", "high"]].where(curve["num_replicates"] >= BAND_REPLICATES)
             axes.fill_between(at, banded["low"], banded["high"], color=look.colour, alpha=0.14, linewidth=0, zorder=2)
             dots = cells[x].to_numpy(float) * math.exp(shift), np.exp(cells["log_error"].to_numpy(float))
-            axes.scatter(*dots, s=9, color=look.colour, alpha=0.38, linewidth=0, zorder=3)
+            many = len(points) > MANY_DOTS
+            axes.scatter(*dots, s=9, color=look.colour, alpha=0.38, linewidth=0, zorder=3, rasterized=many)
             axes.plot(at, y, color=look.colour, linestyle=look.line, linewidth=1.8, zorder=4)
             _markers(axes, at, y, look)
             ends.append((at[-1], y[-1], look.label, look.colour))

@@ -272,7 +272,9 @@ def seeds_table(frame: pd.DataFrame) -> Table:
 def cells_table(frame: pd.DataFrame) -> Table:
     """Every cell that is in the curves, with the hashes that name its subset and its weights."""
     rows, pretrained = [], has_starts(frame)
-    for row in curve_points(frame).to_dict("records"):
+    columns = ["arm", "num_train", "replicate", "branch", "test_error", "epochs", "num_pretrain"]
+    columns += ["subset_hash", "weights_sha256", "cell_id"]
+    for row in curve_points(frame)[columns].to_dict("records"):
         branch = f"{row['branch']:g} C"
         hashes = (row["subset_hash"][:12], row["weights_sha256"][:12], row["cell_id"])
         size, error = f"{row['num_train']:,}", percent(row["test_error"])
