@@ -16,6 +16,7 @@ from .analysis.of_records import Rule, records_table
 from .analysis.probe_answers import ProbeAnswers, ProbeArrays
 from .analysis.study import measured_pair, read_blocks
 from .analysis.table import CurveTable
+from .company import company
 from .counts import counted
 from .errors import ConfigError
 from .few_shot_results import few_shot_frame, waiting_networks
@@ -30,6 +31,8 @@ from .store import Store
 
 WITH_ARRAYS = ("receptive_field", "attention_distance", "position_similarity", "first_layer")
 """Probes whose arrays a figure of the report draws."""
+WORTH_COMPANY = 200
+"""Cells of a study from which its report is made by two processes; the second takes a second to begin."""
 
 
 def load_records(study: str = "data_scaling", store: Path | str = "results") -> list[Record]:
@@ -157,15 +160,17 @@ def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> 
         )
     folder = store.study_folder(planned.study_id) / "report"
     card = card or study_card(planned)
-    return write_report(
-        store.each_record(planned),
-        replace(card, notes=(*card.notes, *_lost_notes(planned, store))),
-        folder,
-        {cell.id: store.predictions_path(cell.id) for cell in planned.cells},
-        few_shot_answers(planned, store),
-        {stage.spec.name: store.each_record(stage) for stage in planned.pretraining},
-        probe_answers(planned, store),
-    )
+    with company(len(planned.cells) >= WORTH_COMPANY, ["studies.report.drawn", "studies.analysis.study"]) as second:
+        return write_report(
+            store.each_record(planned),
+            replace(card, notes=(*card.notes, *_lost_notes(planned, store))),
+            folder,
+            {cell.id: store.predictions_path(cell.id) for cell in planned.cells},
+            few_shot_answers(planned, store),
+            {stage.spec.name: store.each_record(stage) for stage in planned.pretraining},
+            probe_answers(planned, store),
+            second,
+        )
 
 
 def _lost_notes(planned: Plan, store: Store) -> tuple[str, ...]:

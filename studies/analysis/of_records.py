@@ -97,9 +97,7 @@ def records_table(
         block_key = "block_key"
         keys = list(zip(rows["cell_id"], rows["branch"], strict=True))
         rows = rows.assign(block_key=pd.Series(keys, index=rows.index, dtype=object))
-    columns = Columns(
-        x=x, family="arm", error="test_error", point="branch" if by_branch else None, block_key=block_key
-    )
+    columns = Columns(x=x, family="arm", error="test_error", point="branch" if by_branch else None, block_key=block_key)
     table = curve_table(rows, columns, blocks=blocks if block_key else None)
     absent = left_out_cells(of_size, rule)
     left_out = [

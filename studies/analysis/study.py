@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from studies.company import Company
 from studies.records import read_predictions
 
 from .answers import DEFAULT_INTERPOLATION, Answers, analyse
@@ -112,6 +113,7 @@ def analyse_study(
     chance: float | None = None,
     blocks: Blocks | None = None,
     x: str = "num_train",
+    second: Company | None = None,
 ) -> StudyAnswers:
     """Answers all questions of a table of records.
 
@@ -121,14 +123,11 @@ def analyse_study(
         chance: error of guessing.
         blocks: `read_blocks`.
         x: what the curves run over, `num_train` or `num_pretrain`; costs are compared at sizes of the former alone.
+        second: a process that answers one of the rules meanwhile, where there is one.
     """
     ladder = permutation_ladder(frame, pair=pair, x=x, blocks=blocks, chance=chance)
     frame = unpermuted(frame)
-    by_rule = {}
-    for rule in rules_that_differ(frame):
-        table = records_table(frame, rule=rule, x=x, blocks=blocks)
-        if table.curves:
-            by_rule[rule] = analyse(table, pair=measured_pair(table, pair), chance=chance)
+    by_rule = _by_rule(frame, pair, chance, blocks, x, second)
     measured = [curve.x for answers in by_rule.values() for curve in answers.table.curves.values()]
     sizes = sorted({int(size) for sizes in measured for size in sizes})
     told = list(dict.fromkeys([sizes[-1], sizes[(len(sizes) - 1) // 2]])) if sizes and x == "num_train" else []
@@ -146,6 +145,27 @@ def analyse_study(
         against_scratch(frame, x=x, blocks=blocks),
         ladder,
     )
+
+
+def _by_rule(
+    frame: pd.DataFrame,
+    pair: tuple[str, str] | None,
+    chance: float | None,
+    blocks: Blocks | None,
+    x: str,
+    second: Company | None,
+) -> dict[Rule, Answers]:
+    """The answers under every rule, the last of several by the second process."""
+    tables = {rule: records_table(frame, rule=rule, x=x, blocks=blocks) for rule in rules_that_differ(frame)}
+    tables = {rule: table for rule, table in tables.items() if table.curves}
+    pairs = {rule: measured_pair(table, pair) for rule, table in tables.items()}
+    awaited = None
+    if second is not None and len(tables) > 1:
+        last = list(tables)[-1]
+        awaited = second.asked(analyse, tables[last], pair=pairs[last], chance=chance)
+    own = list(tables)[: len(tables) - (awaited is not None)]
+    found = {rule: analyse(tables[rule], pair=pairs[rule], chance=chance) for rule in own}
+    return found if awaited is None else {**found, last: awaited()}
 
 
 def cost_view(

@@ -10,16 +10,17 @@ from pathlib import Path
 from studies.analysis.few_shot_curves import FewShotAnswers
 from studies.analysis.probe_answers import ProbeAnswers
 from studies.analysis.study import analyse_study, read_blocks
+from studies.company import Company
 from studies.files import write_atomically, write_text
 from studies.records import Record, in_one_order, records_frame
 
-from .axes import png_bytes, svg_bytes
 from .card import StudyCard
 from .contents import report_tables, sections
-from .drawings import drawings, material
+from .drawings import material
+from .drawn import drawn, in_turn
 from .few_shot_section import few_shot_statements
 from .ladder_section import ladder_statements
-from .page import Picture, render_page
+from .page import render_page
 from .starts_table import stages_table
 from .statements import main_statements, progress_statement, statement_families
 from .trunk_losses import TrunkLosses
@@ -52,6 +53,7 @@ def write_report(
     few_shot: FewShotAnswers | None = None,
     stages: Mapping[str, Iterable[Record]] | None = None,
     probes: ProbeAnswers | None = None,
+    second: Company | None = None,
 ) -> ReportPaths:
     """Writes `index.html`, `answers.json`, `figures/*.{png,svg}` and `tables/*.md` under `folder`.
 
@@ -64,14 +66,18 @@ def write_report(
         few_shot: the few-shot evaluations, where the study declares some.
         stages: by name the records of the earlier stages, whose weights arms begin from.
         probes: what its networks were probed for, where they were.
+        second: a process that computes and draws some of it, where there is one; the bytes are the same.
     """
     losses = TrunkLosses(card.tier, card.x)
     frame = in_one_order(records_frame(losses.passing(records), card.tier))
     blocks = read_blocks(frame, predictions or {})
-    answers = analyse_study(frame, pair=card.primary_pair, chance=card.chance_error, blocks=blocks, x=card.x)
+    answers = analyse_study(
+        frame, pair=card.primary_pair, chance=card.chance_error, blocks=blocks, x=card.x, second=second
+    )
     earlier = {name: records_frame(own, card.tier) for name, own in (stages or {}).items()}
     earlier = {name: own for name, own in earlier.items() if len(own)}
     of = material(frame, card, answers, few_shot, probes, losses)
+    awaited = None if second is None else second.asked(drawn, of, 1, 2)
     shown = report_tables(of)
     if earlier:
         shown["stages"] = stages_table(earlier)
@@ -86,14 +92,12 @@ def write_report(
     if probes is not None:
         values_of_all["probes"] = probes.as_dict()
 
-    figure_paths, table_paths, pictures = [], [], {}
-    for name, drawing in drawings(of).items():
-        figure = drawing.draw()
-        svg = svg_bytes(figure)
-        alternative = drawing.caption.split(". ")[0]
-        pictures[name] = Picture(name, svg, drawing.caption, alternative, figure.get_figwidth())
-        for suffix, content in (("png", png_bytes(figure)), ("svg", svg)):
-            figure_paths.append(folder / "figures" / f"{name}.{suffix}")
+    images = drawn(of) if awaited is None else in_turn(drawn(of, 0, 2), awaited())
+    pictures = {image.picture.name: image.picture for image in images}
+    figure_paths, table_paths = [], []
+    for image in images:
+        for suffix, content in (("png", image.png), ("svg", image.picture.svg)):
+            figure_paths.append(folder / "figures" / f"{image.picture.name}.{suffix}")
             _write_bytes(figure_paths[-1], content)
     for table in shown.values():
         table_paths.append(folder / "tables" / f"{table.name}.md")

@@ -1,0 +1,121 @@
+"""A second process that computes beside this one, and what it is asked: one thing at a time.
+
+A report of many cells takes a second core. The process is a fresh interpreter, never a fork: whoever holds the lock of
+a cell must not fork, and threads do not survive one. It loads what it will need while this process still reads records.
+What it is asked is a function of a module with arguments that can be pickled; what it answers is what the function
+returns here, and where the process is lost the function is called here. It ends when its input does, so also when this
+process is killed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
+
+from .uncollected import uncollected
+
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from studies.company import serve; serve(sys.argv[2:])"
+)
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Company:
+    """A second process.
+
+    Args:
+        loads: names of modules that it loads at once.
+    """
+
+    def __init__(self, loads: Sequence[str] = ()) -> None:
+        command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *loads]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self._busy = False
+
+    def asked(self, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> Callable[[], T]:
+        """Asks for `function(*arguments, **named)`.
+
+        Returns:
+            A function that waits for what was asked and returns it, to be called before the next thing is asked.
+
+        Raises:
+            RuntimeError: the answer before this one was not awaited.
+        """
+        if self._busy:
+            raise RuntimeError("a second process was asked before its last answer was awaited; call that first")
+        assert self._process.stdin is not None
+        self._busy = True
+        with suppress(OSError):  # it is gone: told by the lack of an answer
+            pickle.dump((function, arguments, named), self._process.stdin, pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+
+        def answer() -> T:
+            self._busy = False
+            assert self._process.stdout is not None
+            try:
+                done, found = pickle.load(self._process.stdout)  # of our own process
+            except (OSError, EOFError, pickle.UnpicklingError):
+                done = False
+            return cast("T", found) if done else function(*arguments, **named)
+
+        return answer
+
+    def end(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def serve(loads: Sequence[str]) -> None:
+    """Answers what is asked on the standard input, until that ends."""
+    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what anybody prints is no answer
+    with uncollected():
+        for name in loads:
+            importlib.import_module(name)
+        for content in _answered(questions):
+            try:
+                answers.write(content)
+                answers.flush()
+            except BrokenPipeError:  # nobody waits for it any more
+                return
+
+
+def _answered(questions: BinaryIO) -> Iterator[bytes]:
+    while True:
+        try:
+            function, arguments, named = pickle.load(questions)  # of the process that began this one
+        except EOFError:
+            return
+        told: tuple[bool, Any]
+        try:
+            told = True, function(*arguments, **named)
+        except Exception:  # it is raised there, where it is called again
+            told = False, None
+        yield pickle.dumps(told, pickle.HIGHEST_PROTOCOL)
+
+
+@contextmanager
+def company(wanted: bool, loads: Sequence[str] = ()) -> Iterator[Company | None]:
+    """A second process for as long as the context lasts; None where it is not wanted or cannot begin."""
+    second = None
+    if wanted and sys.executable:
+        with suppress(OSError):  # no memory or no process left: one computes alone
+            second = Company(loads)
+    try:
+        yield second
+    finally:
+        if second is not None:
+            second.end()
