@@ -249,15 +249,20 @@ def records_frame(records: Iterable[Record], tier: str | None = None) -> pd.Data
         records = list(records)
         if len({split_variant(record.cell["variant"])[0] for record in records}) > 1:
             tier = ""
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    of_records: dict[str, list[Any]] = {name: [] for name in COLUMNS if name not in _OF_BRANCH}
+    of_branches: dict[str, list[Any]] = {name: [] for name in _OF_BRANCH}
+    counts = []
     for record in records:
-        _add_rows(record, tier, columns)
-    return pd.DataFrame(columns).sort_values(list(_ORDER), kind="stable", ignore_index=True)
+        counts.append(max(1, len(record.branches)))
+        _add_rows(record, tier, of_records, of_branches)
+    repeated = pd.DataFrame(of_records).take(np.repeat(np.arange(len(counts)), counts)).reset_index(drop=True)
+    frame = pd.concat([repeated, pd.DataFrame(of_branches)], axis=1)[list(COLUMNS)]
+    return frame.sort_values(list(_ORDER), kind="stable", ignore_index=True)
 
 
 _ORDER = ("arm", "num_train", "num_pretrain", "replicate", "branch")
-_OF_BRANCH = {"fraction": "branch"} | {name: name for name in Branch.model_fields if name in COLUMNS}
-"""Field of a branch -> its column."""
+_OF_BRANCH = {"branch": "fraction"} | {name: name for name in Branch.model_fields if name in COLUMNS}
+"""Column -> the field of a branch that stands there."""
 _OF_RECORD = tuple(name for name in COLUMNS if name in Record.model_fields)
 
 
@@ -266,14 +271,16 @@ def in_one_order(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values([*_ORDER, "cell_id"], kind="stable", ignore_index=True)
 
 
-def _add_rows(record: Record, tier: str | None, columns: Mapping[str, list[Any]]) -> None:
-    """Appends the rows of a record to the columns of the long table."""
+def _add_rows(
+    record: Record, tier: str | None, of_records: Mapping[str, list[Any]], of_branches: Mapping[str, list[Any]]
+) -> None:
+    """Appends what a record's rows have in common, once, and what each of its branches says."""
     shared = _shared(record, tier)
-    rows = max(1, len(record.branches))
-    for name, column in columns.items():
-        column += [shared.get(name, math.nan)] * rows
-    for field, name in _OF_BRANCH.items() if record.branches else ():
-        columns[name][-rows:] = [getattr(branch, field) for branch in record.branches]
+    for name, column in of_records.items():
+        column.append(shared.get(name, math.nan))
+    for name, column in of_branches.items():
+        field = _OF_BRANCH[name]
+        column += [getattr(branch, field) for branch in record.branches] or [shared.get(name, math.nan)]
 
 
 def _shared(record: Record, tier: str | None) -> dict[str, Any]:

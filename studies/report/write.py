@@ -25,6 +25,9 @@ from .starts_table import stages_table
 from .statements import main_statements, progress_statement, statement_families
 from .trunk_losses import TrunkLosses
 
+MOST_SHARED = 20_000
+"""Rows up to which a second process is handed the table to draw from it; larger ones would be too much memory twice."""
+
 
 @dataclass(frozen=True)
 class ReportPaths:
@@ -77,7 +80,7 @@ def write_report(
     earlier = {name: records_frame(own, card.tier) for name, own in (stages or {}).items()}
     earlier = {name: own for name, own in earlier.items() if len(own)}
     of = material(frame, card, answers, few_shot, probes, losses)
-    awaited = None if second is None else second.asked(drawn, of, 1, 2)
+    awaited = second.asked(drawn, of, 1, 2) if second is not None and len(frame) <= MOST_SHARED else None
     shown = report_tables(of)
     if earlier:
         shown["stages"] = stages_table(earlier)

@@ -9,6 +9,7 @@ import pytest
 
 from studies.analysis.measured import measured_table
 from studies.analysis.reading import read_table, understand
+from studies.analysis.values import labels
 from studies.errors import ConfigError
 
 PLAIN = pd.DataFrame({"family": ["a", "b"], "num_train": [10, 10], "error": [0.2, 0.3]})
@@ -149,3 +150,10 @@ def test_rows_without_a_standard_error_are_named(lacking: float | None) -> None:
     assert table.curves["a"].standard_error is not None
     assert table.curves["b"].standard_error is None
     assert any("b has no intervals: 1 of its 2 points" in note and "(rows 4)" in note for note in table.notes)
+
+
+def test_labels_of_a_column_of_text_are_those_of_its_cells() -> None:
+    cells = ["01", " vit ", None, "1", "", "vit"]
+    names = labels(pd.Series(cells, dtype="string", index=[3, 1, 4, 0, 5, 2]))
+    assert names.tolist() == labels(pd.Series(cells, dtype=object)).tolist() == ["01", "vit", None, "1", None, "vit"]
+    assert names.index.tolist() == [3, 1, 4, 0, 5, 2]

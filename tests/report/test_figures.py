@@ -18,9 +18,10 @@ from studies.analysis.of_records import records_table
 from studies.analysis.study import analyse_study
 from studies.analysis.table import Columns, CurveTable
 from studies.records import Record, records_frame
+from studies.report import course_figures, curve_figures
 from studies.report.answer_figures import plot_floors, plot_multiplier
 from studies.report.axes import error_axis, new_figure, png_bytes, print_style, spread_apart, svg_bytes
-from studies.report.course_figures import plot_error_against_cost
+from studies.report.course_figures import plot_error_against_cost, plot_validation_against_test
 from studies.report.curve_figures import plot_curves, plot_fits
 from studies.report.palette import FAMILY_LOOKS, arm_looks, looks_of, size_label, size_labels
 
@@ -228,3 +229,15 @@ def test_a_single_panel_has_bands_from_three_replicates_up() -> None:
     assert (low, high) == pytest.approx((0.1 / half, 0.2 * half), rel=1e-6)
     assert drawn(spread, panels=2) == []
     assert drawn(spread[:2], panels=1) == []
+
+
+def test_dots_by_the_thousand_are_one_image_per_arm(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = records_frame(records)
+    for module in (course_figures, curve_figures):
+        monkeypatch.setattr(module, "MANY_DOTS", len(records) - 1)
+    for draw in (plot_curves, plot_validation_against_test):
+        assert b"<image" in svg_bytes(draw(frame))
+    for module in (course_figures, curve_figures):
+        monkeypatch.setattr(module, "MANY_DOTS", len(records))
+    for draw in (plot_curves, plot_validation_against_test):
+        assert b"<image" not in svg_bytes(draw(frame))
