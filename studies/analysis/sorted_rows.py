@@ -87,8 +87,7 @@ class Running:
         """How many values of its size are below each of [..., n]."""
         inside = np.minimum(np.maximum(value, self.lowest), self.highest) + self.shift
         found = np.searchsorted(self.key, inside.ravel()).reshape(value.shape)
-        begin = self.first - np.arange(len(self.first))
-        return np.asarray(np.minimum(found - begin, self.count))  # also of what is not a number
+        return np.asarray(found - (self.first - np.arange(len(self.first))))
 
 
 @dataclass(frozen=True)
