@@ -32,14 +32,12 @@ class WorkerHandle:
     Attributes:
         device: its device, of which no other worker is told meanwhile.
         job: cells it has not answered for yet.
-        num_lanes: cells its job had.
         first: of these, the one in whose log it writes.
         ready: whether it can be sent a job; where a machine has yet to be found for it, only later.
     """
 
     device: str
     job: list[str] = field(default_factory=list, init=False)
-    num_lanes: int = field(default=0, init=False)
     first: str = field(default="", init=False)
     ready: bool = field(default=True, init=False)
 
@@ -172,7 +170,7 @@ class Scheduler(ABC, Generic[Handle, Settings]):
                 workers.append(free)
                 places -= 1
             if free.ready:
-                free.job, free.num_lanes, free.first = list(job), len(job), job[0]
+                free.job, free.first = list(job), job[0]
                 self._send(free, job)
             else:
                 kept += job
@@ -216,8 +214,6 @@ class Scheduler(ABC, Generic[Handle, Settings]):
         for worker, message in self._receive(tuple(workers)):
             if isinstance(message, Death):
                 _retire(worker, workers, idle)
-                if worker.num_lanes > 1:  # whichever of them it was, it costs the others no second time
-                    self._alone.update(worker.job)
                 for cell_id in worker.job:
                     yield JobResult(cell_id, "died", message.how)
             elif isinstance(message, str):
@@ -238,7 +234,7 @@ class Scheduler(ABC, Generic[Handle, Settings]):
         elif result.outcome == "returned":
             queue.appendleft(cell_id)
         else:
-            self._alone.add(cell_id)  # its next attempts cost no other cell
+            self._alone.add(cell_id)  # its next attempts cost no other cell; of a job that died, whichever it was
             attempts[cell_id] += 1
             if attempts[cell_id] < self._max_attempts:
                 queue.append(cell_id)

@@ -55,9 +55,9 @@ def test_a_lock_that_is_seen_is_no_complaint_and_its_end_none_either(tmp_path: P
 
 def test_the_number_of_a_living_witness_grows(tmp_path: Path) -> None:
     with witness(tmp_path, "mine") as own:
-        wait_until(lambda: own.read_bytes() != b"")
+        wait_until(lambda: own.read_bytes() != b"", seconds=60)
         first = int(own.read_bytes())
-        wait_until(lambda: int(own.read_bytes()) > first)
+        wait_until(lambda: int(own.read_bytes()) > first, seconds=60)
 
 
 def test_a_living_witness_whose_lock_looks_free_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 from planned import planned
@@ -13,6 +15,7 @@ from studies.engine_spec import EngineSpec
 from studies.engines import Outcome, scheduler
 from studies.engines.scheduler import Death, Scheduler, WorkerHandle
 from studies.engines.worker import JobResult
+from studies.stopping import Stopped
 from studies.store import Store
 from studies.tracking import TrackingSpec
 
@@ -35,7 +38,7 @@ class _FakeEngine(Scheduler[_Fake, EngineSpec]):
         folder: Path,
         num_workers: int = 2,
         let_in: Sequence[int] = range(99),
-        lanes: int = 1,
+        lanes: int | Literal["auto"] = 1,
         max_attempts: int = scheduler.MAX_ATTEMPTS,
     ) -> None:
         settings = EngineSpec(lanes=lanes)
@@ -132,6 +135,53 @@ def test_cells_that_another_launcher_has_are_asked_for_last(tmp_path: Path) -> N
     engine.fates = {IDS[0]: ["busy"]}
     assert sorted(engine.run(IDS).recorded) == sorted(IDS)
     assert engine.started[0].jobs == [(cell_id,) for cell_id in [*IDS, IDS[0]]]
+
+
+def test_a_cell_that_another_launcher_has_is_left_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(scheduler, "BUSY_SECONDS", 10.0)
+    monkeypatch.setattr(scheduler, "time", SimpleNamespace(monotonic=lambda: now, sleep=lambda seconds: None))
+    engine = _FakeEngine(tmp_path, num_workers=1)
+    engine.fates = {IDS[0]: ["busy"]}
+
+    def turn(running: Sequence[str]) -> None:
+        nonlocal now
+        now += 1.0
+
+    engine._on_poll = turn
+    engine._stays = lambda worker, more: True  # type: ignore[method-assign]
+    assert sorted(engine.run(IDS[:2]).recorded) == sorted(IDS[:2])
+    assert engine.started[0].jobs == [(IDS[0],), (IDS[1],), (IDS[0],)]
+    assert now >= 10.0
+
+
+def test_cells_that_have_a_record_by_now_are_trained_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = _FakeEngine(tmp_path)
+    monkeypatch.setattr(engine._store, "state", lambda cell_id: "failed" if cell_id == IDS[0] else "waiting")
+    assert sorted(engine.run(IDS).recorded) == sorted(IDS)
+    assert (IDS[0],) not in [job for worker in engine.started for job in worker.jobs]
+
+
+def test_as_many_lanes_as_a_worker_has_measured(tmp_path: Path) -> None:
+    engine = _FakeEngine(tmp_path, num_workers=1, lanes="auto")
+    engine.fates = {IDS[0]: ["returned"]}
+    assert sorted(engine.run(IDS).recorded) == sorted(IDS)
+    assert [len(job) for job in engine.started[0].jobs] == [2, 1, 1, 1]
+
+
+def test_asked_to_stop_workers_save_before_they_are_killed(tmp_path: Path) -> None:
+    engine = _FakeEngine(tmp_path)
+    saved: list[bool] = []
+
+    def stop(running: Sequence[str]) -> None:
+        raise Stopped
+
+    engine._on_poll = stop
+    engine._let_save = lambda workers: saved.extend(worker.ended for worker in workers)  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        engine.run(IDS)
+    assert saved == [False, False]
+    assert all(worker.ended for worker in engine.started)
 
 
 def test_of_the_lanes_of_a_job_whose_worker_died_each_is_tried_alone(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from slurm_launcher import PLAN, cancel, engine, run_all, states
 from studies import running
 from studies.compose import compose_study
 from studies.doctor.holders import holders
+from studies.engines.slurm_queue import JobState
 from studies.errors import ConfigError, StoreError
 from studies.interruption import Interrupted
 from studies.records import DETERMINISTIC_COLUMNS, records_frame
@@ -193,6 +194,7 @@ def test_a_second_ctrl_c_while_an_array_is_cancelled_says_which_is_left(
         raise Interrupted
 
     monkeypatch.setattr(slurm, "check_slurm", lambda store: None)
+    monkeypatch.setattr(slurm, "job_states", lambda array_id: dict.fromkeys(["7_0", "7_1"], JobState("PENDING")))
     monkeypatch.setattr(slurm_array, "cancel", interrupted)
     monkeypatch.setattr(slurm_array.StudyArray, "_submitted", lambda self, tasks, name: ["7_0", "7_1"])
     with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import json
@@ -238,3 +239,16 @@ def test_a_folder_that_submitit_cannot_write_is_one_message(tmp_path: Path, exec
     executor.fault = OSError(28, "No space left on device")
     with pytest.raises(StoreError, match=r"slurm: nothing was submitted: No space left on device"):
         run_all(engine(Store(tmp_path)))
+
+
+@pytest.mark.parametrize("fault", [None, OSError(28, "No space left on device")])
+def test_the_lock_that_sbatch_inherits_is_let_go_afterwards(
+    tmp_path: Path, executor: type[_Executor], fault: Exception | None
+) -> None:
+    executor.fault = fault
+    before, made = os.fstat(0), engine(Store(tmp_path), detach=True)
+    with contextlib.suppress(StoreError):
+        run_all(made)
+    assert os.path.samestat(os.fstat(0), before), "standard input is another"
+    with (made._folder / "submit.lock").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
