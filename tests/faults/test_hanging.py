@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from held import PATIENT, hang_asleep, hang_with_the_interpreter, held, stop_at, stop_before_ending
@@ -97,7 +98,7 @@ def test_a_cell_whose_workers_are_all_stopped_says_so(
 def test_only_the_time_counts_that_a_process_was_seen_to_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither while it runs, nor while its launcher stood still too, nor for ever where no limit is set."""
     clock = iter([0.0, 1.0, 2.0, 1000.0, 1001.0, 1002.0, 1002.5, 1003.0])
-    monkeypatch.setattr(standstill.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(standstill, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     stopped = {7, 8}
     monkeypatch.setattr(standstill, "is_stopped", stopped.__contains__)
     look = Standstill(4.0)
