@@ -3,14 +3,14 @@
 One network at a time: k images per class are drawn from all training images that are not held out, the regularisation
 is chosen on the study's validation images, and the test split is read once. Features are of the images as they are
 fine-tuned on (size, permutation, normalisation), by the weights resized as fine-tuning begins from them, in fp32. A
-network that cannot be evaluated is told and costs no other; what is on disk is kept, and computed again only if it is
-damaged, or of weights that are other ones by now.
+network that cannot be evaluated is told and costs no other; one that another launcher is at is waited for. What is on
+disk is kept, and computed again only if it is damaged, or of weights that are other ones by now.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 
@@ -28,11 +28,13 @@ from .few_shot_networks import FrozenNetwork
 from .few_shot_results import EVALUATIONS, Draw, FewShotResult, waiting_networks, why_outdated
 from .grid import Plan
 from .job_data import JobData
-from .kept_results import Arrays
+from .kept_results import Arrays, BusyError
 from .kept_weights import give_start
 from .program import initial_network
 from .store import Store
 from .threads import one_thread
+
+BUSY_SECONDS = 1.0  # between two looks at a network that another launcher evaluates
 
 
 def check_shots(plan: Plan) -> None:
@@ -80,18 +82,39 @@ def evaluate_frozen(
         f"class, {counted(plan.spec.few_shot.draws, 'draw')} each"
     )
     with one_thread():
-        for _, of_replicate in groupby(waiting, key=lambda network: network.cell.seeds.subset):
-            data = JobData(plan.spec.data)
-            for network in of_replicate:
-                try:
-                    make = partial(_evaluated, network, plan, data, store, device)
-                    outdated = partial(why_outdated, network, store)
-                    EVALUATIONS.compute(store, network.id, network.title, make, on_message, outdated=outdated)
-                except (StudyError, ValueError) as error:
-                    faults[network.title] = str(error)
-                except Exception as error:
-                    faults[network.title] = f"{type(error).__name__}: {error}"
+        left = _evaluate_free(waiting, plan, store, device, on_message, faults)
+        if left:
+            on_message(f"few-shot: {counted(len(left), 'network')} another launcher is at, which is waited for")
+        while left:
+            time.sleep(BUSY_SECONDS)
+            left = _evaluate_free(left, plan, store, device, on_message, faults)
     return faults
+
+
+def _evaluate_free(
+    waiting: Sequence[FrozenNetwork],
+    plan: Plan,
+    store: Store,
+    device: str,
+    on_message: Callable[[str], None],
+    faults: dict[str, str],
+) -> list[FrozenNetwork]:
+    """Evaluates those that nobody else is at, or takes what is there by now; returns the others, notes faults."""
+    busy = []
+    for _, of_replicate in groupby(waiting, key=lambda network: network.cell.seeds.subset):
+        data = JobData(plan.spec.data)
+        for network in of_replicate:
+            try:
+                make = partial(_evaluated, network, plan, data, store, device)
+                outdated = partial(why_outdated, network, store)
+                EVALUATIONS.compute(store, network.id, network.title, make, on_message, outdated=outdated)
+            except BusyError:
+                busy.append(network)
+            except (StudyError, ValueError) as error:
+                faults[network.title] = str(error)
+            except Exception as error:
+                faults[network.title] = f"{type(error).__name__}: {error}"
+    return busy
 
 
 def _evaluated(

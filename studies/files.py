@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import secrets
@@ -15,11 +16,14 @@ from typing import IO
 
 from .errors import StoreError
 
+TOKEN_BYTES = 8  # of a temporary file's name, as hexadecimal digits
+
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, durable: bool = True) -> None:
     """Calls `write` on a temporary file beside `path`, then renames it to `path`.
 
-    The temporary file is locked meanwhile, so that `remove_leftovers` knows it from one whose writer was killed.
+    The temporary file is locked meanwhile, so that one whose writer was killed is known from it: that is removed by the
+    next who writes the same file, and by `remove_leftovers`.
 
     Args:
         durable: flush to the disk before and after the rename; off for files that only inform, such as progress.
@@ -29,6 +33,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, durabl
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for earlier in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * TOKEN_BYTES}.tmp"):
+            _remove_leftover(earlier)
         temporary, opened = _open_temporary(path)
         try:
             with opened as file:
@@ -83,9 +89,7 @@ def leftovers(folder: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files in `folder` whose writer is dead; best effort."""
     for path in leftovers(folder):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its writer lives
-            path.unlink()
+        _remove_leftover(path)
 
 
 def is_still_there(file: IO[bytes], path: Path) -> bool:
@@ -96,6 +100,12 @@ def is_still_there(file: IO[bytes], path: Path) -> bool:
         return False
 
 
+def _remove_leftover(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its writer lives
+        path.unlink()
+
+
 def _check_ordinary(path: Path) -> None:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
@@ -103,7 +113,7 @@ def _check_ordinary(path: Path) -> None:
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(TOKEN_BYTES)}.tmp")
         file = temporary.open("xb")
         with contextlib.suppress(OSError):  # a file system without locks: nobody will remove it either
             fcntl.flock(file, fcntl.LOCK_EX)

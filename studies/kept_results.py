@@ -35,6 +35,10 @@ class DamagedError(StoreError):
     """What is there was read, and is not what was written: it can be set aside and computed again."""
 
 
+class BusyError(StudyError):
+    """Another process computes the result at this moment."""
+
+
 Result = TypeVar("Result", bound=Strict)
 """A pydantic model with a field `identity`, all that determines the result, and one that holds the hash of it."""
 
@@ -158,12 +162,13 @@ class Results(Generic[Result]):
             outdated: why one that is there is not of what is there now, as a verb phrase; empty where it is.
 
         Raises:
-            StudyError: another process computes it at this moment, or the one that is there cannot be read.
+            BusyError: another process computes it at this moment.
+            StudyError: the one that is there cannot be read.
             Exception: whatever `make` raises; nothing is written then.
         """
         with store.result_lock(self.folder, result_id) as mine:
             if not mine:
-                raise StudyError(f"another process is at it; {self.mended_by} once that has ended")
+                raise BusyError(f"another process is at it; {self.mended_by} once that has ended")
             known, fault, kind = None, "is damaged", "damaged"
             with contextlib.suppress(DamagedError):
                 known, kind = self.read(store, result_id), "outdated"

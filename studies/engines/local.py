@@ -26,6 +26,7 @@ from studies.errors import StudyError
 from .engine import Outcome
 from .scheduler import MAX_ATTEMPTS, POLL_SECONDS, Death, Scheduler, WorkerHandle
 from .settings import worker_environment
+from .standstill import Standstill
 from .worker import PRELOADED, JobResult, how_it_ended, work
 
 SAVE_SECONDS = 60.0
@@ -36,12 +37,14 @@ SAVE_SECONDS = 60.0
 class _Worker(WorkerHandle):
     process: ForkServerProcess
     connection: Connection
+    given_up: bool = False  # it was stopped, and not continued
 
 
 class LocalEngine(Scheduler[_Worker, EngineSpec]):
     """Runs cells of a locked plan on this machine."""
 
     _context = multiprocessing.get_context("forkserver")
+    _standstill: Standstill
 
     def run(self, cell_ids: Sequence[str]) -> Outcome:
         """Trains the cells; returns when each is recorded or given up. On any exception the workers are killed.
@@ -50,6 +53,7 @@ class LocalEngine(Scheduler[_Worker, EngineSpec]):
             ConfigError: this machine has not the devices that were asked for.
         """
         found = devices(self._settings)
+        self._standstill = Standstill(self._settings.stall_seconds)
         warm_up()
         return self._deal(cell_ids, found)
 
@@ -79,6 +83,7 @@ class LocalEngine(Scheduler[_Worker, EngineSpec]):
 
     def _receive(self, workers: Sequence[_Worker]) -> Iterator[tuple[_Worker, JobResult | str | Death]]:
         ready = mp_connection.wait([worker.connection for worker in workers], timeout=POLL_SECONDS)
+        self._end_stopped(workers)
         for worker in workers:
             if worker.connection not in ready:
                 continue
@@ -87,8 +92,7 @@ class LocalEngine(Scheduler[_Worker, EngineSpec]):
             except (EOFError, OSError):
                 worker.process.join()
                 worker.connection.close()
-                log = self._store.cell_folder(worker.first) / "log.txt"
-                yield worker, Death(how_it_ended(worker.process.exitcode, log))
+                yield worker, Death(self._how_it_ended(worker))
                 continue
             if not isinstance(message, bool):
                 yield worker, message
@@ -100,8 +104,22 @@ class LocalEngine(Scheduler[_Worker, EngineSpec]):
 
     def _end(self, worker: _Worker) -> None:
         self._send(worker, None)
-        worker.process.join()
+        while worker.process.exitcode is None:
+            worker.process.join(POLL_SECONDS)
+            self._end_stopped([worker])
         worker.connection.close()
+
+    def _end_stopped(self, workers: Sequence[_Worker]) -> None:
+        """Kills workers that were stopped for `engine.stall_seconds`: they make no more progress than hanging ones."""
+        processes = {worker.process.pid: worker for worker in workers if worker.process.pid is not None}
+        for pid in self._standstill.overdue(processes):
+            processes[pid].given_up = True
+            processes[pid].process.kill()
+
+    def _how_it_ended(self, worker: _Worker) -> str:
+        if worker.given_up:
+            return "its worker was stopped, and ended since nobody continued it for engine.stall_seconds"
+        return how_it_ended(worker.process.exitcode, self._store.cell_folder(worker.first) / "log.txt")
 
     def _let_save(self, workers: Sequence[_Worker]) -> None:
         """A worker saves after the steps it is at and ends; one that takes longer than `SAVE_SECONDS` loses them."""

@@ -6,7 +6,9 @@ A worker is a child of the forkserver, as in a study. Nothing of the package is 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,6 +135,36 @@ def work_with(connection: Connection, assignment: Assignment, place: str, marker
     """`work`, but at a place something happens."""
     at(place, Marked(marker, act))
     work(connection, assignment)
+
+
+def stop_at(marker: Path | None, connection: Connection, assignment: Assignment) -> None:
+    """`work`, but in a step of the first cell ever (of every one where no marker is kept) the process stops itself."""
+    if marker is None:
+        at("step", stop)
+    elif not marker.exists():
+        at("step", Marked(marker, stop))
+    work(connection, assignment)
+
+
+def stop_before_ending(marker: Path, connection: Connection, assignment: Assignment) -> None:
+    """`work`, but told that there is no further job the process stops itself."""
+    from studies.engines import worker
+
+    next_job = worker._next_job
+
+    def stop_after(connection: Connection) -> Any:
+        job = next_job(connection)
+        if job is None:
+            Marked(marker, stop)()
+        return job
+
+    worker._next_job = stop_after
+    work(connection, assignment)
+
+
+def stop() -> None:
+    """As somebody else may do to a process, who never has it go on."""
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def assignment_of(store: Path, plan: Plan, settings: EngineSpec = SETTINGS) -> Assignment:

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from held import answer, assignment_of, started, work_with
+from planned import finish, planned
 from small import Small
+from typer.testing import CliRunner
 
 from studies import course
 from studies import store as store_module
 from studies.asking import load_study
-from studies.errors import StoreError
+from studies.cli import app
+from studies.errors import ExitCode, StoreError
 from studies.running import run
 from studies.store import Store
 
@@ -102,3 +105,46 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(small
     study = load_study("data_scaling", ("data.num_train=1200", "data.num_test=100", "num_validation=100", *changes))
     with pytest.raises(StoreError, match="cannot be written: Read-only file system"):
         run(study, store)
+
+
+VERBS = {
+    "report": (),
+    "export": ("--output", "tables"),
+    "bundle": ("--output", "bundle.tar.gz"),
+    "fit": ("--figure", "curves.svg"),
+}
+
+
+def files_of(disk: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in disk.rglob("*") if path.is_file() and path.name != FILLER}
+
+
+def test_verbs_that_make_files_say_that_they_cannot_and_leave_no_half_file(small_disk: Path) -> None:
+    """Of a finished study: on a full disk, on one that is read-only, and afterwards."""
+    plan, store = planned(num_train=(64,), families=("resnet", "vit")), Store(small_disk / "results")
+    store.lock_plan(plan)
+    finish(store, plan)
+
+    def told(verb: str) -> BaseException | None:
+        output = [VERBS[verb][0], str(small_disk / VERBS[verb][1])] if VERBS[verb] else []
+        return CliRunner().invoke(app, [verb, plan.study_id, "--store", str(store.root), *output]).exception
+
+    def refused(says: str) -> None:
+        for verb in VERBS:
+            error = told(verb)
+            assert isinstance(error, StoreError), (verb, error)
+            assert says in str(error), verb
+            assert error.exit_code == ExitCode.INCOMPLETE
+            assert files_of(small_disk) == before, verb
+
+    before = files_of(small_disk)
+    fill(small_disk)
+    refused("no space left on the disk; free some and run the same command again")
+    (small_disk / FILLER).unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    refused("cannot be written: Read-only file system")
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert {verb: told(verb) for verb in VERBS} == dict.fromkeys(VERBS)
+    after = files_of(small_disk)
+    assert after.items() >= before.items()
+    assert {"index.html", "bundle.tar.gz", "curves.svg", f"{plan.study_id}.csv"} <= {path.name for path in after}

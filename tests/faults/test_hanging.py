@@ -1,20 +1,28 @@
-"""A worker that hangs is ended, and says where; one that is slow is left alone."""
+"""A worker that hangs is ended, and says where; so is one that is stopped for good; one that is slow is left alone."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from held import PATIENT, hang_asleep, hang_with_the_interpreter, held
+from held import PATIENT, hang_asleep, hang_with_the_interpreter, held, stop_at, stop_before_ending
 from small import Small
 
+from studies.engines import local, standstill
+from studies.engines.local import LocalEngine
+from studies.engines.standstill import Standstill
 from studies.engines.worker import how_it_ended
 from studies.store import Progress, Store
 from studies.terminal import status_tables
+from studies.tracking import TrackingSpec
 
 
 @pytest.mark.parametrize("hang", [hang_asleep, hang_with_the_interpreter])
@@ -52,6 +60,72 @@ def test_who_makes_progress_or_is_granted_its_time_is_left_alone() -> None:
     """Four seconds under a limit of three; two under a half, for a step that may take two and a half more."""
     ended = subprocess.run([sys.executable, "-c", SLOW], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, "lives\n"), ended.stderr
+
+
+@pytest.mark.parametrize(("stop", "takes"), [(stop_at, 2), (stop_before_ending, 1)])
+def test_a_worker_that_is_stopped_and_not_continued_is_ended_by_its_launcher(
+    stop: Callable[..., None], takes: int, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own watchdog, which has more patience here, would stand still with it."""
+    store, (cell,) = Store(tmp_path), small.plan.cells
+    store.lock_plan(small.plan)
+    monkeypatch.setattr(standstill, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(local, "Standstill", lambda seconds: Standstill(seconds / 1000))
+    monkeypatch.setattr(local, "work", partial(stop, tmp_path / "stopped"))
+    engine = LocalEngine(store, small.plan, PATIENT, TrackingSpec(kind="off"))
+    outcome = engine.run([cell.id])
+    assert (tmp_path / "stopped").exists()
+    assert (outcome.recorded, outcome.incomplete) == ([cell.id], {})
+    assert (store.cell_folder(cell.id) / "log.txt").read_text().count("takes up") == takes
+    record = store.record(cell.id)
+    assert record is not None
+    small.assert_same(record)
+
+
+def test_a_cell_whose_workers_are_all_stopped_says_so(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, (cell,) = Store(tmp_path), small.plan.cells
+    store.lock_plan(small.plan)
+    monkeypatch.setattr(standstill, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(local, "Standstill", lambda seconds: Standstill(seconds / 1000))
+    monkeypatch.setattr(local, "work", partial(stop_at, None))
+    engine = LocalEngine(store, small.plan, PATIENT, TrackingSpec(kind="off"))
+    told = "its worker was stopped, and ended since nobody continued it for engine.stall_seconds (3 attempts)"
+    assert engine.run([cell.id]).incomplete == {cell.id: told}
+
+
+def test_only_the_time_counts_that_a_process_was_seen_to_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while it runs, nor while its launcher stood still too, nor for ever where no limit is set."""
+    clock = iter([0.0, 1.0, 2.0, 1000.0, 1001.0, 1002.0, 1002.5, 1003.0])
+    monkeypatch.setattr(standstill, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    stopped = {7, 8}
+    monkeypatch.setattr(standstill, "is_stopped", stopped.__contains__)
+    look = Standstill(4.0)
+    assert look.overdue([7, 8]) == []  # 1 s
+    assert look.overdue([7, 8]) == []  # 2 s
+    stopped.discard(8)
+    assert look.overdue([7, 8]) == [7]  # 998 s later, which count as 2
+    stopped.add(8)
+    assert look.overdue([8]) == []  # begins anew
+    assert look.overdue([7, 8]) == [7]
+    assert look.overdue([7]) == []  # looked at a moment ago
+    assert look.overdue([8]) == []
+    monkeypatch.undo()
+    assert Standstill(None).overdue([os.getpid()]) == []
+
+
+def test_stopped_is_who_waits_for_a_signal() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert not standstill.is_stopped(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        assert standstill.is_stopped(process.pid)
+        process.send_signal(signal.SIGCONT)
+        os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+        assert not standstill.is_stopped(process.pid)
+        process.kill()
+    assert not standstill.is_stopped(process.pid)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -40,6 +43,43 @@ def test_a_file_swept_before_it_was_locked_is_begun_again(tmp_path: Path, monkey
     write_atomically(tmp_path / "file", lambda file: file.write(b"x"))
     assert asked == [False, True]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from studies.files import write_atomically
+
+def half(file):
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write_atomically(Path(sys.argv[1]), half, durable=False)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_who_writes_the_file(tmp_path: Path) -> None:
+    """In any folder, such as that of `study export`; there, of others' files, nothing else is touched."""
+    path = tmp_path / "curves[1].png"
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.read_bytes() == b"half"
+    foreign = [tmp_path / name for name in (".curves1.png.0123456789abcdef.tmp", ".curves[1].png.mine.tmp", ".x.tmp")]
+    for one in foreign:
+        one.touch()
+
+    def write(file: IO[bytes]) -> None:
+        assert not left.exists()
+        beside = set(tmp_path.iterdir())
+        write_atomically(path, lambda other: other.write(b"by another process"))  # which leaves this one alone
+        assert set(tmp_path.iterdir()) == beside | {path}
+        file.write(b"whole")
+
+    write_atomically(path, write)
+    assert path.read_bytes() == b"whole"
+    assert set(tmp_path.iterdir()) == {path, *foreign}
 
 
 def test_tidying_touches_no_cell_that_is_not_done_or_that_somebody_has(tmp_path: Path) -> None:

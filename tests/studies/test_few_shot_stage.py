@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -353,18 +354,28 @@ def test_weights_that_are_gone_are_made_again_where_a_result_still_needs_them(pl
     assert len(told) == 1
 
 
-def test_a_damaged_result_is_set_aside_and_one_that_somebody_computes_is_left(plan: Plan, store: Store) -> None:
+def test_a_damaged_result_is_set_aside_and_one_that_another_launcher_computes_is_waited_for(
+    plan: Plan, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = frozen_networks(plan)[:2]
     path = EVALUATIONS.path(store, first.id)
     path.parent.mkdir(parents=True)
     path.write_text('{"result": {}, "sha256": "0"}')
     told: list[str] = []
-    with store.result_lock("few_shot", second.id):
-        faults = evaluate_frozen(plan, store, on_message=told.append)
-    assert set(faults) == {second.title}
-    assert "another process" in faults[second.title]
+    monkeypatch.setattr(few_shot_stage, "BUSY_SECONDS", 0.0)
+    with ExitStack() as other:
+        other.enter_context(store.result_lock("few_shot", second.id))
+
+        def on_message(message: str) -> None:
+            told.append(message)
+            if message == "few-shot: 1 network another launcher is at, which is waited for":
+                assert EVALUATIONS.read(store, second.id) is None
+                other.close()
+
+        assert evaluate_frozen(plan, store, on_message=on_message) == {}
     assert "is damaged: kept as" in told[1]
-    assert EVALUATIONS.read(store, first.id) is not None
+    assert len(told) == 3
+    assert all(EVALUATIONS.read(store, network.id) is not None for network in frozen_networks(plan))
     assert len(list(path.parent.glob("result.damaged-*.json"))) == 1
 
 
