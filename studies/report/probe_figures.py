@@ -82,7 +82,8 @@ def plot_attention_distance(probes: ProbeAnswers, looks: Mapping[str, Look]) -> 
 def plot_equivariance(probes: ProbeAnswers, looks: Mapping[str, Look], frame: pd.DataFrame) -> Figure:
     """Translation equivariance error by depth, and that of the features by size of the training set and by test error.
 
-    The panels share their scale, from 0.
+    The panels share their scale, from 0. Networks that were pretrained on no images, for which a logarithmic axis has no
+    place, are a level line.
 
     Args:
         probes: the readings.
@@ -100,7 +101,9 @@ def plot_equivariance(probes: ProbeAnswers, looks: Mapping[str, Look], frame: pd
             _lines(left, _relative_depth(largest[largest["arm"] == arm]), "place", look)
             curve = probe_curve(last[last["arm"] == arm], ["size"])
             trained = curve[curve["weights"] == TRAINED]
-            _line(middle, trained["size"], trained, look)
+            _line(middle, trained.loc[trained["size"] > 0, "size"], trained[trained["size"] > 0], look)
+            for scratch in trained.loc[trained["size"] == 0, "mean"]:  # pretrained on none: a level for every size
+                middle.axhline(float(scratch), color=look.colour, linestyle=look.line, linewidth=1.8)
             before = curve.loc[curve["weights"] == INITIAL, "mean"]
             if len(before):
                 middle.axhline(float(before.mean()), color=look.colour, linestyle=BEFORE, linewidth=1.0, alpha=0.7)
@@ -109,7 +112,8 @@ def plot_equivariance(probes: ProbeAnswers, looks: Mapping[str, Look], frame: pd
                 100 * both["test_error"], both["value"], s=26, marker=look.marker, facecolor=look.face,
                 edgecolor=look.edge if not look.open else look.colour, linewidth=0.8, zorder=3,
             )  # fmt: skip
-        size_axis(middle, sorted({int(size) for size in last["size"]}))
+        if sizes := sorted({int(size) for size in last["size"] if size > 0}):
+            size_axis(middle, sizes)
         left.set_xlabel("depth, from the first layer to the logits")
         middle.set_xlabel(quantity(probes.x).axis)
         right.set_xlabel("test error of the network in percent")

@@ -171,6 +171,16 @@ def test_equivariance_is_shown_by_depth_size_and_error(probes: ProbeAnswers) -> 
     assert dots == len(ARMS) * len(SIZES) * 3, "a dot per trained network"
 
 
+def test_networks_pretrained_on_no_images_are_a_level_line(probes: ProbeAnswers) -> None:
+    frame = probes.frame.assign(num_pretrain=probes.frame["num_train"].where(probes.frame["arm"] == "vit", 0))
+    middle = plot_equivariance(ProbeAnswers(frame, x="num_pretrain"), LOOKS, FRAME).axes[1]
+    scratch = frame[(frame["arm"] == "resnet") & (frame["layer"] == "features") & (frame["weights"] == "trained")]
+    error = scratch.loc[scratch["quantity"] == "equivariance_error"].groupby("replicate")["value"].mean().mean()
+    levels = [line.get_ydata()[0] for line in middle.get_lines() if len(set(line.get_ydata())) == 1]
+    assert any(level == pytest.approx(error) for level in levels)
+    assert middle.get_xlim() == pytest.approx((SIZES[0] / 1.15, SIZES[-1] * 1.15))
+
+
 def test_shifts_and_similarities_have_their_values(probes: ProbeAnswers) -> None:
     roll, _ = plot_shift_consistency(probes, LOOKS).axes
     assert [list(line.get_xdata()) for line in roll.get_lines() if len(line.get_xdata()) == 4] == [[1, 2, 3, 4]] * 2
