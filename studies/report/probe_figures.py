@@ -82,8 +82,8 @@ def plot_attention_distance(probes: ProbeAnswers, looks: Mapping[str, Look]) -> 
 def plot_equivariance(probes: ProbeAnswers, looks: Mapping[str, Look], frame: pd.DataFrame) -> Figure:
     """Translation equivariance error by depth, and that of the features by size of the training set and by test error.
 
-    The panels share their scale, from 0. Networks that were pretrained on no images, for which a logarithmic axis has no
-    place, are a level line.
+    The panels share their scale, from 0. Networks that were pretrained on no images are a level line, since a
+    logarithmic axis has no place for them.
 
     Args:
         probes: the readings.
