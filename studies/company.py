@@ -2,9 +2,9 @@
 
 A report of many cells takes a second core. The process is a fresh interpreter, never a fork: whoever holds the lock of
 a cell must not fork, and threads do not survive one. It loads what it will need while this process still reads records.
-What it is asked is a function of a module with arguments that can be pickled; what it answers is what the function
-returns here, and where the process is lost the function is called here. It ends when its input does, so also when this
-process is killed.
+What it is asked is a function of a module; what it answers is what the function returns here. Where the process is
+lost, or where what is asked or answered cannot be sent, the function is called here. It ends when its input does, so
+also when this process is killed.
 """
 
 from __future__ import annotations
@@ -57,16 +57,19 @@ class Company:
             raise RuntimeError("a second process was asked before its last answer was awaited; call that first")
         assert self._process.stdin is not None
         self._busy = True
-        with suppress(OSError):  # it is gone: told by the lack of an answer
+        try:
             pickle.dump((function, arguments, named), self._process.stdin, pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
+        except Exception:  # it is gone, or has half a question: told by the lack of an answer
+            self._process.kill()
 
         def answer() -> T:
             self._busy = False
             assert self._process.stdout is not None
             try:
                 done, found = pickle.load(self._process.stdout)  # of our own process
-            except (OSError, EOFError, pickle.UnpicklingError):
+            except Exception:  # it is gone, or what it loads has printed something
+                self._process.kill()
                 done = False
             return cast("T", found) if done else function(*arguments, **named)
 
