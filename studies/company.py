@@ -38,7 +38,9 @@ class Company:
     """
 
     def __init__(self, loads: Sequence[str] = ()) -> None:
-        command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *loads]
+        path = [folder for folder in sys.path if isinstance(folder, str)]  # Python passes over anything else as well
+        # -P: not even `json` is looked for in the working folder first
+        command = [sys.executable, "-P", "-c", _PROGRAM, json.dumps(path), *loads]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )

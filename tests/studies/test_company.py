@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import operator
 import os
 import pickle
@@ -124,6 +125,27 @@ def test_what_cannot_be_sent_is_computed_here() -> None:
         assert second is not None
         assert callable(second.asked(operator.attrgetter, "a")())
         assert second.asked(threading.Lock)() is not None, "an answer that cannot be sent"
+
+
+def test_nothing_is_loaded_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("open('was_run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    with company(True) as second:
+        assert second is not None
+        assert second.asked(os.getpid)() != os.getpid()
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_modules_are_found_where_this_process_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a notebook says it, also in a way that Python passes over."""
+    (tmp_path / "of_a_notebook.py").write_text("import os\n\ndef who():\n    return os.getpid()\n")
+    monkeypatch.setattr(sys, "path", [tmp_path / "no_text", str(tmp_path), *sys.path])
+    module = importlib.import_module("of_a_notebook")
+    monkeypatch.delitem(sys.modules, "of_a_notebook")
+    monkeypatch.setitem(sys.modules, "of_a_notebook", module)
+    with company(True) as second:
+        assert second is not None
+        assert second.asked(module.who)() != os.getpid()
 
 
 def test_large_questions_and_answers_pass_each_other() -> None:
