@@ -3,8 +3,8 @@
 A report of many cells takes a second core. The process is a fresh interpreter, never a fork: whoever holds the lock of
 a cell must not fork, and threads do not survive one. It loads what it will need while this process still reads records.
 What it is asked is a function of a module; what it answers is what the function returns here. Where the process is
-lost, or where what is asked or answered cannot be sent, the function is called here. It ends when its input does, so
-also when this process is killed.
+lost, or where what is asked or answered cannot be sent, the function is called here. It ends when its input does,
+whatever it is at, so also when this process is killed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import importlib
 import json
 import os
 import pickle
+import select
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
@@ -86,6 +88,7 @@ class Company:
 def serve(loads: Sequence[str]) -> None:
     """Answers what is asked on the standard input, until that ends."""
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    _end_with(questions)
     os.dup2(2, 1)  # what anybody prints is no answer
     with uncollected():
         for name in loads:
@@ -96,6 +99,18 @@ def serve(loads: Sequence[str]) -> None:
                 answers.flush()
             except BrokenPipeError:  # nobody waits for it any more
                 return
+
+
+def _end_with(questions: BinaryIO) -> None:
+    """Ends this process as soon as nobody can ask any more, also in the middle of an answer, which may take minutes."""
+    poll = select.poll()
+    poll.register(questions, 0)  # that nobody can is told unasked
+
+    def watch() -> None:
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-input").start()
 
 
 def _answered(questions: BinaryIO) -> Iterator[bytes]:

@@ -92,6 +92,33 @@ def test_it_ends_with_its_input() -> None:
     second.end()
 
 
+ASKS_AND_WAITS = """
+import os, time
+from studies.company import Company
+second = Company()
+process = second.asked(os.getpid)()
+awaited = second.asked(time.sleep, 3600)
+print(process, flush=True)
+awaited()
+"""
+
+
+def test_it_ends_in_the_middle_of_an_answer_when_who_asked_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", ASKS_AND_WAITS], stdout=subprocess.PIPE) as asking:
+        assert asking.stdout is not None
+        process = int(asking.stdout.readline())
+        os.kill(process, 0)
+        asking.kill()
+    wait_until(lambda: not _runs(process))
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_where_none_can_begin_one_computes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise BlockingIOError("no process left")
