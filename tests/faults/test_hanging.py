@@ -31,7 +31,7 @@ def test_a_hanging_worker_is_ended_and_its_log_says_where_it_hung(
 ) -> None:
     store, (cell,) = Store(tmp_path), small.plan.cells
     with held(tmp_path, small.plan, "step", hang, PATIENT) as (process, _):
-        process.join(60)
+        process.join(600)
         assert process.exitcode == 1
     log = store.cell_folder(cell.id) / "log.txt"
     assert f"in {hang.__name__}" in log.read_text()

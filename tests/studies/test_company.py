@@ -87,7 +87,7 @@ def test_it_ends_with_its_input() -> None:
     second.asked(os.getpid)()
     assert second._process.stdin is not None
     second._process.stdin.close()
-    assert second._process.wait(120) == 0
+    assert second._process.wait(600) == 0
     second._process.stdin = None
     second.end()
 
