@@ -128,6 +128,16 @@ def test_stopped_is_who_waits_for_a_signal() -> None:
     assert not standstill.is_stopped(process.pid)
 
 
+def test_the_name_of_a_process_is_not_taken_for_its_state() -> None:
+    program = "open('/proc/self/comm', 'w').write('a) T (b'); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert "(a) T (b)" in Path(f"/proc/{process.pid}/stat").read_text()
+        assert not standstill.is_stopped(process.pid)
+        process.kill()
+
+
 @pytest.mark.parametrize(
     ("exit_code", "log", "told"),
     [
