@@ -2,9 +2,9 @@
 
 A report of many cells takes a second core. The process is a fresh interpreter, never a fork: whoever holds the lock of
 a cell must not fork, and threads do not survive one. It loads what it will need while this process still reads records.
-What it is asked is a function of a module with arguments that can be pickled; what it answers is what the function
-returns here, and where the process is lost the function is called here. It ends when its input does, so also when this
-process is killed.
+What it is asked is a function of a module; what it answers is what the function returns here. Where the process is
+lost, or where what is asked or answered cannot be sent, the function is called here. It ends when its input does,
+whatever it is at, so also when this process is killed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import importlib
 import json
 import os
 import pickle
+import select
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
@@ -38,7 +40,9 @@ class Company:
     """
 
     def __init__(self, loads: Sequence[str] = ()) -> None:
-        command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *loads]
+        path = [folder for folder in sys.path if isinstance(folder, str)]  # Python passes over anything else as well
+        # -P: not even `json` is looked for in the working folder first
+        command = [sys.executable, "-P", "-c", _PROGRAM, json.dumps(path), *loads]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -57,16 +61,19 @@ class Company:
             raise RuntimeError("a second process was asked before its last answer was awaited; call that first")
         assert self._process.stdin is not None
         self._busy = True
-        with suppress(OSError):  # it is gone: told by the lack of an answer
+        try:
             pickle.dump((function, arguments, named), self._process.stdin, pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
+        except Exception:  # it is gone, or has half a question: told by the lack of an answer
+            self._process.kill()
 
         def answer() -> T:
             self._busy = False
             assert self._process.stdout is not None
             try:
                 done, found = pickle.load(self._process.stdout)  # of our own process
-            except (OSError, EOFError, pickle.UnpicklingError):
+            except Exception:  # it is gone, or what it loads has printed something
+                self._process.kill()
                 done = False
             return cast("T", found) if done else function(*arguments, **named)
 
@@ -81,6 +88,7 @@ class Company:
 def serve(loads: Sequence[str]) -> None:
     """Answers what is asked on the standard input, until that ends."""
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    _end_with(questions)
     os.dup2(2, 1)  # what anybody prints is no answer
     with uncollected():
         for name in loads:
@@ -91,6 +99,18 @@ def serve(loads: Sequence[str]) -> None:
                 answers.flush()
             except BrokenPipeError:  # nobody waits for it any more
                 return
+
+
+def _end_with(questions: BinaryIO) -> None:
+    """Ends this process as soon as nobody can ask any more, also in the middle of an answer, which may take minutes."""
+    poll = select.poll()
+    poll.register(questions, 0)  # that nobody can is told unasked
+
+    def watch() -> None:
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-input").start()
 
 
 def _answered(questions: BinaryIO) -> Iterator[bytes]:

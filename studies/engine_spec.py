@@ -35,8 +35,8 @@ class EngineSpec(Strict):
         keep_checkpoints: keep each branch's final weights beside the record.
         stall_seconds: a worker that shows no progress for so long is taken to hang: it writes where to the log of its
             cell and ends, and the cell goes on from its checkpoint; one that somebody stopped for so long is ended by
-            its launcher. Compiling, the first captured step and decoding take minutes at most, and a step of a large
-            network is granted its own time on top; null: wait for ever.
+            its launcher (an actor of Ray is not). Compiling, the first captured step and decoding take minutes at most,
+            and a step of a large network is granted its own time on top; null: wait for ever.
     """
 
     kind: Literal["local"] = "local"

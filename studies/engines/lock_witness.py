@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from studies.errors import StoreError
+from studies.files import is_still_there
 from studies.store import Store
 
 BEAT_SECONDS = 2.0
@@ -61,6 +62,7 @@ def witness(folder: Path, name: str) -> Iterator[Path]:
             number += 1
             with contextlib.suppress(OSError):  # a full disk is told of by whoever has something to write
                 os.pwrite(file.fileno(), f"{number:020d}".encode(), 0)
+                os.fsync(file.fileno())  # NFS keeps what is written to itself for half a minute otherwise
 
     thread = threading.Thread(target=beat, daemon=True, name="lock-witness")
     thread.start()
@@ -98,8 +100,8 @@ def check_locks(folder: Path, own: Path | None = None, living: Path | None = Non
             # It lives and has the lock still: looked at again, since it may have taken it after the first look.
             if _content(path) not in (before, b"") and _looks_free(path) and path.exists():
                 raise _not_seen(path)
-    for path in filter(_looks_free, free):
-        path.unlink(missing_ok=True)
+    for path in free:
+        _remove_of_the_dead(path)
 
 
 def _cannot_lock(path: Path, error: OSError) -> StoreError:
@@ -116,20 +118,27 @@ def _not_seen(path: Path) -> StoreError:
 
 
 def _taken(path: Path) -> IO[bytes]:
-    """Opens and locks a file; who looks whether it is free has its lock for a moment."""
+    """Opens and locks a file; who looks whether it is free has its lock for a moment, and may have removed it."""
     until = time.monotonic() + BEAT_SECONDS
-    with contextlib.ExitStack() as closing:
-        file = closing.enter_context(path.open("wb", buffering=0))
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+    while True:
+        with contextlib.ExitStack() as closing:
+            file = closing.enter_context(path.open("wb", buffering=0))
+            while not _lock(file, fcntl.LOCK_EX):
                 if time.monotonic() > until:
-                    raise
+                    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
                 time.sleep(0.01)
-            else:
+            if is_still_there(file, path):
                 closing.pop_all()
                 return file
+
+
+def _lock(file: IO[bytes], how: int) -> bool:
+    """Takes a lock; False where somebody else has it."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _content(path: Path) -> bytes:
@@ -137,6 +146,13 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+def _remove_of_the_dead(path: Path) -> None:
+    """Removes the file of a witness that died; under its lock, since another may begin under the same name just now."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if _lock(file, fcntl.LOCK_SH):
+            path.unlink()
 
 
 def _looks_free(path: Path) -> bool:

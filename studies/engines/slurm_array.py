@@ -139,9 +139,10 @@ class StudyArray:
                 os.environ.update(kept)
                 jobs = executor.submit_array(tasks)
         except (FailedSubmissionError, FailedJobError) as error:
-            raise ConfigError(f"engine: Slurm refused the array: {_last_line(error)}; nothing was submitted") from None
-        except OSError as error:  # what submitit writes beside the batch script
-            raise StoreError(f"{self._folder}: nothing was submitted: {error.strerror or error}") from error
+            told = _last_line(error)
+            raise ConfigError(f"engine: Slurm refused the array: {told}; {_withdrawn(name)}") from None
+        except OSError as error:  # what submitit writes before `sbatch` and after it
+            raise StoreError(f"{self._folder}: {_withdrawn(name)}: {error.strerror or error}") from error
         return [str(job.job_id) for job in jobs]
 
     @contextlib.contextmanager
@@ -171,6 +172,18 @@ def _noted(path: Path, read: Callable[[Any], Noted]) -> Noted | None:
         ) from None
 
 
+def _withdrawn(name: str) -> str:
+    """What became of an array that could not be submitted: it may have come into the queue nonetheless."""
+    try:
+        job_ids = jobs_named(name)
+    except QueueError:
+        return "nothing was submitted as far as is known; if an array was, the same command finds it"
+    if not job_ids:
+        return "nothing was submitted"
+    cancel_array(Array.of(job_ids), "cancelled")
+    return "it was not submitted as it has to be"
+
+
 def cancel_array(array: Array, how: str) -> None:
     """Cancels an array and prints what became of it, of which there may be nobody else left to tell.
 
@@ -187,13 +200,18 @@ def cancel_array(array: Array, how: str) -> None:
 @contextlib.contextmanager
 def _inherited(lock: IO[bytes]) -> Iterator[None]:
     """Has what is started meanwhile hold a lock too, until it ends: as its standard input, which `sbatch` leaves be."""
-    usual = os.dup(STANDARD_INPUT)
+    usual = None
+    with contextlib.suppress(OSError):  # a launcher without a standard input
+        usual = os.dup(STANDARD_INPUT)
     os.dup2(lock.fileno(), STANDARD_INPUT)
     try:
         yield
     finally:
-        os.dup2(usual, STANDARD_INPUT)
-        os.close(usual)
+        if usual is None:
+            os.close(STANDARD_INPUT)
+        else:
+            os.dup2(usual, STANDARD_INPUT)
+            os.close(usual)
 
 
 def _parameters(wanted: SlurmSpec, name: str) -> dict[str, Any]:

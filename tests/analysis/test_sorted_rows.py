@@ -45,6 +45,63 @@ def test_sums_are_those_over_every_row(missing: int, leaves_out: bool) -> None:
         assert (found.weight >= 0.7 * expected.weight).all()
 
 
+@pytest.mark.parametrize("leaves_out", [False, True])
+def test_little_noise_far_from_zero_is_not_lost_in_the_sums(leaves_out: bool) -> None:
+    """Log errors of one in a hundred thousand that agree within a thousandth: their squares are ten digits larger."""
+    rows = -11.5 + 1e-4 * np.random.default_rng(0).standard_t(2, (NUM_ROWS, NUM_SIZES))
+    weight, delta = np.ones(rows.shape), np.full(NUM_SIZES, 1e-3)
+    deleted = np.arange(NUM_ROWS) if leaves_out else None
+    without = weight * (1 - np.eye(NUM_ROWS)[:, :, None]) if leaves_out else weight[None]
+    fitted = np.median(rows, axis=0) + 1e-5 * np.arange(NUM_ROWS)[:, None]
+    expected = Cells(np.log(X), rows[None], without, delta).sums(fitted)
+    found = SortedCells(np.log(X), rows[None], weight[None], delta, deleted).sums(fitted)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-9)
+    np.testing.assert_allclose(found.pull, expected.pull, rtol=1e-9, atol=1e-12)
+
+
+def test_no_weight_is_negative_where_one_of_two_outliers_is_left_out() -> None:
+    """The mean of two distances, by which both are weighed, is larger than the smaller one's own."""
+    rows = np.zeros((NUM_ROWS, 1))
+    rows[:2, 0] = -0.11, -100.0
+    weight, fitted = np.zeros(rows.shape), np.zeros((1, 1))
+    weight[:2] = 1.0
+    cells = SortedCells(np.zeros(1), rows[None], weight[None], np.array([0.1]), np.array([0]))
+    assert cells.sums(fitted).weight >= 0
+
+
+def test_a_row_that_is_left_out_where_it_was_not_measured_takes_nothing_away() -> None:
+    rows, weight = rows_of(0, missing=60)
+    cells = SortedCells(np.log(X), rows[None], weight[None], np.full(NUM_SIZES, 0.1), np.arange(NUM_ROWS))
+    all_of_them = SortedCells(np.log(X), rows[None], weight[None], np.full(NUM_SIZES, 0.1))
+    fitted = np.repeat(np.median(rows, axis=0)[None], NUM_ROWS, axis=0)
+    missing = weight == 0
+    assert missing.any()
+    for name in ("pull", "weight"):
+        without, whole = getattr(cells.sums(fitted), name), getattr(all_of_them.sums(fitted), name)
+        np.testing.assert_array_equal(without[missing], whole[missing])
+        assert (without[~missing] != whole[~missing]).mean() > 0.9  # but of who lies in the middle
+
+
+def test_rows_are_sorted_from_as_many_as_it_pays_and_where_the_noise_is_known() -> None:
+    rows, _ = rows_of(0)
+
+    def kinds(log_error: np.ndarray) -> set[type]:
+        names = tuple(map(str, range(len(log_error))))
+        curve = Curve("cnn", "num_train", X, log_error, names, None, None)
+        data = fit_search.fit_data(curve, np.ones(NUM_SIZES, bool))
+        return {type(data.cells), type(data.without_each_replicate)}
+
+    assert kinds(rows[:FEWEST_ROWS]) == {SortedCells}
+    assert kinds(rows[: FEWEST_ROWS - 1]) == {Cells}
+    one_size_each = np.where(np.eye(FEWEST_ROWS) > 0, 0.0, np.nan)
+    names = tuple(map(str, range(FEWEST_ROWS)))
+    x = 2.0 ** np.arange(FEWEST_ROWS)
+    curve = Curve("cnn", "num_train", x, one_size_each, names, None, None)
+    data = fit_search.fit_data(curve, np.ones(FEWEST_ROWS, bool))
+    assert np.isinf(data.delta).all()
+    assert type(data.cells) is Cells
+
+
 def test_exactly_at_a_knot_nothing_is_counted_twice() -> None:
     rows, weight = np.repeat(np.linspace(-1, 1, NUM_ROWS)[:, None], 2, axis=1), np.ones((NUM_ROWS, 2))
     delta, fitted = np.array([0.5, 0.25]), rows[:, :1] + np.array([[0.5, -0.25]])

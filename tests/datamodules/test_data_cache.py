@@ -220,6 +220,6 @@ def test_two_processes_decode_once(tmp_path: Path) -> None:
         process.start()
     start.set()
     for process in processes:
-        process.join(60)
+        process.join(600)
     assert [process.exitcode for process in processes] == [0, 0]
     assert (tmp_path / "counter").read_text() == "decoded\n"

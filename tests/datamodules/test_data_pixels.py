@@ -137,7 +137,7 @@ batches.batch_at(0)
 print("done")
 """
     command = [sys.executable, "-c", script]
-    outcome = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (0, "done\n", "")
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 from processes import wait_until
@@ -157,6 +158,7 @@ def test_no_witness_looks_at_its_own_lock(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_who_looks_at_a_witness_as_it_begins_does_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_witness, "BEAT_SECONDS", 60.0)  # however long this process is kept from its turn
     with (tmp_path / "mine.witness").open("w+b") as look:
         fcntl.flock(look, fcntl.LOCK_SH)
         monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(look, fcntl.LOCK_UN))
@@ -172,3 +174,47 @@ def test_a_lock_that_is_held_for_long_is_not_waited_for_longer(tmp_path: Path) -
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StoreError, match=r"mine\.witness: cannot be locked"), witness(tmp_path, "mine"):
             pass
+
+
+def test_what_a_witness_writes_reaches_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that stays open NFS has nothing for half a minute, in which others would take the witness for dead."""
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((tmp_path / "mine.witness").read_bytes()))
+    with witness(tmp_path, "mine"):
+        wait_until(lambda: len(synced) > 1, seconds=60)
+    assert [int(content) for content in synced[:2]] == [1, 2]
+
+
+def test_who_begins_while_the_file_of_a_dead_one_is_removed_has_a_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A requeued job has the name of the one that died: its lock on a removed file would be seen by nobody."""
+    monkeypatch.setattr(lock_witness, "BEAT_SECONDS", 60.0)
+    flock, path, looks = fcntl.flock, tmp_path / "task-12_0.witness", list[int]()
+
+    def removed_at_first(file: IO[bytes], how: int) -> None:
+        looks.append(how)
+        if len(looks) == 1:
+            path.unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_at_first)
+    with witness(tmp_path, "task-12_0") as own, own.open("rb") as seen:
+        assert len(looks) == 2
+        with pytest.raises(BlockingIOError):
+            flock(seen, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_the_file_of_a_dead_one_is_removed_under_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, unlink = tmp_path / "task-12_0.witness", Path.unlink
+    path.touch()
+    monkeypatch.setattr(lock_witness, "WATCH_SECONDS", 0.0)
+
+    def removed(self: Path, missing_ok: bool = False) -> None:
+        with self.open("rb") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", removed)
+    check_locks(tmp_path)
+    assert not path.exists()

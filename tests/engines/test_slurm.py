@@ -238,7 +238,7 @@ def test_once_all_is_recorded_jobs_that_still_wait_are_withdrawn(either: str, tm
     store = Store(tmp_path)
     made = engine(store, lambda running: finish(store, PLAN))
     assert run_all(made).incomplete == {}
-    wait_until(lambda: set(states(store).values()) == {"CANCELLED"}, seconds=10)
+    wait_until(lambda: set(states(store).values()) == {"CANCELLED"})
 
 
 def test_cancelled_by_somebody_else_is_told_with_its_state(either: str, tmp_path: Path) -> None:

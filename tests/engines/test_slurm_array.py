@@ -25,8 +25,8 @@ from processes import wait_until
 from slurm_launcher import PLAN, array_id, cancel, engine, run_all, states
 
 from studies.engines import slurm_array
-from studies.engines.slurm_queue import JobState
-from studies.errors import StoreError
+from studies.engines.slurm_queue import JobState, QueueError
+from studies.errors import ConfigError, StoreError, StudyError
 from studies.store import Store
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
@@ -185,6 +185,7 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> type[_Executor]:
     class Own(_Executor): ...
 
     monkeypatch.setattr("submitit.SlurmExecutor", Own)
+    monkeypatch.setattr(slurm_array, "jobs_named", lambda name: [])
     monkeypatch.setattr("studies.engines.slurm.check_slurm", lambda store: None)
     return Own
 
@@ -252,3 +253,62 @@ def test_the_lock_that_sbatch_inherits_is_let_go_afterwards(
     assert os.path.samestat(os.fstat(0), before), "standard input is another"
     with (made._folder / "submit.lock").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _refusal(text: str) -> Exception:
+    from submitit.core.utils import FailedSubmissionError
+
+    return FailedSubmissionError(text)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (OSError(28, "No space left on device"), r"slurm: it was not submitted as it has to be: No space left"),
+        ("sbatch: error: Socket timed out", r"Socket timed out; it was not submitted as it has"),
+    ],
+)
+def test_an_array_that_came_into_the_queue_before_the_fault_is_cancelled(
+    fault: OSError | str,
+    told: str,
+    tmp_path: Path,
+    executor: type[_Executor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """submitit writes after `sbatch` too, which itself may fail to hear what the controller has done."""
+    executor.fault = _refusal(fault) if isinstance(fault, str) else fault
+    names, cancelled = list[str](), list[str]()
+    monkeypatch.setattr(slurm_array, "jobs_named", lambda name: names.append(name) or ["12_0", "12_1"])
+    monkeypatch.setattr(slurm_array, "cancel", cancelled.append)
+    with pytest.raises(StudyError, match=told):
+        run_all(engine(Store(tmp_path)))
+    assert (names, cancelled) == ([executor.told["job_name"]], ["12"])
+    assert "Slurm array 12: cancelled" in capsys.readouterr().err
+
+
+def test_where_the_queue_cannot_be_asked_nothing_is_promised(
+    tmp_path: Path, executor: type[_Executor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(name: str) -> list[str]:
+        raise QueueError("squeue has not answered for 60 s")
+
+    executor.fault = _refusal("sbatch: error: Socket timed out")
+    monkeypatch.setattr(slurm_array, "jobs_named", silent)
+    with pytest.raises(ConfigError, match="timed out; nothing was submitted as far as is known; if an array was"):
+        run_all(engine(Store(tmp_path)))
+    assert list(tmp_path.rglob("submitting.json")), "by which the next launcher asks"
+
+
+def test_a_launcher_without_a_standard_input_submits_too(tmp_path: Path) -> None:
+    kept, lock = os.dup(0), (tmp_path / "lock").open("ab")
+    try:
+        os.close(0)
+        with slurm_array._inherited(lock):
+            assert os.path.samestat(os.fstat(0), os.fstat(lock.fileno()))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(0)
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        lock.close()

@@ -31,7 +31,7 @@ def test_a_hanging_worker_is_ended_and_its_log_says_where_it_hung(
 ) -> None:
     store, (cell,) = Store(tmp_path), small.plan.cells
     with held(tmp_path, small.plan, "step", hang, PATIENT) as (process, _):
-        process.join(60)
+        process.join(600)
         assert process.exitcode == 1
     log = store.cell_folder(cell.id) / "log.txt"
     assert f"in {hang.__name__}" in log.read_text()
@@ -128,6 +128,16 @@ def test_stopped_is_who_waits_for_a_signal() -> None:
         finally:
             process.kill()
     assert not standstill.is_stopped(process.pid)
+
+
+def test_the_name_of_a_process_is_not_taken_for_its_state() -> None:
+    program = "open('/proc/self/comm', 'w').write('a) T (b'); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert "(a) T (b)" in Path(f"/proc/{process.pid}/stat").read_text()
+        assert not standstill.is_stopped(process.pid)
+        process.kill()
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import importlib
 import operator
 import os
 import pickle
 import signal
 import subprocess
+import sys
+import termios
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 
 from studies import answering
 from studies.analysis.answers import analyse
@@ -68,14 +75,48 @@ def test_no_process_is_left_behind() -> None:
         os.kill(process, 0)
 
 
+def test_nobody_waits_for_what_is_not_wanted_any_more() -> None:
+    with company(True) as second:
+        assert second is not None
+        second.asked(time.sleep, 600)
+    assert second._process.returncode == -signal.SIGKILL
+
+
 def test_it_ends_with_its_input() -> None:
     second = Company()
     second.asked(os.getpid)()
     assert second._process.stdin is not None
     second._process.stdin.close()
-    assert second._process.wait(120) == 0
+    assert second._process.wait(600) == 0
     second._process.stdin = None
     second.end()
+
+
+ASKS_AND_WAITS = """
+import os, time
+from studies.company import Company
+second = Company()
+process = second.asked(os.getpid)()
+awaited = second.asked(time.sleep, 3600)
+print(process, flush=True)
+awaited()
+"""
+
+
+def test_it_ends_in_the_middle_of_an_answer_when_who_asked_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", ASKS_AND_WAITS], stdout=subprocess.PIPE) as asking:
+        assert asking.stdout is not None
+        process = int(asking.stdout.readline())
+        os.kill(process, 0)
+        asking.kill()
+    wait_until(lambda: not _runs(process))
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_where_none_can_begin_one_computes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +128,87 @@ def test_where_none_can_begin_one_computes_alone(monkeypatch: pytest.MonkeyPatch
         assert second is None
     with company(False) as second:
         assert second is None
+
+
+@pytest.mark.parametrize("printed", ["hello", "Fast\n", "cos\nnothing\n.", "\x80\x05N.", "I1\n."])
+def test_a_process_that_says_something_else_is_as_good_as_lost(
+    printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a `sitecustomize` prints: before it has been asked anything."""
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nos.write(1, {printed.encode('latin-1')!r})\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with company(True) as second:
+        assert second is not None
+        for _ in range(2):
+            assert second.asked(os.getpid)() == os.getpid()
+
+
+def test_what_cannot_be_sent_is_computed_here() -> None:
+    with company(True) as second:
+        assert second is not None
+        assert second.asked(lambda: 7)() == 7
+        assert second.asked(os.getpid)() == os.getpid(), "half a question was followed by another"
+    with company(True) as second:
+        assert second is not None
+        assert callable(second.asked(operator.attrgetter, "a")())
+        assert second.asked(threading.Lock)() is not None, "an answer that cannot be sent"
+
+
+def test_nothing_is_loaded_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("open('was_run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    with company(True) as second:
+        assert second is not None
+        assert second.asked(os.getpid)() != os.getpid()
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_modules_are_found_where_this_process_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a notebook says it, also in a way that Python passes over."""
+    (tmp_path / "of_a_notebook.py").write_text("import os\n\ndef who():\n    return os.getpid()\n")
+    monkeypatch.setattr(sys, "path", [tmp_path / "no_text", str(tmp_path), *sys.path])
+    module = importlib.import_module("of_a_notebook")
+    monkeypatch.delitem(sys.modules, "of_a_notebook")
+    monkeypatch.setitem(sys.modules, "of_a_notebook", module)
+    with company(True) as second:
+        assert second is not None
+        assert second.asked(module.who)() != os.getpid()
+
+
+def test_large_questions_and_answers_pass_each_other() -> None:
+    """Larger than a pipe, both ways, and a second time."""
+    with company(True) as second:
+        assert second is not None
+        for _ in range(2):
+            assert second.asked(bytes.upper, b"a" * (1 << 22))() == b"A" * (1 << 22)
+
+
+def test_a_process_killed_while_it_answers_costs_nothing() -> None:
+    with company(True) as second:
+        assert second is not None
+        process = second.asked(os.getpid)()
+        awaited = second.asked(bytes, 1 << 22)  # more than a pipe holds, so that it waits for us in the middle
+        wait_until(lambda: _unread(second) > 0)
+        os.kill(process, signal.SIGKILL)
+        assert awaited() == bytes(1 << 22)
+        second._process.wait()  # nobody reads any more
+        assert second.asked(os.getpid)() == os.getpid()
+
+
+def test_a_process_that_is_in_the_middle_of_an_answer_nobody_awaits_is_not_left_behind() -> None:
+    with company(True) as second:
+        assert second is not None
+        process = second.asked(os.getpid)()
+        second.asked(bytes, 1 << 22)
+        wait_until(lambda: _unread(second) > 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def _unread(second: Company) -> int:
+    """Bytes of an answer that wait in the pipe."""
+    assert second._process.stdout is not None
+    return int.from_bytes(fcntl.ioctl(second._process.stdout, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_report_made_by_two_is_the_report_made_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

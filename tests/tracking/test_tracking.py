@@ -282,12 +282,12 @@ def test_the_report_is_written_while_the_cells_are_mirrored(
     def write(runs: list[dict[str, Any]], *_: object) -> tuple[str, ...]:
         if runs[0]["job_type"] != "summary":
             cells_handed_over.set()
-            assert report_written.wait(30)  # the cells are still being written when the report is made
+            assert report_written.wait(600)  # the cells are still being written when the report is made
         order.append(" ".join(run["job_type"] for run in runs))
         return ()
 
     def report() -> None:
-        assert cells_handed_over.wait(30)
+        assert cells_handed_over.wait(600)
         order.append("report")
         report_written.set()
 
