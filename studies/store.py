@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -340,6 +341,22 @@ class Store:
         """Cell id -> state, for all cells of a plan."""
         return {cell.id: self.state(cell.id) for cell in plan.cells}
 
+    def check_writable(self) -> None:
+        """Refuses a results folder that takes no file, before hours go into results for it.
+
+        Raises:
+            StoreError: the folder cannot be written, or its disk is full.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root, buffering=0) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                told = "no space left on the disk; free some and run the same command again"
+                raise StoreError(f"{self.root}: {told}") from error
+            raise StoreError(f"{self.root}: cannot be written: {error.strerror}") from error
+
     # --- leftovers -----------------------------------------------------------------------------------------------
 
     def find_cell(self, prefix: str) -> str:
@@ -351,8 +368,9 @@ class Store:
         cells = self.root / "cells"
         ids = sorted(p.name for p in cells.iterdir() if p.name.startswith(prefix)) if prefix and cells.is_dir() else []
         if len(ids) != 1:
-            what = "no cell" if not ids else f"{len(ids)} cells ({', '.join(ids[:3])}, ...)"
-            raise NotInStoreError(f"{what} in {self.root} begin with {prefix!r}; `study status` lists the ids")
+            several = f"{len(ids)} cells ({', '.join(ids[:3])}, ...) in {self.root} begin"
+            what = several if ids else f"no cell in {self.root} begins"
+            raise NotInStoreError(f"{what} with {prefix!r}; `study status` lists the ids")
         return ids[0]
 
     def finish_cell(self, cell_id: str) -> None:

@@ -21,6 +21,7 @@ from studies.grid import Plan
 from studies.slurm_spec import SlurmSpec
 from studies.store import Store
 from studies.tracking import TrackingSpec
+from studies.troubled_lines import option
 
 from .engine import Outcome
 from .lock_witness import launcher_name, witness, witness_folder
@@ -190,7 +191,8 @@ class SlurmEngine:
     def _detached(self, cell_ids: Sequence[str], array: Array) -> Outcome:
         study = self._plan.study_id
         self._on_message(
-            f"detached: study status {study} tells how far it is, squeue -j {array.array_id} what the queue does; "
+            f"detached: study status {study}{option(self._store)} tells how far it is, "
+            f"squeue -j {array.array_id} what the queue does; "
             "the same command continues once it is done"
         )
         left = self._left(cell_ids)

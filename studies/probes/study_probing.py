@@ -135,6 +135,7 @@ def probe_study(
         on_progress: called with the results that are there, and all that are computed now.
     """
     asked = subjects(planned, kinds)
+    store.check_writable()
     engine = EngineSpec(workers=workers)
     not_again: Mapping[str, str] = {}
     if again:

@@ -210,6 +210,7 @@ def test_detached_jobs_are_found_again_and_left_in_peace(
     outcome = run_all(detached)
     assert set(outcome.incomplete) == {cell.id for cell in PLAN.cells}
     assert "the same command continues" in detached.told[-1]
+    assert f"--store {store.root} tells how far it is" in detached.told[-1], "the command printed has to work"
     assert set(states(store).values()) == {"PENDING"}
     before = states(store)
     again = engine(store, detach=True)

@@ -19,6 +19,7 @@ from studies import store as store_module
 from studies.asking import load_study
 from studies.cli import app
 from studies.errors import ExitCode, StoreError
+from studies.probes.study_probing import probe
 from studies.running import run
 from studies.store import Store
 
@@ -105,6 +106,21 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(small
     study = load_study("data_scaling", ("data.num_train=1200", "data.num_test=100", "num_validation=100", *changes))
     with pytest.raises(StoreError, match="cannot be written: Read-only file system"):
         run(study, store)
+
+
+def test_probes_are_not_computed_for_a_store_that_takes_no_file(small_disk: Path) -> None:
+    """One message, not one for every result once all of them are computed for nothing."""
+    plan, store = planned(num_train=(64,), families=("resnet", "vit")), Store(small_disk / "results")
+    store.lock_plan(plan)
+    before = files_of(small_disk)
+    fill(small_disk)
+    with pytest.raises(StoreError, match="no space left on the disk"):
+        probe(plan.study_id, store.root)
+    (small_disk / FILLER).unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StoreError, match="cannot be written: Read-only file system"):
+        probe(plan.study_id, store.root)
+    assert files_of(small_disk) == before
 
 
 VERBS = {

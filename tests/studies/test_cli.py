@@ -99,7 +99,7 @@ MISTAKES = {
     "label-changing crops": (["run", "mine", "recipe.augmentation=[crop]"], r"recipe.augmentation: \['crop'\]"),
     "no configuration folder": (["plan", "mine", "--config-dir", "no"], r"--config-dir: no is not a folder"),
     "study not in the store": (["status", "nothing"], r"no study 'nothing' in results; there are: none"),
-    "cell not in the store": (["show", "abc"], r"no cell in results begin with 'abc'"),
+    "cell not in the store": (["show", "abc"], r"no cell in results begins with 'abc'"),
 }
 
 

@@ -394,7 +394,7 @@ def test_a_cell_is_found_by_a_beginning_that_only_it_has(store: Store) -> None:
     with pytest.raises(NotInStoreError, match=r"2 cells \(aa11, aa22, \.\.\.\) .* begin with 'aa'"):
         store.find_cell("aa")
     for unknown in ("c", ""):
-        with pytest.raises(NotInStoreError, match=f"no cell .* begin with '{unknown}'"):
+        with pytest.raises(NotInStoreError, match=f"no cell .* begins with '{unknown}'"):
             store.find_cell(unknown)
     with pytest.raises(NotInStoreError):
         Store(store.root / "nowhere").find_cell("a")
