@@ -46,10 +46,18 @@ def without_left_out_arms(
         if gone:
             kept["primary_pair"] = None
             notes.append(
-                f"families leaves out {' and '.join(gone)} of the study file's primary_pair, so that there is none: to "
-                "compare two arms add 'primary_pair=[A,B]', the stronger prior first"
+                f"families leaves out {' and '.join(gone)} of the study file's primary_pair, so that none is declared: "
+                f"{_instead(len(arms))}"
             )
     return kept, tuple(notes)
+
+
+def _instead(num_arms: int) -> str:
+    """What is compared without a declared pair, and what a person can do about it."""
+    declare = "primary_pair=[A,B]', the stronger prior first"
+    if num_arms == 2:
+        return f"the two arms are compared in their order; to have them in another add '{declare}'"
+    return f"to compare two arms add '{declare}'"
 
 
 def _written(arm: object, tier: str) -> str:

@@ -419,7 +419,8 @@ class Store:
         if not matching:
             known = ", ".join(ids) or "none"
             raise NotInStoreError(
-                f"no study {study!r} in {self.root}; there are: {known}. Run it first: study run {study}"
+                f"no study {study!r} in {self.root}; there are: {known}. study run trains one and puts it there, "
+                "--store names another folder"
             )
         return self.study_folder(matching[-1]) / "plan.json"
 

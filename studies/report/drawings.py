@@ -26,7 +26,7 @@ from .trunk_losses import TrunkLosses
 
 BANDS = "Lines: geometric means; bands: 95% t-intervals, from three replicates up; dots: single runs."
 CROSSOVER = (
-    "Broken line: where the two curves of the declared pair meet; shaded: the 95% confidence set of that place, all "
+    "Broken line: where the curves of the two arms compared meet; shaded: the 95% confidence set of that place, all "
     "sizes at which the two cannot be told apart; it has no edge where it is open."
 )
 
@@ -114,9 +114,9 @@ def drawings(of: Material) -> dict[str, Drawing]:
         if primary.pair is not None and not _told(primary.multipliers[0]).empty:
             of_pair = primary.multipliers[0]
             caption = (
-                "Data multiplier of the declared pair, with 95% intervals where every deletion of a replicate reaches "
-                f"the error too. Above 1 {of.names[of_pair.prior]} needs fewer images, below 1 more. Errors near "
-                "chance are left out: curves are flat there."
+                "Data multiplier of the two arms compared, with 95% intervals where every deletion of a replicate "
+                f"reaches the error too. Above 1 {of.names[of_pair.prior]} needs fewer images, below 1 more. Errors "
+                "near chance are left out: curves are flat there."
             )
             found["data_multiplier"] = Drawing(lambda: answer_figures.plot_multiplier(of_pair, of.names), caption)
         fits = [fit for fit in primary.fits.values() if isinstance(fit, CurveFit)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,15 @@ SETTINGS = EngineSpec(workers=1, lanes=1, device="cpu")
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Composed, Plan]:
+def own_forkserver() -> Iterator[None]:
+    """One that begins within the test: workers have the environment it was begun in."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # made for tests
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_forkserver: None) -> tuple[Composed, Plan]:
     """Two cells on 20 and on 40 of 60 images in a folder; the smaller set is part of the larger."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 80), ("test", 40)):

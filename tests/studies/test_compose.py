@@ -258,8 +258,12 @@ def test_a_primary_pair_that_lost_an_arm_is_none_and_told(own: Path) -> None:
     composed = compose_study("mine", ["families=[vit,mixer]", "replicates=2"], own)
     assert (composed.spec.primary_pair, composed.spec.replicates) == (None, 2)
     (note,) = composed.notes
-    assert "families leaves out resnet of the study file's primary_pair, so that there is none" in note
-    assert "add 'primary_pair=[A,B]'" in note
+    assert note == (
+        "families leaves out resnet of the study file's primary_pair, so that none is declared: the two arms are "
+        "compared in their order; to have them in another add 'primary_pair=[A,B]', the stronger prior first"
+    )
+    (of_three,) = compose_study("mine", ["families=[vit,mixer,mlp]", "replicates=2"], own).notes
+    assert of_three.endswith("none is declared: to compare two arms add 'primary_pair=[A,B]', the stronger prior first")
 
 
 @pytest.mark.parametrize(

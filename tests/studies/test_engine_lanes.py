@@ -30,7 +30,7 @@ WorkerBody = Callable[[Sequence[str], Connection], None]
 
 
 class _FakeProcess:
-    exitcode = 9
+    exitcode, pid = 9, None
 
     def kill(self) -> None: ...
 
