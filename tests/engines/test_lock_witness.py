@@ -72,6 +72,23 @@ def test_a_living_witness_whose_lock_looks_free_is_refused(tmp_path: Path, monke
     assert path.exists()
 
 
+def test_a_witness_is_watched_for_some_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems tell of changes late."""
+    path, waits = tmp_path / "node-7.witness", list[float]()
+    path.write_text("1")
+
+    def late(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            path.write_text("2")
+
+    monkeypatch.setattr(time, "sleep", late)
+    monkeypatch.setattr(lock_witness, "WATCH_SECONDS", 600.0)
+    with pytest.raises(StoreError, match="node-7 is alive"):
+        check_locks(tmp_path)
+    assert len(waits) == 3
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="choose a folder"), witness(tmp_path / "file", "mine"):

@@ -73,6 +73,17 @@ def test_what_the_accounting_knows_of_a_forgotten_job_is_told(tmp_path: Path, mo
     ]
 
 
+def test_what_the_queue_says_of_a_job_now_goes_before_how_it_ended_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was requeued after its node failed has ended for the accounting, and runs."""
+    monkeypatch.setattr(slurm, "recorded_states", lambda array_id: {"12_0": FAILED, "12_1": DONE})
+    answers: Answers = [{"12_0": RUNNING}, {"12_0": DONE, "12_1": DONE}]
+    outcome = run_all(submitted(Store(tmp_path), answers, monkeypatch))
+    assert answers == [], "it was given up while it ran"
+    assert outcome.warnings == []
+
+
 def test_how_a_job_ended_is_not_forgotten_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers: Answers = [{"12_0": FAILED, "12_1": RUNNING}, {"12_1": RUNNING}, {"12_1": DONE}]
     outcome = run_all(submitted(Store(tmp_path), answers, monkeypatch))
