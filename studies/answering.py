@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .analysis.of_records import Rule, records_table
 from .analysis.probe_answers import ProbeAnswers, ProbeArrays
 from .analysis.study import measured_pair, read_blocks
 from .analysis.table import CurveTable
-from .company import company
+from .company import Company, report_company
 from .counts import counted
 from .errors import ConfigError
 from .few_shot_results import few_shot_frame, waiting_networks
@@ -31,8 +32,6 @@ from .store import Store
 
 WITH_ARRAYS = ("receptive_field", "attention_distance", "position_similarity", "first_layer")
 """Probes whose arrays a figure of the report draws."""
-WORTH_COMPANY = 200
-"""Cells of a study from which its report is made by two processes; the second takes a second to begin."""
 
 
 def load_records(study: str = "data_scaling", store: Path | str = "results") -> list[Record]:
@@ -147,8 +146,13 @@ def load_probes(study: str = "data_scaling", store: Path | str = "results") -> P
     return probes
 
 
-def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> ReportPaths:
+def report_study(
+    planned: Plan, store: Store, card: StudyCard | None = None, second: Company | None = None
+) -> ReportPaths:
     """Writes the report of a study from its records alone.
+
+    Args:
+        second: of `company.report_company`; by default one is begun where it is worth it.
 
     Raises:
         ConfigError: the plan is a tuning's, which has no test errors to report.
@@ -159,8 +163,8 @@ def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> 
             "`study status` and `study export` show its cells"
         )
     folder = store.study_folder(planned.study_id) / "report"
-    card = card or study_card(planned)
-    with company(len(planned.cells) >= WORTH_COMPANY, ["studies.report.drawn", "studies.analysis.study"]) as second:
+    with nullcontext(second) if second is not None else report_company(len(planned.cells)) as beside:
+        card = card or study_card(planned)
         return write_report(
             store.each_record(planned),
             replace(card, notes=(*card.notes, *_lost_notes(planned, store))),
@@ -169,7 +173,7 @@ def report_study(planned: Plan, store: Store, card: StudyCard | None = None) -> 
             few_shot_answers(planned, store),
             {stage.spec.name: store.each_record(stage) for stage in planned.pretraining},
             probe_answers(planned, store),
-            second,
+            beside,
         )
 
 

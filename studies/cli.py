@@ -132,11 +132,15 @@ def logs(
 @uncollected()
 def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
     """Write figures, tables and the page anew, from the records alone."""
-    from . import answering
+    from .company import report_company
     from .store import Store
 
     found = Store(store)
-    paths = answering.report_study(found.plan(study), found)
+    planned = found.plan(study)
+    with report_company(len(planned.cells)) as second:
+        from . import answering  # which takes a while
+
+        paths = answering.report_study(planned, found, second=second)
     out.print(str(paths.page))
 
 

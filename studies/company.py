@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
 from .uncollected import uncollected
@@ -27,6 +27,9 @@ _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from studies.company import serve; serve(sys.argv[2:])"
 )
 
+
+WORTH_COMPANY = 200
+"""Cells of a study from which its report is made by two processes; the second takes a second to begin."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -139,3 +142,11 @@ def company(wanted: bool, loads: Sequence[str] = ()) -> Iterator[Company | None]
     finally:
         if second is not None:
             second.end()
+
+
+def report_company(num_cells: int) -> AbstractContextManager[Company | None]:
+    """A second process for the report of a study of so many cells, where it is worth one.
+
+    To be begun before `studies.answering` is loaded: the second process loads what it needs meanwhile.
+    """
+    return company(num_cells >= WORTH_COMPANY, ["studies.report.drawn", "studies.analysis.study"])

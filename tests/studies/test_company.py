@@ -223,7 +223,7 @@ def test_a_report_made_by_two_is_the_report_made_by_one(tmp_path: Path, monkeypa
 
     original = Company.asked
     monkeypatch.setattr(Company, "asked", noted)
-    monkeypatch.setattr(answering, "WORTH_COMPANY", 1)
+    monkeypatch.setattr("studies.company.WORTH_COMPANY", 1)
     assert _files(answering.report_study(plan, store).page.parent) == alone
     assert asked == ["analyse", "drawn"]
 
