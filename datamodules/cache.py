@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import tokenize
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,23 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def cached_numbers(path: Path, compute: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+    """Numbers that are a function of what the name of `path` says: those kept there, else computed and kept.
+
+    A file that is damaged is written anew; where the folder cannot be written they are computed every time.
+    """
+    try:
+        kept = json.loads(path.read_bytes())
+        if kept["sha256"] == fingerprint(numbers=kept["numbers"]):
+            return tuple(kept["numbers"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    numbers = compute()
+    with suppress(OSError):
+        write_atomically(path, json.dumps({"numbers": numbers, "sha256": fingerprint(numbers=numbers)}))
+    return numbers
 
 
 @contextmanager

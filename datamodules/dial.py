@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from datamodules.cache import CacheUnavailableError, SplitShape, cache_folder, cached_split
+from datamodules.cache import CacheUnavailableError, SplitShape, cache_folder, cached_numbers, cached_split
 from datamodules.images import ImageSplit, Int64Array, UInt8Array
 from datamodules.info import DataError, DataInfo
 from datamodules.source import DataSource, Split, fingerprint
@@ -244,13 +245,22 @@ class DialData(DataSource):
             raise DataError("the dial has no patch")
         return posterior
 
-    def bayes_error(self, num_samples: int = 200_000, seed: int = 0) -> BayesError:
+    def bayes_error(self, num_samples: int = 200_000, seed: int = 0, cache: Path | None = None) -> BayesError:
         """Error of the optimal classifier by Monte Carlo: the mean of one minus the largest posterior.
+
+        It takes seconds, so it is kept in the cache folder, for these settings and this very source file.
 
         Args:
             num_samples: Images drawn from the test stream.
             seed: Replicate seed of that stream.
+            cache: Cache folder; see `datamodules.cache.cache_folder`.
         """
+        source = sha256(Path(__file__).read_bytes()).hexdigest()
+        asked = fingerprint(source=source, num_samples=num_samples, replicate=seed, **self.model_dump(mode="json"))
+        path = cache_folder(cache) / "bayes_error" / f"{asked}.json"
+        return BayesError(*cached_numbers(path, lambda: self._bayes_error(num_samples, seed)))
+
+    def _bayes_error(self, num_samples: int, seed: int) -> BayesError:
         losses = []
         for start in range(0, num_samples, _BLOCK):
             images, _ = self._block("test", seed, start // _BLOCK)

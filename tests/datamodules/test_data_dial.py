@@ -88,21 +88,48 @@ def test_the_flipped_region_is_as_large_as_planned_and_one_block() -> None:
 
 
 @pytest.mark.parametrize("flipped", [0, 4])
-def test_bayes_error_is_about_five_in_ten_thousand_whatever_lambda(flipped: int) -> None:
-    estimates = [DialData(seed=seed, flipped_positions=flipped).bayes_error(20_000) for seed in range(5)]
+def test_bayes_error_is_about_five_in_ten_thousand_whatever_lambda(flipped: int, tmp_path: Path) -> None:
+    dials = [DialData(seed=seed, flipped_positions=flipped) for seed in range(5)]
+    estimates = [dial.bayes_error(20_000, cache=tmp_path) for dial in dials]
     mean = np.mean([estimate.error for estimate in estimates])
     assert 0.0003 < mean < 0.0008
     assert all(0 < estimate.standard_error < 0.0002 for estimate in estimates)
 
 
 @pytest.mark.parametrize("dial", DIALS, ids=["plain", "position", "relation", "classes"])
-def test_bayes_error_is_the_error_its_classifier_makes(dial: DialData) -> None:
+def test_bayes_error_is_the_error_its_classifier_makes(dial: DialData, tmp_path: Path) -> None:
     noisy = dial.model_copy(update={"amplitude": 4.0})
     images, labels = noisy.images(0, np.arange(20_000), split="test")
     mistakes = int(np.sum(noisy.log_posterior(images).argmax(1) != labels))
-    estimate = noisy.bayes_error(20_000, seed=1)
+    estimate = noisy.bayes_error(20_000, seed=1, cache=tmp_path)
     assert estimate.error > 0.005
     assert binomtest(mistakes, len(labels), estimate.error).pvalue > 1e-4
+
+
+def test_bayes_error_is_computed_once_for_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dial, cache = DialData(), tmp_path / "cache"
+    first = dial.bayes_error(2000, cache=cache)
+    (path,) = (cache / "bayes_error").iterdir()
+    others = {
+        dial.bayes_error(3000, cache=cache),
+        dial.bayes_error(2000, seed=1, cache=cache),
+        DialData(amplitude=5.0).bayes_error(2000, cache=cache),
+    }
+    assert len(others | {first}) == len(list(path.parent.iterdir())) == 4
+
+    computed: list[tuple[object, ...]] = []
+    original = DialData._bayes_error
+    monkeypatch.setattr(DialData, "_bayes_error", lambda *told: computed.append(told) or original(*told))
+    assert dial.bayes_error(2000, cache=cache) == first
+    assert computed == []
+    path.write_text(path.read_text().replace("[0.0", "[0.1"))
+    assert dial.bayes_error(2000, cache=cache) == first, "a damaged file is not believed"
+    assert dial.bayes_error(2000, cache=cache) == first
+    assert len(computed) == 1
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert dial.bayes_error(2000, cache=blocked) == first, "where it cannot be kept it is computed"
+    assert len(computed) == 2
 
 
 def test_posterior_sums_to_one() -> None:
