@@ -165,8 +165,9 @@ def report_study(
     folder = store.study_folder(planned.study_id) / "report"
     with nullcontext(second) if second is not None else report_company(len(planned.cells)) as beside:
         card = card or study_card(planned)
+        unreadable: list[str] = []
         return write_report(
-            store.each_record(planned),
+            store.each_record(planned, unreadable),
             replace(card, notes=(*card.notes, *_lost_notes(planned, store))),
             folder,
             {cell.id: store.predictions_path(cell.id) for cell in planned.cells},
@@ -174,6 +175,7 @@ def report_study(
             {stage.spec.name: store.each_record(stage) for stage in planned.pretraining},
             probe_answers(planned, store),
             beside,
+            unreadable,
         )
 
 

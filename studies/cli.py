@@ -142,6 +142,8 @@ def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
 
         paths = answering.report_study(planned, found, second=second)
     out.print(str(paths.page))
+    if paths.incomplete:
+        err.print(paths.incomplete, markup=False)
 
 
 app.command()(fit)
@@ -166,9 +168,16 @@ def export(
 
     found = Store(store)
     planned = found.plan(study)
+    unreadable: list[str] = []
     for stage in planned.stages:
-        for path in export_table(found.each_record(stage), output, name=stage.study_id, tier=stage.spec.tier):
+        records = found.each_record(stage, unreadable)
+        for path in export_table(records, output, name=stage.study_id, tier=stage.spec.tier):
             out.print(str(path))
+    if unreadable:
+        err.print(
+            f"left out, since their records are damaged: {', '.join(unreadable)}; the next study run trains them again",
+            markup=False,
+        )
     if planned.spec.few_shot is not None:
         for path in export_frame(few_shot_frame(planned, found), output, name=f"{planned.study_id}.few_shot"):
             out.print(str(path))

@@ -316,16 +316,24 @@ class Store:
         """
         return list(self.each_record(plan))
 
-    def each_record(self, plan: Plan) -> Iterator[Record]:
-        """The same one by one, each read when it is asked for: of thousands of records few are in memory at once."""
+    def each_record(self, plan: Plan, unreadable: list[str] | None = None) -> Iterator[Record]:
+        """The same one by one, each read when it is asked for: of thousands of records few are in memory at once.
+
+        Args:
+            unreadable: is given the ids of cells whose records are there but damaged.
+        """
         for cell in plan.cells:
-            with contextlib.suppress(StoreError):
+            try:
                 record = self.record(cell.id)
-                if record is not None:
-                    labels: dict[str, Any] = {"replicate": cell.replicate, "data": cell.data}
-                    if cell.start is not None:
-                        labels["start"] = cell.start.model_dump(mode="json")
-                    yield record.model_copy(update={"cell": record.cell | labels})
+            except StoreError:
+                if unreadable is not None:
+                    unreadable.append(cell.id)
+                continue
+            if record is not None:
+                labels: dict[str, Any] = {"replicate": cell.replicate, "data": cell.data}
+                if cell.start is not None:
+                    labels["start"] = cell.start.model_dump(mode="json")
+                yield record.model_copy(update={"cell": record.cell | labels})
 
     def all_records(self) -> list[Record]:
         """Every readable record of the store, whatever its study."""

@@ -33,6 +33,7 @@ class StudyCard:
         tier: the study's, which the names of its arms do not mention; None where it is not known.
         published: numbers from a paper to show beside the study's own.
         x: what its curves run over.
+        num_damaged: cells whose records are there but cannot be read.
     """
 
     name: str
@@ -53,3 +54,4 @@ class StudyCard:
     tier: str | None = None
     published: Published | None = None
     x: str = "num_train"
+    num_damaged: int = 0

@@ -35,7 +35,7 @@ def progress_statement(frame: pd.DataFrame, card: StudyCard) -> str:
     """How much of the study there is, and what of it is in trouble; empty when every planned cell is finished."""
     status = frame.drop_duplicates("cell_id")["status"]
     usable = int(status.isin(["finished", "diverged"]).sum())
-    waiting = max(card.num_cells - len(status), 0)
+    waiting = max(card.num_cells - len(status) - card.num_damaged, 0)
     counts = {name: int((status == name).sum()) for name in ("failed", "invalid", "diverged")}
     planned, verb = counted(card.num_cells, "planned cell"), "is" if card.num_cells == 1 else "are"
     named = "; the section on failed and diverged cells names them and what they do to the answers."
@@ -47,6 +47,8 @@ def progress_statement(frame: pd.DataFrame, card: StudyCard) -> str:
     if counts["diverged"]:
         parts[0] += f" ({counts['diverged']:,} of them diverged, at chance)"
     parts += [f"{counts[name]:,} {name}" for name in ("failed", "invalid") if counts[name]]
+    if card.num_damaged:
+        parts.append(f"{card.num_damaged:,} with a damaged record, which the next run trains again")
     if waiting:
         parts.append(f"{waiting:,} not trained yet")
     if not usable:

@@ -218,13 +218,15 @@ def missing_table(frame: pd.DataFrame, card: StudyCard) -> Table:
         rows.append((row["arm"], *begun(row["cell_id"]), f"{row['num_train']:,}", *of_row))
     cells = frame.drop_duplicates("cell_id")
     absent_of_grid = absent_cells(frame, card.x)
+    absence = "no record that can be read" if card.num_damaged else "not trained yet"
     fine_tuned = ", ".join(f"{size:,}" for size in sorted(set(cells["num_train"]))) if card.x == "num_pretrain" else ""
     for arm, size, replicate in absent_of_grid:
         sizes = (f"{size:,}", fine_tuned) if fine_tuned else (*(("",) if pretrained else ()), f"{size:,}")
-        rows.append((arm, *sizes, str(replicate), "", "not trained yet"))
+        rows.append((arm, *sizes, str(replicate), "", absence))
     absent = card.num_cells - len(cells) - len(absent_of_grid)
     if absent > 0:
-        told = f"{counted(absent, 'more planned cell')} {'has' if absent == 1 else 'have'} no record yet"
+        which = "that can be read" if card.num_damaged else "yet"
+        told = f"{counted(absent, 'more planned cell')} {'has' if absent == 1 else 'have'} no record {which}"
         rows.append(("other", *(("",) if pretrained else ()), "", "", "", told))
     return Table(
         name="left_out",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studies.analysis.few_shot_curves import FewShotAnswers
@@ -39,6 +39,7 @@ class ReportPaths:
         figures: PNG and SVG.
         tables: markdown.
         statements: what the page says first.
+        incomplete: of these, what says that cells are missing or in trouble; empty where all are finished.
     """
 
     page: Path
@@ -46,6 +47,7 @@ class ReportPaths:
     figures: tuple[Path, ...]
     tables: tuple[Path, ...]
     statements: tuple[str, ...]
+    incomplete: str = ""
 
 
 def write_report(
@@ -57,6 +59,7 @@ def write_report(
     stages: Mapping[str, Iterable[Record]] | None = None,
     probes: ProbeAnswers | None = None,
     second: Company | None = None,
+    unreadable: Sequence[str] = (),
 ) -> ReportPaths:
     """Writes `index.html`, `answers.json`, `figures/*.{png,svg}` and `tables/*.md` under `folder`.
 
@@ -70,9 +73,11 @@ def write_report(
         stages: by name the records of the earlier stages, whose weights arms begin from.
         probes: what its networks were probed for, where they were.
         second: a process that computes and draws some of it, where there is one; the bytes are the same.
+        unreadable: cells whose records turned out to be damaged once `records` were read.
     """
     losses = TrunkLosses(card.tier, card.x)
     frame = in_one_order(records_frame(losses.passing(records), card.tier))
+    card = replace(card, num_damaged=len(unreadable))
     blocks = read_blocks(frame, predictions or {})
     answers = analyse_study(
         frame, pair=card.primary_pair, chance=card.chance_error, blocks=blocks, x=card.x, second=second
@@ -110,7 +115,7 @@ def write_report(
     write_text(values, json.dumps(values_of_all, indent=1, allow_nan=False) + "\n", durable=False)
     write_text(page, render_page(card, progress, main, sections(of, pictures, shown)))
     said = tuple(filter(None, [progress, *main]))
-    return ReportPaths(page, values, tuple(figure_paths), tuple(table_paths), said)
+    return ReportPaths(page, values, tuple(figure_paths), tuple(table_paths), said, progress)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -321,6 +321,23 @@ def test_show_of_a_damaged_record_says_so(study: Call, store: Store, plan: Plan)
     assert (code, "record.json is damaged" in err) == (3, True)
 
 
+def test_report_and_export_name_what_they_cannot_read(study: Call, store: Store, plan: Plan, tmp_path: Path) -> None:
+    (store.cell_folder(plan.cells[3].id) / "record.json").write_text("{")
+    code, out, err = study("report", "small", "--store", str(store.root))
+    told = "9 of 12 planned cells are finished"
+    damaged = "1 failed, 1 with a damaged record, which the next run trains again, 1 not trained yet"
+    assert code == 0
+    assert told in err
+    assert damaged in err
+    page = Path(out.strip()).read_text()
+    assert told in page
+    assert damaged in page
+    assert "no record that can be read" in page
+    code, out, err = study("export", "small", "--store", str(store.root), "--output", str(tmp_path / "tables"))
+    assert (code, len(pd.read_csv(out.splitlines()[1]))) == (0, 4 * 9 + 1)
+    assert f"left out, since their records are damaged: {plan.cells[3].id};" in err
+
+
 def test_logs_prints_what_a_worker_printed(study: Call, store: Store, plan: Plan) -> None:
     text = "[red]not markup[/red] and a line that is longer than any terminal is wide " + "x" * 300 + "\nlast\n"
     (store.cell_folder(plan.cells[3].id) / "log.txt").write_text(text)
