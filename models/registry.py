@@ -164,7 +164,16 @@ def _counted_flops(
             designed_for=designed_for,
             head=head,
         )
-    return count_flops(network, (2, in_channels, image_size, image_size))
+    shape = (2, in_channels, image_size, image_size)
+    try:
+        return count_flops(network, shape)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the forward of a network from outside may raise
+        raise ValueError(
+            f"{family}: its network cannot be applied to images {list(shape)} on the meta device, where its FLOPs are "
+            f"counted: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _find(name: str) -> Family | NetworkBuilder:

@@ -223,6 +223,22 @@ def outside_module(monkeypatch: pytest.MonkeyPatch) -> str:
     return "outside_package:build_linear"
 
 
+class _Raising(nn.Linear):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise ArithmeticError("the layer gave up")
+
+
+def test_a_network_from_outside_that_cannot_be_applied_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("raising_package")
+    module.build = lambda variant, image_size, in_channels, num_classes: _Raising(1, 1)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    told = (
+        r"^raising_package:build: its network cannot be applied to images \[2, 1, 16, 16\].*Error: the layer gave up$"
+    )
+    with pytest.raises(ValueError, match=told):
+        forward_flops("raising_package:build", "nano", **SMALLEST)
+
+
 def test_family_from_the_users_own_code(outside_module: str) -> None:
     assert build_network(outside_module, "whatever", **SMALLEST)(torch.zeros(2, 1, 16, 16)).shape == (2, 5)
     flops = forward_flops(outside_module, "whatever", **SMALLEST)
