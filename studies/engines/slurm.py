@@ -39,6 +39,7 @@ from .slurm_queue import (
 from .slurm_task import SlurmTask, TaskReport, read_report, slurm_folder
 
 LOOK_SECONDS = 1.0  # between two looks at which cells are running
+WITHDRAW = "; where that cannot pass, Ctrl-C withdraws the array"
 EXTRA = 'pip install -e ".[slurm]" in the checkout'
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 UNSAFE = frozenset("%'\"\\")
@@ -137,7 +138,7 @@ class SlurmEngine:
                     for reason, job_id in unusual_waits(states).items():
                         if reason not in told:
                             told.add(reason)
-                            self._on_message(f"Slurm task {job_id} waits: {reason}")
+                            self._on_message(f"Slurm task {job_id} waits: {reason}{WITHDRAW}")
                     if all(state.is_over for state in states.values()):
                         break
                 self._on_poll([cell_id for cell_id in left if self._store.is_locked(cell_id)])

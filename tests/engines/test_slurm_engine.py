@@ -137,7 +137,9 @@ def test_a_reason_for_waiting_is_told_once(tmp_path: Path, monkeypatch: pytest.M
     waits = {"12_0": JobState("PENDING", "QOSMaxJobsPerUserLimit"), "12_1": JobState("PENDING", "Priority")}
     made = submitted(Store(tmp_path), [waits, waits, {"12_0": DONE, "12_1": DONE}], monkeypatch)
     run_all(made)
-    assert made.told == ["Slurm task 12_0 waits: QOSMaxJobsPerUserLimit"]
+    assert made.told == [
+        "Slurm task 12_0 waits: QOSMaxJobsPerUserLimit; where that cannot pass, Ctrl-C withdraws the array"
+    ]
 
 
 def test_after_an_array_of_another_launcher_cells_that_are_left_get_one_of_their_own(
