@@ -56,8 +56,8 @@ def _instead(num_arms: int) -> str:
     """What is compared without a declared pair, and what a person can do about it."""
     declare = "primary_pair=[A,B]', the stronger prior first"
     if num_arms == 2:
-        return f"the two arms are compared in their order; to have them in another add '{declare}'"
-    return f"to compare two arms add '{declare}'"
+        return f"the two arms are compared in their order; to have them in another add '{declare}"
+    return f"to compare two arms add '{declare}"
 
 
 def _written(arm: object, tier: str) -> str:
