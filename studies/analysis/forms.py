@@ -215,12 +215,12 @@ class Sigmoid(Form):
         floor, amplitude = expit(theta[:, 0, None]), theta[:, 1, None]
         exponent, skew = np.exp(theta[:, 2, None]), np.exp(theta[:, 3, None])
         v = _solve_sigmoid(amplitude - exponent * z, skew)  # logit of s
-        s, rest = expit(v), expit(-v)
+        s, rest, grown = _logistic(v)
         slope = rest + skew * s  # of the left side in v
         relative = floor + (1 - floor) * s  # E / E_0
         of_v = (1 - floor) * s * rest / (relative * slope)
         of_floor = floor * (1 - floor) * rest / relative
-        gradient = [of_floor, of_v, -of_v * exponent * z, -of_v * skew * np.logaddexp(0, v)]
+        gradient = [of_floor, of_v, -of_v * exponent * z, -of_v * skew * grown]
         return np.log(self.chance) + np.log(relative), np.stack(gradient, axis=-1)
 
     def natural(self, theta: Array, log_x0: float) -> Array:
@@ -293,13 +293,27 @@ def _solve_sigmoid(right: Array, skew: Array) -> Array:
     """v of -ln(1 + exp(-v)) + skew ln(1 + exp(v)) = right.
 
     The left side grows, and is convex or concave throughout, so Newton's iteration converges from everywhere, in the
-    end quadratically: after a step of 1e-9 the error is that of the machine. It starts on the asymptotes.
+    end quadratically: after a step of 1e-9 the error is that of the machine. It starts where the term that outweighs
+    the other is all there is.
     """
-    v = np.where(right < 0, right, right / skew)
+    below = right < 0
+    alone = np.maximum(np.where(below, -right, right / skew), 1e-300)  # what ln(1 + exp(.)) should be
+    v = alone + np.log(-np.expm1(-alone))
+    v = np.where(below, -v, v)
     for _ in range(60):
-        residual = skew * np.logaddexp(0, v) - np.logaddexp(0, -v) - right
-        step = residual / (expit(-v) + skew * expit(v))
+        s, rest, grown = _logistic(v)
+        residual = skew * grown - (grown - v) - right  # ln(1 + exp(-v)) = ln(1 + exp(v)) - v
+        step = residual / (rest + skew * s)
         v = v - step
         if np.all(np.abs(step) <= 1e-9 * (1 + np.abs(v))):
             break
     return np.asarray(v)
+
+
+def _logistic(v: Array) -> tuple[Array, Array, Array]:
+    """1 / (1 + exp(-v)), 1 / (1 + exp(v)) and ln(1 + exp(v)), any shape, from one exponential and one logarithm."""
+    small = np.exp(-np.abs(v))
+    large = 1 / (1 + small)
+    smaller, positive = small * large, v > 0
+    share = np.where(positive, large, smaller)
+    return share, np.where(positive, smaller, large), np.maximum(v, 0.0) + np.log1p(small)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from .curve import Array, Curve, Interpolation, Pair, interpolate, pair_up
@@ -22,6 +23,8 @@ from .paired import describe
 from .quantity import quantity
 
 NUM_ERRORS = 25
+PARTS = 64
+"""Straight ones, that a monotone curve between two measured points is taken for."""
 REACHED_THERE = 1e-6
 """Difference of ln x up to which an error counts as first reached at x."""
 COLUMNS = ["x_prior", "x_flexible", "error", "multiplier", "low", "high"]
@@ -197,22 +200,46 @@ def first_reach(log_x: Array, log_error: Array, level: Array, interpolation: Int
         [..., m]; NaN where the level is not reached, or where the curve begins below it, so that the place is not
         measured.
     """
-    if interpolation == "monotone" and len(log_x) > 2:
-        gaps = [np.linspace(a, b, 64, endpoint=False) for a, b in itertools.pairwise(log_x)]
-        fine = np.concatenate([*gaps, log_x[-1:]])
-        between = interpolate(log_x, log_error, fine, "monotone")
-        between[..., ::64] = log_error  # without rounding: a level may be that of a measured point
-        log_x, log_error = fine, between
     level = np.broadcast_to(level, (*log_error.shape[:-1], level.shape[-1]))
     below = log_error[..., None, :] <= level[..., None]  # [..., m, n]
-    place = below.argmax(axis=-1)
-    left = np.maximum(place - 1, 0)
-    upper, lower = (np.take_along_axis(log_error, at, axis=-1) for at in (left, place))
+    place = below.argmax(axis=-1)  # the first measured point below; between points a curve has no minimum
+    if interpolation == "monotone" and len(log_x) > 2:
+        start, stop, upper, lower = _refined(log_x, log_error, level, place)
+    else:
+        start, stop, upper, lower = _line_to(log_x, log_error, place)
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 at the first point, which is not interpolated
         step = np.where(place > 0, (upper - level) / (upper - lower), 0.0)
-    found = log_x[left] + step * (log_x[place] - log_x[left])
+    found = start + step * (stop - start)
     reached = below.any(axis=-1) & ((place > 0) | (lower == level))
     return np.where(reached, found, np.nan)
+
+
+def _refined(
+    log_x: Array, log_error: Array, level: Array, place: npt.NDArray[np.intp]
+) -> tuple[Array, Array, Array, Array]:
+    """As lines from (start, upper) to (stop, lower): the parts of monotone curves that reach their levels.
+
+    Args:
+        log_x: [n].
+        log_error: [..., n].
+        level: [..., m].
+        place: of the measured point [..., m] before which the level is reached; 0 where it is that point itself.
+    """
+    gaps = [np.linspace(a, b, PARTS, endpoint=False) for a, b in itertools.pairwise(log_x)]
+    fine = np.concatenate([*gaps, log_x[-1:]])
+    between = interpolate(log_x, log_error, fine, "monotone")
+    between[..., ::PARTS] = log_error  # without rounding: a level may be that of a measured point
+    first = PARTS * np.maximum(place - 1, 0)
+    inside = first[..., None] + np.arange(1, PARTS + 1)  # [..., m, PARTS]
+    errors = np.take_along_axis(between, inside.reshape(*between.shape[:-1], -1), axis=-1).reshape(inside.shape)
+    return _line_to(fine, between, np.where(place > 0, first + 1 + (errors <= level[..., None]).argmax(axis=-1), 0))
+
+
+def _line_to(log_x: Array, log_error: Array, right: npt.NDArray[np.intp]) -> tuple[Array, Array, Array, Array]:
+    """ln x at both ends of the line that ends at a point [..., m] of a curve, then the log errors there."""
+    left = np.maximum(right - 1, 0)
+    upper, lower = (np.take_along_axis(log_error, at, axis=-1) for at in (left, right))
+    return log_x[left], log_x[right], upper, lower
 
 
 def _unanswered(pair: Pair, by_x: pd.DataFrame, interpolation: Interpolation) -> list[LeftOut]:

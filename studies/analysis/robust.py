@@ -117,33 +117,34 @@ def minimise(
             or 12 did not lower it.
     """
     moving = np.flatnonzero(np.ones(theta.shape[1], bool) if free is None else free)
-    theta = theta.copy()
-    fitted, gradient = _evaluate(form, cells, theta)
-    at = cells.sums(fitted)
-    loss, pull, weight = at.loss, at.pull, at.weight
-    damping, idle = np.full(len(theta), 1e-2), np.zeros(len(theta), int)
-    running = np.isfinite(loss)
+    ended = theta.copy()
+    at = _at(form, cells, theta)
+    losses = at.loss.copy()
+    live = np.flatnonzero(np.isfinite(losses))
+    theta, at, part = theta[live], at.part(live), cells.part(live)
+    damping, idle = np.full(len(live), 1e-2), np.zeros(len(live), int)
+    lowest, highest = form.limits
     for _ in range(max_steps):
-        live = np.flatnonzero(running)
         if len(live) == 0:
             break
-        part = cells.part(live)
-        step, promised = _step(pull[live], weight[live], gradient[live][:, :, moving], damping[live])
-        tried = theta[live]
+        step, promised = _step(at, moving, damping)
+        tried = theta.copy()
         tried[:, moving] += step
-        zero_floor = np.isneginf(tried)
-        tried = np.where(zero_floor, tried, np.clip(tried, *form.limits))
-        tried_fitted, tried_gradient = _evaluate(form, part, tried)
-        there = part.sums(tried_fitted)
-        better = there.loss < loss[live]
-        arrived = promised <= tolerance * loss[live]
-        idle[live] = np.where(better & ~arrived, 0, idle[live] + np.where(arrived, 4, 1))
-        taken = live[better]
-        theta[taken], gradient[taken] = tried[better], tried_gradient[better]
-        loss[taken], pull[taken], weight[taken] = there.loss[better], there.pull[better], there.weight[better]
-        damping[live] = np.clip(np.where(better, damping[live] / 5, damping[live] * 4), 1e-12, MAX_DAMPING)
-        running[live] = (idle[live] < 12) & (damping[live] < MAX_DAMPING) & (np.abs(step).max(axis=1) > 1e-12)
-    return Minimum(theta, loss)
+        tried = np.where(np.isneginf(tried), tried, np.minimum(np.maximum(tried, lowest), highest))  # -inf: no floor
+        there = _at(form, part, tried)
+        better, arrived = there.loss < at.loss, promised <= tolerance * at.loss
+        idle = np.where(better & ~arrived, 0, idle + np.where(arrived, 4, 1))
+        np.copyto(theta, tried, where=better[:, None])
+        at.take(there, better)
+        damping = np.maximum(np.where(better, damping / 5, damping * 4), 1e-12)
+        running = (idle < 12) & (damping < MAX_DAMPING) & (np.abs(step).max(axis=1) > 1e-12)
+        if not running.all():
+            ended[live], losses[live] = theta, at.loss
+            going = np.flatnonzero(running)
+            live, theta, at, part = live[going], theta[going], at.part(going), part.part(going)
+            damping, idle = damping[going], idle[going]
+    ended[live], losses[live] = theta, at.loss
+    return Minimum(ended, losses)
 
 
 def residuals(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
@@ -152,20 +153,49 @@ def residuals(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
     return cells.log_error - fitted[:, None, :], gradient
 
 
-def _evaluate(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
-    """As `Form.log_error`; parameters so far off that they overflow give a loss that no step accepts."""
+@dataclass(frozen=True)
+class _At:
+    """What is known where fits are.
+
+    Attributes:
+        loss: see `Sums`, as `pull` and `weight`.
+        gradient: of the fitted log errors [K, n, p].
+    """
+
+    loss: Array
+    pull: Array
+    weight: Array
+    gradient: Array
+
+    def part(self, fits: npt.NDArray[np.intp]) -> _At:
+        """The same of some of the fits."""
+        return _At(*(each[fits] for each in (self.loss, self.pull, self.weight, self.gradient)))
+
+    def take(self, other: _At, where: npt.NDArray[np.bool_]) -> None:
+        """Goes where `other` is, with the fits [K] for which `where` is true."""
+        np.copyto(self.loss, other.loss, where=where)
+        np.copyto(self.pull, other.pull, where=where[:, None])
+        np.copyto(self.weight, other.weight, where=where[:, None])
+        np.copyto(self.gradient, other.gradient, where=where[:, None, None])
+
+
+def _at(form: Form, cells: Cells, theta: Array) -> _At:
+    """Of parameters [K, p]; those so far off that they overflow give a loss that no step accepts."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return form.log_error(theta, cells.z)
+        fitted, gradient = form.log_error(theta, cells.z)
+        sums = cells.sums(fitted)
+    return _At(sums.loss, sums.pull, sums.weight, gradient)
 
 
-def _step(pull: Array, weight: Array, gradient: Array, damping: Array) -> tuple[Array, Array]:
+def _step(at: _At, moving: npt.NDArray[np.intp], damping: Array) -> tuple[Array, Array]:
     """Damped steps [K, q] of the q parameters that move, each at most 3 long, and the fall of loss they promise [K]."""
-    downhill = np.einsum("kn,knp->kp", pull, gradient)
-    curvature = np.einsum("kn,knp,knq->kpq", weight, gradient, gradient)
-    diagonal = np.einsum("kpp->kp", curvature)
-    ridge = damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30
-    step = np.linalg.solve(curvature + ridge[:, :, None] * np.eye(ridge.shape[1]), downhill[:, :, None])
-    step = np.clip(step[:, :, 0], -3, 3)
+    gradient = at.gradient if len(moving) == at.gradient.shape[2] else at.gradient[:, :, moving]
+    downhill = np.einsum("kn,knp->kp", at.pull, gradient)
+    curvature = np.einsum("kn,knp,knq->kpq", at.weight, gradient, gradient)
+    diagonal = np.einsum("kpp->kp", curvature)  # a view
+    diagonal += damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30
+    step = np.linalg.solve(curvature, downhill[:, :, None])[:, :, 0]
+    step = np.minimum(np.maximum(step, -3.0), 3.0)
     return step, np.einsum("kp,kp->k", step, downhill)
 
 

@@ -73,8 +73,9 @@ DPI = 200
 
 
 def png_bytes(figure: Figure, dpi: int = DPI) -> bytes:
-    """The figure as PNG, without date or program version."""
+    """The figure as PNG, without date or program version. Its layout is fixed by this."""
     with print_style():
+        _lay_out(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
         return buffer.getvalue()
@@ -83,10 +84,17 @@ def png_bytes(figure: Figure, dpi: int = DPI) -> bytes:
 def svg_bytes(figure: Figure) -> bytes:
     """The figure as SVG, without date or program version. Its layout is fixed by this."""
     with print_style():
+        _lay_out(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
-        figure.set_layout_engine("none")  # what is saved next need not be laid out again
         return buffer.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Lays a figure out, once: for one that has a layout engine, `savefig` draws everything twice, every time."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def error_axis(axes: Axes, errors: Iterable[float], *, which: str = "y", ceiling: float = 1.0) -> None:
