@@ -21,12 +21,13 @@ from .company import Company, report_company
 from .counts import counted
 from .errors import ConfigError
 from .few_shot_results import few_shot_frame, waiting_networks
+from .gathering import gather_study
 from .grid import Plan
 from .probes.probe_results import probe_arrays, probe_frame
 from .probes.subjects import why_not_probed
 from .records import Record, records_frame
-from .report import ReportPaths, write_report
 from .report.card import StudyCard
+from .report.write import ReportPaths, write_gathered
 from .start_checks import lost_starts
 from .store import Store
 
@@ -165,9 +166,8 @@ def report_study(
     folder = store.study_folder(planned.study_id) / "report"
     with nullcontext(second) if second is not None else report_company(len(planned.cells)) as beside:
         card = card or study_card(planned)
-        unreadable: list[str] = []
-        return write_report(
-            store.each_record(planned, unreadable),
+        return write_gathered(
+            gather_study(planned, store, beside),
             replace(card, notes=(*card.notes, *_lost_notes(planned, store))),
             folder,
             {cell.id: store.predictions_path(cell.id) for cell in planned.cells},
@@ -175,7 +175,6 @@ def report_study(
             {stage.spec.name: store.each_record(stage) for stage in planned.pretraining},
             probe_answers(planned, store),
             beside,
-            unreadable,
         )
 
 

@@ -136,8 +136,8 @@ def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
     from .store import Store
 
     found = Store(store)
-    planned = found.plan(study)
-    with report_company(len(planned.cells)) as second:
+    with report_company(found.num_cells_about(study)) as second:
+        planned = found.plan(study)
         from . import answering  # which takes a while
 
         paths = answering.report_study(planned, found, second=second)

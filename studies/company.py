@@ -1,4 +1,4 @@
-"""A second process that computes beside this one, and what it is asked: one thing at a time.
+"""A second process that computes beside this one what it is asked, one thing after the other.
 
 A report of many cells takes a second core. The process is a fresh interpreter, never a fork: whoever holds the lock of
 a cell must not fork, and threads do not survive one. It loads what it will need while this process still reads records.
@@ -17,9 +17,11 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Generic, ParamSpec, TypeVar, cast
 
 from .uncollected import uncollected
 
@@ -33,6 +35,24 @@ WORTH_COMPANY = 200
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Asked(Generic[T]):
+    """What was asked; called, it waits for the answer and returns it."""
+
+    _exchange: Future[tuple[bool, Any]]
+    _here: Callable[[], T]
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether nothing need be waited for."""
+        return self._exchange.done()
+
+    def __call__(self) -> T:
+        """The answer; computed here where the second process gave none."""
+        answered, found = self._exchange.result()
+        return cast("T", found) if answered else self._here()
 
 
 class Company:
@@ -49,42 +69,35 @@ class Company:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        self._busy = False
+        self._messenger = ThreadPoolExecutor(1, "messenger")  # this process goes on meanwhile
 
-    def asked(self, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> Callable[[], T]:
-        """Asks for `function(*arguments, **named)`.
+    def asked(self, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> Asked[T]:
+        """Asks for `function(*arguments, **named)`, after all that was asked before.
 
-        Returns:
-            A function that waits for what was asked and returns it, to be called before the next thing is asked.
-
-        Raises:
-            RuntimeError: the answer before this one was not awaited.
+        What it is given must not change until it has answered.
         """
-        if self._busy:
-            raise RuntimeError("a second process was asked before its last answer was awaited; call that first")
+        exchange = self._messenger.submit(self._exchanged, function, arguments, named)
+        return Asked(exchange, lambda: function(*arguments, **named))
+
+    def _exchanged(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> tuple[bool, Any]:
+        """Whether there is an answer, and it."""
         assert self._process.stdin is not None
-        self._busy = True
+        assert self._process.stdout is not None
         try:
             pickle.dump((function, arguments, named), self._process.stdin, pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
-        except Exception:  # it is gone, or has half a question: told by the lack of an answer
+            answered, found = pickle.load(self._process.stdout)  # of our own process
+        except Exception:  # it is gone, has half a question, or what it loads has printed something
             self._process.kill()
-
-        def answer() -> T:
-            self._busy = False
-            assert self._process.stdout is not None
-            try:
-                done, found = pickle.load(self._process.stdout)  # of our own process
-            except Exception:  # it is gone, or what it loads has printed something
-                self._process.kill()
-                done = False
-            return cast("T", found) if done else function(*arguments, **named)
-
-        return answer
+            return False, None
+        return answered, found
 
     def end(self) -> None:
         """Ends the process."""
         self._process.kill()
+        self._messenger.shutdown(cancel_futures=True)
         self._process.communicate()
 
 
@@ -145,8 +158,9 @@ def company(wanted: bool, loads: Sequence[str] = ()) -> Iterator[Company | None]
 
 
 def report_company(num_cells: int) -> AbstractContextManager[Company | None]:
-    """A second process for the report of a study of so many cells, where it is worth one.
+    """A second process for the report of a study of about so many cells, where it is worth one.
 
-    To be begun before `studies.answering` is loaded: the second process loads what it needs meanwhile.
+    To be begun before the plan is read and `studies.answering` is loaded: the second process loads what it needs
+    meanwhile.
     """
-    return company(num_cells >= WORTH_COMPANY, ["studies.report.drawn", "studies.analysis.study"])
+    return company(num_cells >= WORTH_COMPANY, ["studies.gathering", "studies.report.drawn", "studies.analysis.study"])

@@ -7,8 +7,9 @@ branch) that the analysis, the report, the export and the W&B mirror read.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -223,6 +224,7 @@ INCIDENTAL_COLUMNS: frozenset[str] = frozenset(
 )
 DETERMINISTIC_COLUMNS: tuple[str, ...] = tuple(column for column in COLUMNS if column not in INCIDENTAL_COLUMNS)
 
+RECORDS_AT_ONCE = 2_000  # made into rows together
 COMPUTE_LIMITED_EPOCHS = 30  # PROTOCOL 3: fewer passes of the trunk than this are labelled
 
 
@@ -249,26 +251,58 @@ def records_frame(records: Iterable[Record], tier: str | None = None) -> pd.Data
         records = list(records)
         if len({split_variant(record.cell["variant"])[0] for record in records}) > 1:
             tier = ""
-    of_records: dict[str, list[Any]] = {name: [] for name in COLUMNS if name not in _OF_BRANCH}
-    of_branches: dict[str, list[Any]] = {name: [] for name in _OF_BRANCH}
-    counts = []
-    for record in records:
-        counts.append(max(1, len(record.branches)))
-        _add_rows(record, tier, of_records, of_branches)
-    repeated = pd.DataFrame(of_records).take(np.repeat(np.arange(len(counts)), counts)).reset_index(drop=True)
-    frame = pd.concat([repeated, pd.DataFrame(of_branches)], axis=1)[list(COLUMNS)]
-    return frame.sort_values(list(_ORDER), kind="stable", ignore_index=True)
+    return joined_rows(list(record_rows(records, tier)))
+
+
+def record_rows(records: Iterable[Record], tier: str | None) -> Iterator[pd.DataFrame]:
+    """The rows of `records_frame` in parts, in the order of the records: of thousands few are in memory at once.
+
+    Args:
+        tier: which tier the names of arms do not mention; None: they mention none.
+    """
+    records = iter(records)
+    while True:
+        of_records: dict[str, list[Any]] = {name: [] for name in COLUMNS if name not in _OF_BRANCH}
+        of_branches: dict[str, list[Any]] = {name: [] for name in _OF_BRANCH}
+        counts = []
+        for record in itertools.islice(records, RECORDS_AT_ONCE):
+            counts.append(max(1, len(record.branches)))
+            _add_rows(record, tier, of_records, of_branches)
+        if not counts:
+            return
+        repeated = pd.DataFrame(of_records).take(np.repeat(np.arange(len(counts)), counts)).reset_index(drop=True)
+        yield pd.concat([repeated, pd.DataFrame(of_branches)], axis=1)[list(COLUMNS)]
 
 
 _ORDER = ("arm", "num_train", "num_pretrain", "replicate", "branch")
+ONE_ORDER = (*_ORDER, "cell_id")
+"""What rows are sorted by where their order must not depend on that of the records they were made from."""
+
+
+def joined_rows(parts: list[pd.DataFrame], order: Sequence[str] = _ORDER) -> pd.DataFrame:
+    """The long table of several parts, the same as of all their records at once.
+
+    Args:
+        parts: of `record_rows`, whose columns are taken from them: thousands of rows need not be there twice.
+        order: columns by which rows are sorted; of equal ones the earlier is first.
+    """
+    parts = parts or [pd.DataFrame(columns=list(COLUMNS))]
+    keys = pd.DataFrame({name: _joined([part[name] for part in parts]) for name in order})
+    places = keys.sort_values(list(order), kind="stable").index.to_numpy()
+    columns = {name: _joined([part.pop(name) for part in parts]).take(places).array for name in COLUMNS}
+    return pd.DataFrame(columns)
+
+
+def _joined(parts: Sequence[pd.Series[Any]]) -> pd.Series[Any]:
+    """A column; where the parts are of several types, its type is that of all values together."""
+    if len({part.dtype for part in parts}) == 1:
+        return pd.concat(parts, ignore_index=True)
+    return pd.Series([value for part in parts for value in part.tolist()])
+
+
 _OF_BRANCH = {"branch": "fraction"} | {name: name for name in Branch.model_fields if name in COLUMNS}
 """Column -> the field of a branch that stands there."""
 _OF_RECORD = tuple(name for name in COLUMNS if name in Record.model_fields)
-
-
-def in_one_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """The long table in an order that does not depend on that of the records it was made from."""
-    return frame.sort_values([*_ORDER, "cell_id"], kind="stable", ignore_index=True)
 
 
 def _add_rows(

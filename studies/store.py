@@ -20,7 +20,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from .cell import Cell
 from .errors import ConfigError, NotInStoreError, PlanError, StoreError
 from .files import is_still_there, leftovers, read_bytes, remove_leftovers, sha256_of, write_atomically, write_text
 from .grid import Plan
@@ -36,7 +37,10 @@ from .record_file import read_record, record_text
 from .records import Record
 
 CellState = Literal["finished", "diverged", "invalid", "failed", "running", "interrupted", "waiting", "damaged"]
+BYTES_OF_CELL = 1_000  # in a plan, about
 LOOKS, LOOK_SECONDS = 3, 0.02  # for how long a lock is asked for again, which a look at a cell takes for a moment
+Labelled = tuple[str, Mapping[str, Any]]
+"""Id of a cell, and the labels that its plan gives it: they may differ from those of the plan it was trained for."""
 DAMAGED: frozenset[CellState] = frozenset({"damaged"})
 
 
@@ -303,6 +307,17 @@ class Store:
         except (ValueError, KeyError, TypeError, PlanError, ConfigError) as error:
             raise StoreError(f"{path} cannot be read: {_first_line(error)}") from None
 
+    def num_cells_about(self, study: str) -> int:
+        """How many cells a study has, as the size of its plan tells before it is read.
+
+        Raises:
+            NotInStoreError: there is none.
+        """
+        try:
+            return self._plan_path(study).stat().st_size // BYTES_OF_CELL
+        except OSError:
+            return 0
+
     def study_ids(self) -> list[str]:
         """Ids of all locked plans, the latest last."""
         ids = [path.parent.name for path in (self.root / "studies").glob("*/plan.json")]
@@ -322,18 +337,19 @@ class Store:
         Args:
             unreadable: is given the ids of cells whose records are there but damaged.
         """
-        for cell in plan.cells:
+        return self.each_labelled(map(labelled, plan.cells), unreadable)
+
+    def each_labelled(self, cells: Iterable[Labelled], unreadable: list[str] | None = None) -> Iterator[Record]:
+        """The same of cells of which only the labels are known."""
+        for cell_id, labels in cells:
             try:
-                record = self.record(cell.id)
+                record = self.record(cell_id)
             except StoreError:
                 if unreadable is not None:
-                    unreadable.append(cell.id)
+                    unreadable.append(cell_id)
                 continue
             if record is not None:
-                labels: dict[str, Any] = {"replicate": cell.replicate, "data": cell.data}
-                if cell.start is not None:
-                    labels["start"] = cell.start.model_dump(mode="json")
-                yield record.model_copy(update={"cell": record.cell | labels})
+                yield record.model_copy(update={"cell": record.cell | dict(labels)})
 
     def all_records(self) -> list[Record]:
         """Every readable record of the store, whatever its study."""
@@ -431,6 +447,14 @@ class Store:
                 "--store names another folder"
             )
         return self.study_folder(matching[-1]) / "plan.json"
+
+
+def labelled(cell: Cell) -> Labelled:
+    """A cell's id, and what its plan calls it."""
+    labels: dict[str, Any] = {"replicate": cell.replicate, "data": cell.data}
+    if cell.start is not None:
+        labels["start"] = cell.start.model_dump(mode="json")
+    return cell.id, labels
 
 
 def bytes_held(paths: Iterable[Path]) -> int:

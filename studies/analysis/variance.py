@@ -64,12 +64,15 @@ def variance_split(frame: pd.DataFrame, *, confidence: float = 0.95) -> Variance
     settings = [column for column in SETTINGS if column in points.columns]
     needed = ["arm", "num_train", *settings, *SEEDS, "cell_id", "log_error", "num_pretrain"]
     points = points[[column for column in points.columns if column in needed]]  # groups are copied column by column
-    for (arm, size, *_), cells in points.groupby(["arm", "num_train", *settings], sort=True, dropna=False):
+    alike = ["arm", "num_train", *settings]
+    several = {
+        varied: points.duplicated([*alike, *fixed], keep=False) for varied, fixed in _seed_sets().items() if fixed
+    }
+    for (arm, size, *_), cells in points.groupby(alike, sort=True, dropna=False):
         found = False
-        for varied in _seed_sets():
-            fixed = [seed for seed in SEEDS if seed not in varied]
-            several = cells[cells.duplicated(fixed, keep=False)] if fixed else cells
-            groups = [group for _, group in several.groupby(fixed)] if fixed else [cells]
+        for varied, fixed in _seed_sets().items():
+            sharing = cells[several[varied].loc[cells.index]] if fixed else cells
+            groups = [group for _, group in sharing.groupby(fixed)] if fixed and len(sharing) else [sharing]
             groups = [_distinct(group, varied) for group in groups if len(group) > 1]
             groups = [group for group in groups if len(group) > 1]
             degrees = sum(len(group) - 1 for group in groups)
@@ -91,9 +94,9 @@ def variance_split(frame: pd.DataFrame, *, confidence: float = 0.95) -> Variance
     )
 
 
-def _seed_sets() -> list[tuple[str, ...]]:
-    """Each seed alone, and all of them."""
-    return [*((seed,) for seed in SEEDS), SEEDS]
+def _seed_sets() -> dict[tuple[str, ...], list[str]]:
+    """Each seed alone, and all of them; which are then the same."""
+    return {varied: [seed for seed in SEEDS if seed not in varied] for varied in (*((seed,) for seed in SEEDS), SEEDS)}
 
 
 def _distinct(cells: pd.DataFrame, seeds: tuple[str, ...]) -> pd.DataFrame:

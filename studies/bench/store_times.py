@@ -1,6 +1,7 @@
 """How long the verbs that read a store take, and how much memory: each in its own process, as a person calls it.
 
-What a second process of a verb takes is counted: its time, and its peak as if it were at the same moment.
+What a second process of a verb takes is counted: its time, and its memory at the same moment. Memory is what the
+processes hold, a page that several share counted once (PSS), looked up ten times a second.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ LARGE, SMALL = "large", "small"
 VERBS = ("status", "export", "report")
 REPLICATES = 10
 """Of the small study, whose cells are cells of the large one too: 5 arms, 10 sizes."""
+
+LOOK_SECONDS = 0.1
 
 _MEASURED = """
 import json, os, resource, sys, time
@@ -37,15 +42,8 @@ try:
 except SystemExit as ended:
     code = int(ended.code or 0)
 own, others = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-peak = own.ru_maxrss  # where a program replaced another, that one's too
-try:
-    with open("/proc/self/status") as status:
-        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
-except (OSError, StopIteration):
-    pass
 cpu_seconds = sum(one.ru_utime + one.ru_stime for one in (own, others))
-told = dict(code=code, seconds=time.monotonic() - began, cpu_seconds=cpu_seconds)
-print(json.dumps(told | dict(peak_bytes=1024 * (peak + others.ru_maxrss))), file=answer)
+print(json.dumps(dict(code=code, seconds=time.monotonic() - began, cpu_seconds=cpu_seconds)), file=answer)
 """
 
 
@@ -100,11 +98,48 @@ def _timed(verb: str, study: str, store: Path, folder: Path) -> Mapping[str, flo
     more = ["--output", str(folder / "exported")] if verb == "export" else []
     command = [sys.executable, "-c", _MEASURED, verb, study, "--store", str(store), *more]
     began = time.monotonic()
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    told: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as verbal:
+        with _peak_of(verbal.pid) as peak:
+            printed, complaint = verbal.communicate()
+        seconds = time.monotonic() - began  # with the start of the interpreter
+    told: dict[str, float] = json.loads(printed.splitlines()[-1]) if printed else {"code": verbal.returncode}
     if told.pop("code"):
-        raise RuntimeError(f"study {verb} {study} failed: {ended.stderr}")
-    return told | {"seconds": time.monotonic() - began}  # with the start of the interpreter
+        raise RuntimeError(f"study {verb} {study} failed: {complaint}")
+    return told | {"seconds": seconds, "peak_bytes": peak[0]}
+
+
+@contextmanager
+def _peak_of(process: int) -> Iterator[list[int]]:
+    """The most bytes that a process and all it began held at one moment while the context lasted."""
+    peak, over = [0], threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_SECONDS):
+            peak[0] = max(peak[0], sum(map(_held_by, _family_of(process))))
+
+    watching = threading.Thread(target=look, daemon=True)
+    watching.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watching.join()
+
+
+def _family_of(process: int) -> Iterator[int]:
+    yield process
+    with suppress(OSError):  # it has ended
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            yield from _family_of(int(child))
+
+
+def _held_by(process: int) -> int:
+    """Bytes in memory; of what several processes share, this one's part."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return 1024 * int(line.split()[1])
+    return 0
 
 
 def time_in_scratch(num_records: int, folder: Path | None, **options: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -228,7 +228,7 @@ def _facts(frame: pd.DataFrame, card: StudyCard) -> list[tuple[str, str]]:
         "host": "Host",
     }
     for column, term in columns.items():
-        values = sorted({str(value) for value in frame[column].dropna()})
+        values = sorted({str(value) for value in frame[column].dropna().unique()})
         if values:
             facts.append((term, ", ".join(values)))
     return facts

@@ -142,7 +142,7 @@ def plot_training_loss(table: pd.DataFrame, x: str = "num_train") -> Figure:
         table: `TrunkLosses.frame`.
         x: which size the panels are for.
     """
-    sizes = at_most(sorted(set(table["size"])), 3)
+    sizes = at_most(sorted(table["size"].unique()), 3)
     with print_style():
         figure = new_figure(2.6 * len(sizes) + 1.2, 3.0)
         panels = figure.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False).ravel()

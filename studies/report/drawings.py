@@ -1,9 +1,9 @@
-"""The figures of a report: which there are, how each is drawn, and what its caption says."""
+"""The figures of a report: which there may be, how each is drawn, and what its caption says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,11 +13,11 @@ from studies.analysis.few_shot_curves import FewShotAnswers
 from studies.analysis.fitted_curve import CurveFit
 from studies.analysis.ladder import unpermuted
 from studies.analysis.multiplier import Multiplier
-from studies.analysis.of_records import Rule, curve_points, records_table
+from studies.analysis.of_records import READ_COLUMNS, Rule, curve_points, records_table, rules_that_differ
 from studies.analysis.probe_answers import ProbeAnswers
 from studies.analysis.quantity import quantity
 from studies.analysis.study import StudyAnswers
-from studies.analysis.table import CurveTable
+from studies.analysis.traits import TRAIT_COLUMNS
 
 from . import answer_figures, course_figures, curve_figures, few_shot_section, ladder_section, probe_section
 from .card import StudyCard
@@ -29,6 +29,13 @@ CROSSOVER = (
     "Broken line: where the curves of the two arms compared meet; shaded: the 95% confidence set of that place, all "
     "sizes at which the two cannot be told apart; it has no edge where it is open."
 )
+DRAWN_COLUMNS = frozenset(
+    {
+        *(*READ_COLUMNS, *TRAIT_COLUMNS, "data", "permutation"),
+        *("validation_error", "forward_flops", "num_parameters", "train_flops_exact"),
+    }
+)
+"""Of the table of records, what figures are made from: a process that draws is sent no more."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +81,35 @@ def material(
     return Material(frame, unpermuted(frame), card, answers, looks_of(frame), few_shot, probes, traced)
 
 
+def drawn_from(of: Material, *, losses: bool = True) -> Material:
+    """What the figures need of it, which is little of the tables.
+
+    Args:
+        losses: with those of trunks; what figures are made from them is drawn from nothing else.
+    """
+    columns = [column for column in of.frame.columns if column in DRAWN_COLUMNS]
+    traced = of.losses if losses else TrunkLosses()
+    return replace(of, every_row=of.every_row[[]], frame=of.frame[columns], losses=traced)
+
+
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that can be drawn, and its caption."""
+    """A figure that can be drawn, and its caption.
 
-    draw: Callable[[], Figure]
+    Attributes:
+        draw: gives None where there turns out to be nothing to show.
+    """
+
+    draw: Callable[[], Figure | None]
     caption: str
 
 
 def drawings(of: Material) -> dict[str, Drawing]:
-    """The figures by name; none that would be empty."""
+    """The figures by name.
+
+    Args:
+        of: `drawn_from` what a report is made of.
+    """
     frame, card, looks, answers = of.frame, of.card, of.looks, of.answers
     found: dict[str, Drawing] = {}
     for rule, of_rule in answers.by_rule.items():
@@ -129,24 +155,24 @@ def drawings(of: Material) -> dict[str, Drawing]:
         if any(floor.by_form for floor in primary.floors.values()):
             caption = "Fitted floors with 95% intervals over every form that has one; an extrapolation."
             found["floors"] = Drawing(lambda: answer_figures.plot_floors(primary, looks, card.floor), caption)
+    sizes = _sizes_of_several_branches(frame) if card.x == "num_train" else []
     for column, name, text in (
         ("train_flops", "error_against_flops", "training FLOPs"),
         ("train_seconds", "error_against_seconds", "seconds of training (runs packed on one machine)"),
     ):
-        if card.x == "num_train" and (tables_by_size := _cost_tables(frame, column)):
-            shown_as = "a panel per training size" if len(tables_by_size) > 1 else "bands as in the data curves"
+        if sizes:
+            shown_as = "a panel per training size" if len(sizes) > 1 else "bands as in the data curves"
             caption = f"Geometric mean test error of every branch against its {text}, {shown_as}."
-            found[name] = Drawing(_cost(tables_by_size, looks), caption)
+            found[name] = Drawing(_cost(frame, column, sizes, looks), caption)
     if primary is not None:
         found["validation_against_test"] = Drawing(
             lambda: course_figures.plot_validation_against_test(frame),
             "Validation error, which chose the branch, against test error; a dot per run. Far from the diagonal, "
             "validation was a poor judge.",
         )
-    losses = of.losses.frame(set(frame["cell_id"]))
-    if len(losses):
+    if of.losses:
         found["training_loss"] = Drawing(
-            lambda: course_figures.plot_training_loss(losses, card.x),
+            lambda: _training_loss(of),
             "Training loss of the trunk, before any cooldown; mean over replicates.",
         )
     if not curve_points(frame, "full_budget").empty:
@@ -165,13 +191,22 @@ def _curves(of: Material, rule: Rule, shown: Crossover | None) -> Callable[[], F
     return lambda: curve_figures.plot_curves(of.frame, of.card, rule=rule, crossover=shown)
 
 
-def _cost(by_size: Mapping[int, CurveTable], looks: Mapping[str, Look]) -> Callable[[], Figure]:
-    return lambda: course_figures.plot_error_against_cost(by_size, looks)
+def _training_loss(of: Material) -> Figure | None:
+    losses = of.losses.frame(set(of.frame["cell_id"].unique()))
+    return course_figures.plot_training_loss(losses, of.card.x) if len(losses) else None
 
 
-def _cost_tables(frame: pd.DataFrame, column: str) -> dict[int, CurveTable]:
-    """Curves over a cost for up to six sizes; none without two branches."""
-    sizes = course_figures.at_most(sorted(set(curve_points(frame)["num_train"])), course_figures.MAX_PANELS)
-    found = {size: records_table(frame, x=column, num_train=size) for size in sizes}
-    several = any(len(curve.x) > 1 for table in found.values() for curve in table.curves.values())
-    return found if several else {}
+def _cost(frame: pd.DataFrame, column: str, sizes: list[int], looks: Mapping[str, Look]) -> Callable[[], Figure | None]:
+    def draw() -> Figure | None:
+        tables = {size: records_table(frame, x=column, num_train=size) for size in sizes}
+        several = any(len(curve.x) > 1 for table in tables.values() for curve in table.curves.values())
+        return course_figures.plot_error_against_cost(tables, looks) if several else None
+
+    return draw
+
+
+def _sizes_of_several_branches(frame: pd.DataFrame) -> list[int]:
+    """Up to six of the sizes that curves have; none where every cell has a single branch."""
+    if len(rules_that_differ(frame)) == 1:
+        return []
+    return course_figures.at_most(sorted(curve_points(frame)["num_train"].unique().tolist()), course_figures.MAX_PANELS)

@@ -1,13 +1,15 @@
-"""The figures of a report as bytes: all of them, or every other one, so that two processes can share them."""
+"""The figures of a report as bytes, drawn by one process or shared between two."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from studies.company import Company
+
 from .axes import png_bytes, svg_bytes
-from .drawings import Material, drawings
+from .drawings import Material, drawings, drawn_from
 from .page import Picture
 
 
@@ -24,24 +26,58 @@ class Image:
     png: bytes
 
 
-def drawn(of: Material, first: int = 0, step: int = 1) -> list[Image]:
-    """Draws the figures of a report, of several processes each its own.
+def drawn(of: Material, names: Sequence[str]) -> dict[str, Image]:
+    """Draws figures of a report.
 
     Args:
-        of: what they are made of.
-        first: place of the first.
-        step: how many places the next is further on.
+        of: see `drawings.drawn_from`.
+        names: of `drawings`.
+
+    Returns:
+        The images by name; none of a figure that has nothing to show.
     """
-    images = []
-    for name, drawing in itertools.islice(drawings(of).items(), first, None, step):
-        figure = drawing.draw()
-        svg = svg_bytes(figure)
-        alternative = drawing.caption.split(". ")[0]
-        picture = Picture(name, svg, drawing.caption, alternative, figure.get_figwidth())
-        images.append(Image(picture, png_bytes(figure)))
+    found, images = drawings(of), {}
+    for name in names:
+        drawing = found[name]
+        if (figure := drawing.draw()) is not None:
+            alternative = drawing.caption.split(". ")[0]
+            picture = Picture(name, svg_bytes(figure), drawing.caption, alternative, figure.get_figwidth())
+            images[name] = Image(picture, png_bytes(figure))
     return images
 
 
-def in_turn(even: Sequence[Image], odd: Sequence[Image]) -> list[Image]:
-    """Figures that two drew, each every other one, in their order."""
-    return [one for both in itertools.zip_longest(even, odd) for one in both if one is not None]
+def begin_drawing(of: Material, second: Company | None = None) -> Callable[[], list[Image]]:
+    """Lets a second process begin with the figures of a report, where there is one.
+
+    It draws every other figure; once it is done it takes one after the other of those that this process has not come
+    to. Figures of the losses of trunks are drawn here: there are millions of these.
+
+    Returns:
+        A function that draws what is left and returns all images in their order.
+    """
+    here = drawn_from(of)
+    names = list(drawings(here))
+    if second is None:
+        return lambda: list(drawn(here, names).values())
+    there = drawn_from(of, losses=False)
+    sendable = [name for name in names if name in drawings(there)]
+    sent = sendable[1::2]
+    awaited = second.asked(drawn, there, sent)
+
+    def rest() -> list[Image]:
+        asked = awaited
+        waiting = deque(sorted(set(names) - set(sent), key=lambda name: (name in sendable, names.index(name))))
+        images: dict[str, Image] = {}
+        while waiting:
+            if asked.is_answered and waiting[-1] in sendable:
+                images |= asked()
+                asked = second.asked(drawn, there, [waiting.pop()])
+            else:
+                images |= drawn(here, [waiting.popleft()])
+        return _in_order(images | asked(), names)
+
+    return rest
+
+
+def _in_order(images: Mapping[str, Image], names: Sequence[str]) -> list[Image]:
+    return [images[name] for name in names if name in images]

@@ -42,15 +42,15 @@ def reservation_statements(frame: pd.DataFrame, card: StudyCard, answers: StudyA
         statements.append(
             f"Compute-limited: at N = {text} even the full budget is fewer than 30 passes over the training images."
         )
-    small = sorted({int(size) for size in points["num_train"] if card.num_validation > size / 4})
+    small = sorted({int(size) for size in points["num_train"].unique() if card.num_validation > size / 4})
     if small:
         text = f"{small[0]:,}" if len(small) == 1 else f"{small[0]:,} to {small[-1]:,}"
         statements.append(
             f"The branch is chosen on V = {card.num_validation:,} validation images, which N does not count; at N = "
             f"{text} there are more than a quarter as many of them as training images."
         )
-    if not all(frame["protocol_version"] == card.protocol_version):
-        found = ", ".join(sorted(set(frame["protocol_version"])))
+    if not (frame["protocol_version"] == card.protocol_version).all():
+        found = ", ".join(sorted(frame["protocol_version"].unique()))
         statements.append(
             f"The study was planned under protocol {card.protocol_version}; its records were made under {found}."
         )
@@ -59,7 +59,7 @@ def reservation_statements(frame: pd.DataFrame, card: StudyCard, answers: StudyA
         ("torch", "versions of torch"),
         ("device", "devices"),
     ):
-        values = sorted(set(frame[column].dropna()))
+        values = sorted(frame[column].dropna().unique())
         if len(values) > 1:
             statements.append(f"Records come from {len(values)} {what}: {', '.join(values)}.")
     if (frame[frame["subset_hash"] != ""].groupby(["num_train", "replicate"])["subset_hash"].nunique() > 1).any():

@@ -346,4 +346,5 @@ def _tests_of(tests: PairedTests, names: Names) -> str:
 
 def statement_families(frame: pd.DataFrame) -> dict[str, str]:
     """The family of every arm."""
-    return dict(zip(frame["arm"], frame["family"], strict=True))
+    arms = frame.drop_duplicates("arm")
+    return dict(zip(arms["arm"], arms["family"], strict=True))

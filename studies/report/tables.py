@@ -151,7 +151,7 @@ def cost_table(frame: pd.DataFrame) -> Table:
         ratio = branches["train_flops"] / branches["planned_train_flops"]
         below = 1 - float(exact[arm]) / float(exact.max())
         flagged = below > EXACT_FLOPS_TOLERANCE
-        where = sorted(set(cells["device"].dropna()))
+        where = sorted(cells["device"].dropna().unique())
         rows.append(
             (
                 look.label,
@@ -188,10 +188,10 @@ def settings_table(frame: pd.DataFrame) -> Table:
     for arm, look in looks_of(frame).items():
         cells = frame[frame["arm"] == arm]
         values = [
-            ", ".join(f"{value:g}" for value in sorted(set(cells[column])))
+            ", ".join(f"{value:g}" for value in sorted(cells[column].unique()))
             for column in ("learning_rate", "weight_decay", "batch_size")
         ]
-        texts = [", ".join(sorted(set(cells[column]))) for column in ("augmentation", "permutation", "precision")]
+        texts = [", ".join(sorted(cells[column].unique())) for column in ("augmentation", "permutation", "precision")]
         rows.append((look.label, *values, *texts))
     return Table(
         name="settings",
@@ -256,9 +256,9 @@ def seeds_table(frame: pd.DataFrame) -> Table:
     seeds = ["subset_seed", "order_seed", "initialization_seed", "augmentation_seed"]
     hashes = ["validation_hash", "train_checksum", "test_checksum"]
     rows = []
-    for replicate, cells in frame.groupby("replicate", sort=True):
-        numbers = [", ".join(str(value) for value in sorted(set(cells[column]))) for column in seeds]
-        digests = [", ".join(sorted({text[:12] for text in cells[column] if text})) for column in hashes]
+    for replicate, cells in frame[["replicate", *seeds, *hashes]].groupby("replicate", sort=True):
+        numbers = [", ".join(str(value) for value in sorted(cells[column].unique())) for column in seeds]
+        digests = [", ".join(sorted({text[:12] for text in cells[column].unique() if text})) for column in hashes]
         rows.append((str(replicate), *numbers, *digests))
     return Table(
         name="seeds",

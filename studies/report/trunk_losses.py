@@ -37,6 +37,18 @@ class TrunkLosses:
         self._tier, self._x = tier, x
         self._traces: dict[str, _Trace] = {}
 
+    def __len__(self) -> int:
+        """Cells that have any."""
+        return len(self._traces)
+
+    @classmethod
+    def joined(cls, parts: Iterable[TrunkLosses]) -> TrunkLosses:
+        """Those of all parts."""
+        every = cls()
+        for part in parts:
+            every._traces |= part._traces
+        return every
+
     def passing(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records one by one, each looked at on its way."""
         for record in records:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,21 +12,18 @@ from studies.analysis.probe_answers import ProbeAnswers
 from studies.analysis.study import analyse_study, read_blocks
 from studies.company import Company
 from studies.files import write_atomically, write_text
-from studies.records import Record, in_one_order, records_frame
+from studies.records import Record, records_frame
 
 from .card import StudyCard
 from .contents import report_tables, sections
 from .drawings import material
-from .drawn import drawn, in_turn
+from .drawn import begin_drawing
 from .few_shot_section import few_shot_statements
+from .gathered import Gathered, gather
 from .ladder_section import ladder_statements
 from .page import render_page
 from .starts_table import stages_table
 from .statements import main_statements, progress_statement, statement_families
-from .trunk_losses import TrunkLosses
-
-MOST_SHARED = 20_000
-"""Rows up to which a second process is handed the table to draw from it; larger ones would be too much memory twice."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,25 @@ def write_report(
     few_shot: FewShotAnswers | None = None,
     stages: Mapping[str, Iterable[Record]] | None = None,
     probes: ProbeAnswers | None = None,
+) -> ReportPaths:
+    """`write_gathered` of the records of a study so far, in any order; gone through once, and none is kept."""
+    return write_gathered(gather(records, card), card, folder, predictions, few_shot, stages, probes)
+
+
+def write_gathered(
+    gathered: Gathered,
+    card: StudyCard,
+    folder: Path,
+    predictions: Mapping[str, Path] | None = None,
+    few_shot: FewShotAnswers | None = None,
+    stages: Mapping[str, Iterable[Record]] | None = None,
+    probes: ProbeAnswers | None = None,
     second: Company | None = None,
-    unreadable: Sequence[str] = (),
 ) -> ReportPaths:
     """Writes `index.html`, `answers.json`, `figures/*.{png,svg}` and `tables/*.md` under `folder`.
 
     Args:
-        records: the records of the study so far, in any order; failed cells included. Gone through once, and none is
-            kept.
+        gathered: from the records of the study so far, failed cells included.
         card: the study as declared.
         folder: made if absent. Figures and tables of an earlier report that no longer apply are removed.
         predictions: `predictions.npz` per cell id, to add the variance from a shared test set.
@@ -73,11 +81,9 @@ def write_report(
         stages: by name the records of the earlier stages, whose weights arms begin from.
         probes: what its networks were probed for, where they were.
         second: a process that computes and draws some of it, where there is one; the bytes are the same.
-        unreadable: cells whose records turned out to be damaged once `records` were read.
     """
-    losses = TrunkLosses(card.tier, card.x)
-    frame = in_one_order(records_frame(losses.passing(records), card.tier))
-    card = replace(card, num_damaged=len(unreadable))
+    frame, losses = gathered.frame, gathered.losses
+    card = replace(card, num_damaged=len(gathered.unreadable))
     blocks = read_blocks(frame, predictions or {})
     answers = analyse_study(
         frame, pair=card.primary_pair, chance=card.chance_error, blocks=blocks, x=card.x, second=second
@@ -85,7 +91,7 @@ def write_report(
     earlier = {name: records_frame(own, card.tier) for name, own in (stages or {}).items()}
     earlier = {name: own for name, own in earlier.items() if len(own)}
     of = material(frame, card, answers, few_shot, probes, losses)
-    awaited = second.asked(drawn, of, 1, 2) if second is not None and len(frame) <= MOST_SHARED else None
+    images_of = begin_drawing(of, second)
     shown = report_tables(of)
     if earlier:
         shown["stages"] = stages_table(earlier)
@@ -100,7 +106,7 @@ def write_report(
     if probes is not None:
         values_of_all["probes"] = probes.as_dict()
 
-    images = drawn(of) if awaited is None else in_turn(drawn(of, 0, 2), awaited())
+    images = images_of()
     pictures = {image.picture.name: image.picture for image in images}
     figure_paths, table_paths = [], []
     for image in images:

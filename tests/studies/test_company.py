@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import operator
 import os
@@ -10,7 +9,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import termios
 import threading
 import time
 from pathlib import Path
@@ -59,12 +57,36 @@ def test_what_a_lost_process_was_asked_is_computed_here() -> None:
         assert second.asked(bytes, 1 << 20)() == bytes(1 << 20)
 
 
-def test_it_is_asked_one_thing_at_a_time() -> None:
+def test_several_things_are_answered_in_the_order_they_were_asked_in(tmp_path: Path) -> None:
+    """Each answer is whole, whichever is called for first, and as often as one likes."""
     with company(True) as second:
         assert second is not None
-        second.asked(os.getpid)
-        with pytest.raises(RuntimeError, match="before its last answer"):
-            second.asked(os.getpid)
+        places = [second.asked(_next_place, tmp_path) for _ in range(5)]
+        large = second.asked(bytes.upper, b"a" * (1 << 22))
+        assert large() == b"A" * (1 << 22)
+        assert [place() for place in reversed(places)] == [4, 3, 2, 1, 0]
+        assert [place() for place in places] == [0, 1, 2, 3, 4]
+
+
+def _next_place(folder: Path) -> int:
+    count = len(list(folder.iterdir()))
+    (folder / str(count)).touch()
+    return count
+
+
+def test_this_process_goes_on_while_the_other_computes(tmp_path: Path) -> None:
+    with company(True) as second:
+        assert second is not None
+        awaited = second.asked(_wait_for, tmp_path / "go_on")
+        after = second.asked(bytes.upper, b"a" * (1 << 22))  # more than a pipe holds
+        assert not awaited.is_answered
+        (tmp_path / "go_on").touch()
+        assert after() == b"A" * (1 << 22)
+        assert awaited.is_answered
+
+
+def _wait_for(path: Path) -> None:
+    wait_until(path.exists)
 
 
 def test_no_process_is_left_behind() -> None:
@@ -187,45 +209,61 @@ def test_a_process_killed_while_it_answers_costs_nothing() -> None:
     with company(True) as second:
         assert second is not None
         process = second.asked(os.getpid)()
-        awaited = second.asked(bytes, 1 << 22)  # more than a pipe holds, so that it waits for us in the middle
-        wait_until(lambda: _unread(second) > 0)
+        os.kill(process, signal.SIGSTOP)
+        awaited, after = second.asked(bytes, 1 << 22), second.asked(os.getpid)
         os.kill(process, signal.SIGKILL)
         assert awaited() == bytes(1 << 22)
-        second._process.wait()  # nobody reads any more
-        assert second.asked(os.getpid)() == os.getpid()
+        assert after() == os.getpid()
 
 
-def test_a_process_that_is_in_the_middle_of_an_answer_nobody_awaits_is_not_left_behind() -> None:
+def test_half_an_answer_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = pickle.dumps((True, b"a" * 1000))[:500]
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nos.write(1, {half!r})\nos._exit(0)\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with company(True) as second:
+        assert second is not None
+        assert second.asked(bytes.upper, b"a" * 1000)() == b"A" * 1000
+
+
+def test_a_process_that_is_in_the_middle_of_what_nobody_awaits_is_not_left_behind(tmp_path: Path) -> None:
     with company(True) as second:
         assert second is not None
         process = second.asked(os.getpid)()
+        second.asked(_wait_for, tmp_path / "never")
         second.asked(bytes, 1 << 22)
-        wait_until(lambda: _unread(second) > 0)
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
-
-
-def _unread(second: Company) -> int:
-    """Bytes of an answer that wait in the pipe."""
-    assert second._process.stdout is not None
-    return int.from_bytes(fcntl.ioctl(second._process.stdout, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_report_made_by_two_is_the_report_made_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = made_plan("tiny", arms=2, sizes=4, replicates=2)
     store = make_store(tmp_path, plan)
+    (store.cell_folder(plan.cells[-1].id) / "record.json").write_text("{")  # whoever reads it says so
     alone = _files(answering.report_study(plan, store).page.parent)
     asked: list[str] = []
 
     def noted(self: Company, function: object, *arguments: object, **named: object) -> object:
-        asked.append(function.__name__)  # type: ignore[attr-defined]
+        asked.append(getattr(function, "func", function).__name__)  # type: ignore[attr-defined]
         return original(self, function, *arguments, **named)  # type: ignore[arg-type]
 
     original = Company.asked
     monkeypatch.setattr(Company, "asked", noted)
     monkeypatch.setattr("studies.company.WORTH_COMPANY", 1)
     assert _files(answering.report_study(plan, store).page.parent) == alone
-    assert asked == ["analyse", "drawn"]
+    assert asked[:4] == ["part_of", "analyse", "cost_views", "drawn"]
+    assert set(asked[4:]) <= {"drawn"}
+
+
+def test_a_report_whose_second_process_is_lost_is_the_report_made_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = made_plan("tiny", arms=2, sizes=4, replicates=2)
+    store = make_store(tmp_path, plan)
+    alone = _files(answering.report_study(plan, store).page.parent)
+    with company(True) as second:
+        assert second is not None
+        os.kill(second.asked(os.getpid)(), signal.SIGKILL)
+        assert _files(answering.report_study(plan, store, second=second).page.parent) == alone
 
 
 def test_answers_travel_between_processes(tmp_path: Path) -> None:

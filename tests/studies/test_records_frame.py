@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,51 @@ def test_a_study_without_records_has_an_empty_table_of_the_same_columns() -> Non
     frame = records_frame([])
     assert (list(frame.columns), len(frame)) == (list(COLUMNS), 0)
     assert len(selected_rows(frame)) == 0
+
+
+@pytest.mark.parametrize("order", range(4))
+def test_a_table_made_in_parts_is_the_table_made_at_once(
+    order: int, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and types, whatever happens to come together in a part."""
+    kinds = [
+        record_of(plan, plan.cells[0]),
+        record_of(plan, plan.cells[1], status="failed", reason="out of memory"),
+        _without_lanes(record_of(plan, plan.cells[2])),
+        _without_test(record_of(plan, plan.cells[3])),
+        _of_unknown_start(record_of(plan, plan.cells[4])),
+        record_of(plan, plan.cells[5], status="diverged", reason="chance"),
+        record_of(plan, plan.cells[0], seconds=7.0),  # of the same cell: of equal rows the earlier is first
+    ]
+    records = random.Random(order).sample(kinds, len(kinds))
+    at_once = records_frame(records, "nano")
+    assert at_once["pretrain_flops"].isna().sum() == 4
+    for count in (1, 2, 3):
+        monkeypatch.setattr("studies.records.RECORDS_AT_ONCE", count)
+        pd.testing.assert_frame_equal(records_frame(records, "nano"), at_once)
+    alike = _without_lanes(kinds[0]), _without_lanes(kinds[5])
+    pd.testing.assert_frame_equal(records_frame(alike, "nano"), _at_once(alike, monkeypatch))
+
+
+def _at_once(records: Iterable[Record], monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    monkeypatch.setattr("studies.records.RECORDS_AT_ONCE", 1_000)
+    return records_frame(records, "nano")
+
+
+def _without_lanes(record: Record) -> Record:
+    assert record.environment is not None
+    return record.model_copy(update={"environment": record.environment.model_copy(update={"lanes": None})})
+
+
+def _without_test(record: Record) -> Record:
+    """As in a trial of a tuning."""
+    untested = {"test_error": None, "test_loss": None, "test_calibration_error": None}
+    return record.model_copy(update={"branches": tuple(one.model_copy(update=untested) for one in record.branches)})
+
+
+def _of_unknown_start(record: Record) -> Record:
+    start = {"name": "file", "origin": "ab" * 32, "num_pretrain": None, "train_flops": None}
+    return record.model_copy(update={"cell": record.cell | {"start": start}})
 
 
 def test_only_where_and_when_may_differ_between_two_runs_of_a_cell(plan: Plan) -> None:
