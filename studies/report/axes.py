@@ -93,7 +93,10 @@ def svg_bytes(figure: Figure) -> bytes:
 def _lay_out(figure: Figure) -> None:
     """Lays a figure out, once: for one that has a layout engine, `savefig` draws everything twice, every time."""
     if (engine := figure.get_layout_engine()) is not None:
+        dpi = figure.get_dpi()
+        figure.set_dpi(DPI)  # texts are measured in whole pixels
         engine.execute(figure)
+        figure.set_dpi(dpi)
         figure.set_layout_engine(None)
 
 
