@@ -24,6 +24,8 @@ from .curve import Array
 from .forms import Form
 
 MAX_DAMPING = 1e12
+VANISHED = 1e-16
+"""Of the largest curvature: a parameter with less changes no error by more than a hundred millionth."""
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -176,7 +178,7 @@ def minimise(
     for _ in range(max_steps):
         if len(live) == 0:
             break
-        step, promised = _step(at, moving, damping)
+        step, promised = _step(at, moving, damping, theta[:, moving], form.limits[:, moving])
         tried = theta.copy()
         tried[:, moving] += step
         tried = np.where(np.isneginf(tried), tried, np.minimum(np.maximum(tried, lowest), highest))  # -inf: no floor
@@ -230,13 +232,25 @@ def _at(form: Form, cells: Cells, theta: Array) -> _At:
     return _At(sums.loss, sums.pull, sums.weight, gradient)
 
 
-def _step(at: _At, moving: slice, damping: Array) -> tuple[Array, Array]:
-    """Damped steps [K, q] of the q parameters that move, each at most 3 long, and the fall of loss they promise [K]."""
+def _step(at: _At, moving: slice, damping: Array, theta: Array, limits: Array) -> tuple[Array, Array]:
+    """Damped steps [K, q] of the q parameters that move, each at most 3 long, and the fall of loss they promise [K].
+
+    A parameter that is pulled beyond its limit stays there, and the others step as if it were given: a step cut off at
+    the limit would be none of the best for them. So does one that is pulled down and has all but vanished from the
+    curve, as a floor on its way to none.
+    """
     gradient = at.gradient[:, :, moving]
-    downhill = np.einsum("kn,knp->kp", at.pull, gradient)
-    curvature = np.einsum("kn,knp,knq->kpq", at.weight, gradient, gradient)
+    downhill = (at.pull[:, None, :] @ gradient)[:, 0]
+    curvature = (gradient * at.weight[:, :, None]).transpose(0, 2, 1) @ gradient
     diagonal = np.einsum("kpp->kp", curvature)  # a view
-    diagonal += damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30
+    largest = diagonal.max(axis=1, keepdims=True)
+    lowest, highest = limits
+    down = (downhill < 0) & ((theta <= lowest) | (diagonal < VANISHED * largest))
+    held = down | ((downhill > 0) & (theta >= highest))
+    if held.any():
+        downhill = np.where(held, 0.0, downhill)
+        curvature *= ~(held[:, :, None] | held[:, None, :])
+    diagonal += damping[:, None] * diagonal + 1e-12 * largest + 1e-30
     step = np.linalg.solve(curvature, downhill[:, :, None])[:, :, 0]
     step = np.minimum(np.maximum(step, -3.0), 3.0)
     return step, np.einsum("kp,kp->k", step, downhill)

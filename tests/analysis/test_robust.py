@@ -75,3 +75,30 @@ def test_a_cell_without_weight_pulls_nothing() -> None:
 
 def test_the_huber_loss_is_quadratic_then_linear() -> None:
     np.testing.assert_allclose(huber(np.array([0.1, -0.5, 2.0]), np.array([0.5])), [0.005, 0.125, 0.875])
+
+
+def test_a_parameter_at_its_limit_does_not_keep_the_others_from_their_best() -> None:
+    """Of a curve that M2 describes better than any M4, the skew goes to its lower end."""
+    form, truth = build_form("M4", 0.9), np.log(0.06 + 0.2 * np.exp(-0.5 * Z) + 0.05 * np.exp(-2 * (Z - Z[0])))
+    rows = truth + 0.02 * np.random.default_rng(0).standard_normal((3, 8))
+    cells = EveryCell(Z[None], rows[None], np.ones((1, 3, 8)), np.full((1, 8), 0.05))
+    found = minimise(form, cells, form.starts(Z, truth, 12, np.random.default_rng(0)), max_steps=100)
+    best = found.theta[found.loss.argmin()]
+    assert best[3] == form.limits[0, 3]
+    fitted, gradient = form.log_error(best[None], Z)
+    pull = np.clip(rows - fitted, -0.05, 0.05).sum(axis=0)
+    slope = pull @ gradient[0] / np.linalg.norm(gradient[0], axis=0)
+    assert np.abs(slope[:3]).max() < 1e-8
+    assert slope[3] < 0  # it would go on
+
+
+def test_a_floor_on_its_way_to_none_is_soon_given_up() -> None:
+    """Of a power law that bends down there is no best floor, only ever lower ones."""
+    form = build_form("M2", None)
+    rows = -1.5 - 0.5 * Z - 0.02 * Z**2 + 0.02 * np.random.default_rng(0).standard_normal((3, 8))
+    cells = EveryCell(Z[None], rows[None], np.ones((1, 3, 8)), np.full((1, 8), 0.05))
+    starts = form.starts(Z, rows[0], 12, np.random.default_rng(0))
+    without = np.where(np.arange(3) == 0, -np.inf, starts)
+    soon, later = minimise(form, cells, starts, max_steps=60), minimise(form, cells, starts)
+    np.testing.assert_array_equal(soon.theta, later.theta)
+    assert soon.loss.min() == pytest.approx(minimise(form, cells, without).loss.min(), rel=1e-6)
