@@ -90,7 +90,7 @@ class FitData:
             digest.update(np.ascontiguousarray(array).tobytes())
         return np.random.default_rng([seed, *np.frombuffer(digest.digest(), np.uint32).tolist()])
 
-    @property
+    @cached_property
     def median(self) -> Array:
         """Median log error over replicates [n]."""
         return np.asarray(np.nanmedian(np.where(self.weight > 0, self.rows, np.nan), axis=0))
@@ -159,7 +159,8 @@ async def refit(form: Form, cells: Cells, count: int, theta: Array) -> Array:
     if form.has_floor:
         smallest = np.exp(np.min(form.log_error(theta[None], cells.z)[0]))
         for floor in (form.internal_floor(np.asarray(smallest / 2)), -np.inf):
-            starts.append(np.concatenate([[floor], theta[1:]]))
+            if floor != theta[0]:
+                starts.append(np.concatenate([[floor], theta[1:]]))
     kinds = len(starts)
     found = await Minimisation(form, cells.repeated(kinds), np.tile(np.stack(starts), (count, 1)))
     best = found.loss.reshape(count, kinds).argmin(axis=1)
