@@ -183,7 +183,8 @@ def minimise(
         tried[:, moving] += step
         tried = np.where(np.isneginf(tried), tried, np.minimum(np.maximum(tried, lowest), highest))  # -inf: no floor
         there = _at(form, part, tried)
-        better, arrived = there.loss < at.loss, promised <= tolerance * at.loss
+        better = there.loss < at.loss
+        arrived = np.abs(promised) <= tolerance * at.loss  # one that was cut off may promise a rise: it has not arrived
         idle = np.where(better & ~arrived, 0, idle + np.where(arrived, 4, 1))
         np.copyto(theta, tried, where=better[:, None])
         at.take(there, better)
