@@ -80,15 +80,15 @@ async def _ends(
     ends = [np.full(len(quantiles), way[-1]) for way in ways]
     floors = np.concatenate(ways)
     profile = await _profile(form, data, floors, np.tile(starts, (len(floors), 1, 1)))
-    tested = score_t(form, data, profile)
+    profiles, tested = (np.split(each, [len(ways[0])]) for each in (profile, score_t(form, data, profile)))
     for which, (way, sign) in enumerate(zip(ways, (1, -1), strict=True)):
-        own = slice(None, len(way)) if which == 0 else slice(-len(way), None)
+        thetas, t = profiles[which], sign * tested[which]
         for index, quantile in enumerate(quantiles):
-            rejected = np.flatnonzero(sign * tested[own][1:] > quantile)
+            rejected = np.flatnonzero(t[1:] > quantile)
             if len(rejected):
                 first = int(rejected[0])
                 brackets.append(way[first : first + 2])
-                warm.append(profile[own][first : first + 2])
+                warm.append(thetas[first : first + 2])
                 place.append((which, index))
                 signed.append(sign * quantile)
     if not brackets:

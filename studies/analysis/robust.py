@@ -1,9 +1,10 @@
 """Minimising the sum of Huber losses of many curve fits at once.
 
 A fit has p <= 4 parameters and at most some hundred cells, so a minimiser's time is the interpreter's, not the
-arithmetic's: K fits (random starts, deletions, values of a profiled parameter) advance together, as one Levenberg-
-Marquardt iteration on arrays. The weights of iteratively reweighted least squares make each of its steps majorise the
-Huber loss (Huber 1964), and a step is taken only where the loss falls.
+arithmetic's: K fits (random starts, deletions, values of a profiled parameter, of one curve or of several, see
+`together`) advance at once, as one Levenberg-Marquardt iteration on arrays. The weights of iteratively reweighted
+least squares make each of its steps majorise the Huber loss (Huber 1964), and a step is taken only where the loss
+falls.
 
 The sum, not the mean, of the losses is minimised, and to the end: a mean with a minimiser's default tolerance stops
 early (Besiroglu et al. 2024, arXiv 2404.10102, on Hoffmann et al.).

@@ -1,4 +1,4 @@
-"""Huber losses of a curve against hundreds of replicates, from sums over sorted rows instead of over every row.
+"""Huber losses of a curve against its replicates, from sums over sorted rows instead of over every row.
 
 At one size the loss of a fitted value f is a sum over replicates that changes its shape only where f passes a measured
 value by plus or minus delta. With the values sorted, and with running sums of them and of their squares, the sum for
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from .curve import Array
 from .robust import Sums, huber, of_fits, stacked
 
-FEWEST_ROWS = 32
+FEWEST_ROWS = 8
 """Replicates from which sorting pays; below, every row is gone through."""
 
 Places = npt.NDArray[np.intp]
