@@ -16,7 +16,7 @@ from .curve import Curve, Interpolation
 from .finding import Finding, Names, plain
 from .fitted_curve import CurveFit, NoFit, fitted_meeting
 from .fitting import fit_curves
-from .floors import Floor, floor_of
+from .floors import Floor, floors_of
 from .interaction import DifferenceOfDifferences, corrected_over_pairs, difference_of_differences
 from .multiplier import Multiplier, multiplier
 from .paired import SAME_X
@@ -165,10 +165,7 @@ def analyse(
             for a, b in pairs
         ),
         fits=fits,
-        floors={
-            family: floor_of(curve, fits[family], chance=chance, confidence=confidence, seed=seed)
-            for family, curve in curves.items()
-        },
+        floors=floors_of(curves, fits, chance=chance, confidence=confidence, seed=seed),
         choices=with_significance(
             [choice for choice in choices if choice is not None], [one.tests for one in crossovers]
         ),

@@ -10,10 +10,9 @@ from .floor_interval import floor_intervals
 from .forms import Form
 from .jackknife import Estimate, t_quantile
 from .refits import Refits
-from .robust import residuals
 
 
-def coefficient_intervals(
+async def coefficient_intervals(
     form: Form, data: FitData, theta: Array, refits: Refits, confidence: float
 ) -> tuple[dict[str, Estimate], Estimate]:
     """All coefficients with Bonferroni's joint intervals, each at 1 - (1 - confidence) / p; and the floor alone.
@@ -26,7 +25,7 @@ def coefficient_intervals(
     estimates, floor = {}, Estimate(0.0, np.nan, np.nan, confidence, 0)
     for index, (name, value) in enumerate(zip(form.coefficients, values.tolist(), strict=True)):
         if name == "floor":
-            alone, joint = floor_intervals(form, data, theta, (confidence, each))
+            alone, joint = await floor_intervals(form, data, theta, (confidence, each))
             floor = Estimate(value, *alone, confidence, refits.degrees)
             estimates[name] = Estimate(value, *joint, confidence, refits.degrees)
         else:
@@ -54,7 +53,7 @@ def floor_exponent_correlation(form: Form, data: FitData, theta: Array) -> float
     """Of the estimates of floor and exponent when the cells scatter independently, from the curvature of the loss."""
     if not form.has_floor or np.isneginf(theta[0]):
         return np.nan
-    residual, gradient = residuals(form, data.cells, theta[None])
+    residual, gradient = data.residuals(form, theta[None])
     inside = (data.weight * (np.abs(residual[0]) <= data.delta)).sum(axis=0)
     curvature = np.einsum("n,np,nq->pq", inside, gradient[0], gradient[0])
     if np.linalg.matrix_rank(curvature) < len(theta):

@@ -17,6 +17,7 @@ from .finding import Finding, LeftOut, Names, name_of
 from .fit_points import below_chance, left_out_near_chance, measured_points
 from .fit_search import fit_data, search
 from .forms import build_form
+from .together import together
 
 DEFAULT_FORM = "M2"
 FORM_NAMES = ("M1", "M2", "M3", "M4")  # M1 has the fewest parameters, M4 the most
@@ -66,6 +67,12 @@ def choose_form(curve: Curve, *, chance: float | None = None, seed: int = 0, num
         The choice. A form competes if it has at least two fitting sizes more than parameters; of forms that
         extrapolate equally well, the one with the fewest parameters is chosen. If fewer than two compete, M2.
     """
+    (choice,) = together([chosen_form(curve, chance, seed, num_starts)])
+    return choice
+
+
+async def chosen_form(curve: Curve, chance: float | None, seed: int, num_starts: int) -> FormChoice:
+    """See `choose_form`."""
     curve, left_out = measured_points(curve)
     kept = below_chance(curve, chance)
     left_out += left_out_near_chance(curve, kept, chance)
@@ -83,7 +90,7 @@ def choose_form(curve: Curve, *, chance: float | None = None, seed: int = 0, num
             reason = f"needs {needed} sizes below the {NUM_HELD_OUT} held out, the curve has {have}"
             left_out.append(LeftOut(f"form {name}", reason))
             continue
-        log_errors[name] = _extrapolation_error(name, curve, fitted, held_out, chance, seed, num_starts)
+        log_errors[name] = await _extrapolation_error(name, curve, fitted, held_out, chance, seed, num_starts)
     sizes = tuple(float(x) for x in curve.x[held_out])
     competed = len(log_errors) > 1
     chosen = DEFAULT_FORM
@@ -106,7 +113,7 @@ def choose_form(curve: Curve, *, chance: float | None = None, seed: int = 0, num
     )
 
 
-def _extrapolation_error(
+async def _extrapolation_error(
     name: str,
     curve: Curve,
     fitted: npt.NDArray[np.bool_],
@@ -117,7 +124,7 @@ def _extrapolation_error(
 ) -> float:
     """Root mean square log error of a form at the held-out points."""
     form, data = build_form(name, chance), fit_data(curve, fitted)
-    found, _ = search(form, data, num_starts, seed)
+    found, _ = await search(form, data, num_starts, seed)
     predicted = form.log_error(found.theta, curve.log_x[held_out] - data.log_x0)[0][0]
     return float(np.sqrt(np.mean((predicted - curve.mean[held_out]) ** 2)))
 

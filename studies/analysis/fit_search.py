@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from .curve import Array, Curve
 from .forms import Form
-from .robust import Cells, Minimum, minimise, residuals
+from .robust import Cells, EveryCell, Minimum
 from .sorted_rows import FEWEST_ROWS, SortedCells
+from .together import Minimisation
 
 NUM_FINALISTS = 12
 SMALLEST_DELTA = 1e-3
@@ -43,20 +45,28 @@ class FitData:
     standard_error: Array | None
     delta: Array
 
-    @property
+    @cached_property
     def cells(self) -> Cells:
         """All of them, for any number of fits."""
-        kind = SortedCells if self.is_long else Cells
-        return kind(self.z, self.rows[None], self.weight[None], self.delta)
+        if self.is_long:
+            return SortedCells.of(self.z, self.rows, self.weight, self.delta)
+        return self.every_cell(self.rows[None], self.weight[None])
 
     @property
     def without_each_replicate(self) -> Cells:
         """For R fits that each leave one row out."""
-        if self.is_long:
-            rows = np.arange(self.num_replicates)
-            return SortedCells(self.z, self.rows[None], self.weight[None], self.delta, rows)
-        weight = self.weight * (1 - np.eye(self.num_replicates)[:, :, None])
-        return Cells(self.z, self.rows[None], weight, self.delta)
+        if isinstance(self.cells, SortedCells):
+            return self.cells.leaving_out(self.rows, self.weight)
+        return self.every_cell(self.rows[None], self.weight * (1 - np.eye(self.num_replicates)[:, :, None]))
+
+    def every_cell(self, rows: Array, weight: Array) -> EveryCell:
+        """Others in place of the measured ones, with other weights, each [K, R, n] or [1, R, n]."""
+        return EveryCell(self.z[None], rows, weight, self.delta[None])
+
+    def residuals(self, form: Form, theta: Array) -> tuple[Array, Array]:
+        """Measured minus fitted log errors [K, R, n] of parameters [K, p], and the gradient of the fitted [K, n, p]."""
+        fitted, gradient = form.log_error(theta, self.z)
+        return self.rows - fitted[:, None, :], gradient
 
     @property
     def is_long(self) -> bool:
@@ -80,7 +90,7 @@ class FitData:
             digest.update(np.ascontiguousarray(array).tobytes())
         return np.random.default_rng([seed, *np.frombuffer(digest.digest(), np.uint32).tolist()])
 
-    @property
+    @cached_property
     def median(self) -> Array:
         """Median log error over replicates [n]."""
         return np.asarray(np.nanmedian(np.where(self.weight > 0, self.rows, np.nan), axis=0))
@@ -109,38 +119,38 @@ def fit_data(curve: Curve, kept: npt.NDArray[np.bool_]) -> FitData:
     )
 
 
-def search(form: Form, data: FitData, num_starts: int, seed: int) -> tuple[Minimum, FitData]:
+async def search(form: Form, data: FitData, num_starts: int, seed: int) -> tuple[Minimum, FitData]:
     """The best fit of a form, and the data with the delta it was found with.
 
     Where neither replicates nor stated errors tell the noise, the scatter about a least-squares fit does.
     """
     generator = data.generator(seed)
-    found = _search(form, data, num_starts, generator)
+    found = await _search(form, data, num_starts, generator)
     if np.isfinite(data.delta).all():
         return found, data
     scale = _scale_of_residuals(form, data, found.theta[0])
     data = replace(data, delta=np.full(len(data.z), max(2 * scale, SMALLEST_DELTA)))
-    return _search(form, data, num_starts, generator), data
+    return await _search(form, data, num_starts, generator), data
 
 
-def _search(form: Form, data: FitData, num_starts: int, generator: np.random.Generator) -> Minimum:
+async def _search(form: Form, data: FitData, num_starts: int, generator: np.random.Generator) -> Minimum:
     """The best fit from random starts: all make 20 steps, the 12 best of them go on to the end.
 
     A floor of zero is a fit of its own, and stays unless a floor above zero fits better.
     """
     starts = form.starts(data.z, data.median, num_starts, generator)
-    begun = minimise(form, data.cells, starts, max_steps=20)
+    begun = await Minimisation(form, data.cells, starts, max_steps=20)
     finalists = begun.theta[np.argsort(begun.loss, kind="stable")[:NUM_FINALISTS]]
     if not form.has_floor:
-        return _best(minimise(form, data.cells, finalists))
+        return _best(await Minimisation(form, data.cells, finalists))
     without = finalists.copy()
     without[:, 0] = -np.inf
-    done = minimise(form, data.cells, np.concatenate([finalists, without]))
+    done = await Minimisation(form, data.cells, np.concatenate([finalists, without]))
     resolved, zero = _best(done, slice(0, NUM_FINALISTS)), _best(done, slice(NUM_FINALISTS, None))
     return zero if zero.loss[0] <= resolved.loss[0] * (1 + 1e-9) + 1e-20 else resolved
 
 
-def refit(form: Form, cells: Cells, count: int, theta: Array) -> Array:
+async def refit(form: Form, cells: Cells, count: int, theta: Array) -> Array:
     """Parameters [K, p] for `count` = K slightly different sets of cells, from those of the full fit [p].
 
     Each starts from the full fit, from it with half the smallest error as floor, and from it without a floor.
@@ -149,16 +159,17 @@ def refit(form: Form, cells: Cells, count: int, theta: Array) -> Array:
     if form.has_floor:
         smallest = np.exp(np.min(form.log_error(theta[None], cells.z)[0]))
         for floor in (form.internal_floor(np.asarray(smallest / 2)), -np.inf):
-            starts.append(np.concatenate([[floor], theta[1:]]))
+            if floor != theta[0]:
+                starts.append(np.concatenate([[floor], theta[1:]]))
     kinds = len(starts)
-    found = minimise(form, cells.repeated(kinds), np.tile(np.stack(starts), (count, 1)))
+    found = await Minimisation(form, cells.repeated(kinds), np.tile(np.stack(starts), (count, 1)))
     best = found.loss.reshape(count, kinds).argmin(axis=1)
     return np.asarray(found.theta.reshape(count, kinds, -1)[np.arange(count), best])
 
 
 def _scale_of_residuals(form: Form, data: FitData, theta: Array) -> float:
     """Robust standard deviation of the residuals of a fit [p]: their median absolute deviation, freedom corrected."""
-    residual = residuals(form, data.cells, theta[None])[0][0][data.weight > 0]
+    residual = data.residuals(form, theta[None])[0][0][data.weight > 0]
     free = max(len(residual) - form.num_parameters, 1)
     return float(MAD_OF_NORMAL * np.median(np.abs(residual)) * np.sqrt(len(residual) / free))
 

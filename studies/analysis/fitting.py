@@ -13,14 +13,16 @@ import numpy.typing as npt
 
 from .coefficients import coefficient_intervals, floor_exponent_correlation
 from .curve import Curve
-from .extrapolation import FormChoice, choose_form
+from .extrapolation import FormChoice, chosen_form
 from .fit_points import below_chance, left_out_near_chance, measured_points
 from .fit_search import FitData, fit_data, search
 from .fitted_curve import CurveFit, NoFit
 from .forms import Form, build_form
 from .refits import refitted
+from .together import together
 
 FormName = Literal["auto", "M1", "M2", "M3", "M4"]
+NUM_STARTS = 100
 
 
 def fit_curves(
@@ -30,13 +32,11 @@ def fit_curves(
     chance: float | None = None,
     confidence: float = 0.95,
     seed: int = 0,
-    num_starts: int = 100,
+    num_starts: int = NUM_STARTS,
 ) -> dict[str, CurveFit | NoFit]:
-    """`fit_curve` of every family."""
-    return {
-        family: fit_curve(curve, form=form, chance=chance, confidence=confidence, seed=seed, num_starts=num_starts)
-        for family, curve in curves.items()
-    }
+    """`fit_curve` of every family, all at once: it takes a part of the time that one after another takes."""
+    fits = [fitted(curve, form, chance, confidence, seed, num_starts) for curve in curves.values()]
+    return dict(zip(curves, together(fits), strict=True))
 
 
 def fit_curve(
@@ -46,7 +46,7 @@ def fit_curve(
     chance: float | None = None,
     confidence: float = 0.95,
     seed: int = 0,
-    num_starts: int = 100,
+    num_starts: int = NUM_STARTS,
 ) -> CurveFit | NoFit:
     """A form fitted to the curve of one family.
 
@@ -65,21 +65,29 @@ def fit_curve(
     Raises:
         ValueError: the form is unknown, M4 is asked for without chance, or an argument is out of its range.
     """
+    (fit,) = together([fitted(curve, form, chance, confidence, seed, num_starts)])
+    return fit
+
+
+async def fitted(
+    curve: Curve, form: FormName, chance: float | None, confidence: float, seed: int, num_starts: int
+) -> CurveFit | NoFit:
+    """See `fit_curve`."""
     _check(chance, confidence, num_starts)
-    choice = choose_form(curve, chance=chance, seed=seed, num_starts=num_starts) if form == "auto" else None
+    choice = await chosen_form(curve, chance, seed, num_starts) if form == "auto" else None
     chosen = build_form(form if choice is None else choice.chosen, chance)
     measured, left_out = measured_points(curve)
     kept = np.ones(len(measured.x), bool) if chosen.needs_chance else below_chance(measured, chance)
     left_out += left_out_near_chance(measured, kept, chance)
-    if (reason := _reason_against(chosen, measured, kept, chance, seed)) is not None:
+    if (reason := await _reason_against(chosen, measured, kept, chance, seed)) is not None:
         used = f"{int(kept.sum())} sizes of {curve.family}"
         return NoFit(
             method=f"form {chosen.name}", used=used, left_out=tuple(left_out), family=curve.family, reason=reason
         )
-    found, data = search(chosen, fit_data(measured, kept), num_starts, seed)
+    found, data = await search(chosen, fit_data(measured, kept), num_starts, seed)
     theta = found.theta[0]
-    refits = refitted(chosen, data, theta)
-    coefficients, floor = coefficient_intervals(chosen, data, theta, refits, confidence)
+    refits = await refitted(chosen, data, theta)
+    coefficients, floor = await coefficient_intervals(chosen, data, theta, refits, confidence)
     return CurveFit(
         method=_method(data, num_starts, choice),
         used=_used(measured, kept, data),
@@ -114,7 +122,7 @@ def _check(chance: float | None, confidence: float, num_starts: int) -> None:
         raise ValueError(f"num_starts is {num_starts}; expected at least 1, and 100 for a fit to be reported")
 
 
-def _reason_against(
+async def _reason_against(
     form: Form, curve: Curve, kept: npt.NDArray[np.bool_], chance: float | None, seed: int
 ) -> str | None:
     """Why a form cannot be fitted to the kept points; None if it can."""
@@ -126,8 +134,8 @@ def _reason_against(
             f"size{'' if num_sizes == 1 else 's'} with an error{below}"
         )
     if form.has_floor:
-        slope = float(search(build_form("M1", None), fit_data(curve, kept), 20, seed)[0].theta[0, 1])
-        if slope <= 1e-9:
+        power_law, _ = await search(build_form("M1", None), fit_data(curve, kept), 20, seed)
+        if (slope := float(power_law.theta[0, 1])) <= 1e-9:
             return (
                 f"its error does not fall as {curve.column} grows (as a power law it has the exponent {slope:.3g}), so "
                 f"form {form.name} cannot tell a floor from an exponent; M1 can be fitted"

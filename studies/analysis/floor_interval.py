@@ -33,7 +33,7 @@ from .curve import Array
 from .fit_search import FitData
 from .forms import Form
 from .jackknife import jackknife_variance, t_quantile
-from .robust import minimise, residuals
+from .together import Minimisation
 
 NEGLIGIBLE = 1e-6
 """Of the smallest error: a floor below it is called zero."""
@@ -41,7 +41,7 @@ INERT = 1e-8
 """A parameter whose curvature is below this part of the largest does not move the curve."""
 
 
-def floor_intervals(
+async def floor_intervals(
     form: Form, data: FitData, theta: Array, confidences: tuple[float, ...]
 ) -> list[tuple[float, float]]:
     """Ends of the intervals of the floor of a fit [p]; NaN without replicates and stated errors.
@@ -64,11 +64,11 @@ def floor_intervals(
     downwards = inside + fraction * (lowest - inside)
     if inside > lowest:
         downwards = np.union1d(downwards, np.geomspace(lowest, inside, 8))[::-1]
-    low, high = _ends(form, data, theta, (downwards, upwards), quantiles)
+    low, high = await _ends(form, data, theta, (downwards, upwards), quantiles)
     return [(0.0 if a <= lowest else a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
 
 
-def _ends(
+async def _ends(
     form: Form, data: FitData, theta: Array, ways: tuple[Array, Array], quantiles: list[float]
 ) -> tuple[Array, Array]:
     """The first rejected floors on the ways down and up from the estimate, one per quantile; the last floor if none is.
@@ -78,9 +78,11 @@ def _ends(
     starts = np.concatenate([theta[None], form.starts(data.z, data.median, 2, np.random.default_rng(0))])
     brackets, warm, place, signed = [], [], [], []
     ends = [np.full(len(quantiles), way[-1]) for way in ways]
+    floors = np.concatenate(ways)
+    profile = await _profile(form, data, floors, np.tile(starts, (len(floors), 1, 1)))
+    profiles, tested = (np.split(each, [len(ways[0])]) for each in (profile, score_t(form, data, profile)))
     for which, (way, sign) in enumerate(zip(ways, (1, -1), strict=True)):
-        thetas = _profile(form, data, way, np.tile(starts, (len(way), 1, 1)))
-        t = sign * score_t(form, data, thetas)
+        thetas, t = profiles[which], sign * tested[which]
         for index, quantile in enumerate(quantiles):
             rejected = np.flatnonzero(t[1:] > quantile)
             if len(rejected):
@@ -94,7 +96,8 @@ def _ends(
     gap, starts, limit = np.array(brackets), np.repeat(np.array(warm), 3, axis=0), np.array(signed)[:, None]
     for _ in range(5):
         between = gap[:, :1] + np.diff(gap) * np.array([0.25, 0.5, 0.75])
-        t = score_t(form, data, _profile(form, data, between.ravel(), starts.copy())).reshape(between.shape)
+        profile = await _profile(form, data, between.ravel(), starts.copy())
+        t = score_t(form, data, profile).reshape(between.shape)
         accepted = np.sum(np.cumprod(t * np.sign(limit) <= np.abs(limit), axis=1), axis=1)
         nodes = np.concatenate([gap[:, :1], between, gap[:, 1:]], axis=1)
         gap = np.stack([nodes[np.arange(len(gap)), accepted + shift] for shift in (0, 1)], axis=1)
@@ -105,7 +108,7 @@ def _ends(
 
 def score_t(form: Form, data: FitData, thetas: Array) -> Array:
     """Student's t of the floors of parameters [K, p] whose others are fitted; positive where a floor is too low."""
-    residual, gradient = residuals(form, data.cells, thetas)
+    residual, gradient = data.residuals(form, thetas)
     inside = data.weight * (np.abs(residual) <= data.delta)  # the loss is quadratic there
     curvature = np.einsum("kn,knp,knq->kpq", inside.sum(axis=1), gradient, gradient)
     own = np.einsum("kpp->kp", curvature)
@@ -141,11 +144,11 @@ def _block_variance(form: Form, data: FitData, thetas: Array, direction: Array) 
     return jackknife_variance(means.T)
 
 
-def _profile(form: Form, data: FitData, floors: Array, starts: Array) -> Array:
+async def _profile(form: Form, data: FitData, floors: Array, starts: Array) -> Array:
     """Parameters [K, p] of the best fits with given floors [K], from starts [K, S, p]."""
     count, num_starts, num_parameters = starts.shape
     thetas = starts.reshape(-1, num_parameters)
     thetas[:, 0] = np.repeat(form.internal_floor(floors), num_starts)
-    found = minimise(form, data.cells, thetas, free=np.arange(num_parameters) > 0, max_steps=100, tolerance=1e-9)
+    found = await Minimisation(form, data.cells, thetas, floor_given=True, max_steps=100, tolerance=1e-9)
     best = found.loss.reshape(count, num_starts).argmin(axis=1)
     return np.asarray(found.theta.reshape(count, num_starts, -1)[np.arange(count), best])

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from .curve import Curve
 from .finding import Finding, Names, name_of
 from .fitted_curve import CurveFit, NoFit
-from .fitting import FormName, fit_curve
+from .fitting import NUM_STARTS, FormName, fitted
 from .jackknife import Estimate
+from .together import together
 
 FORMS_WITH_FLOOR: tuple[FormName, ...] = ("M2", "M3")
 FEWEST_SIZES = 4
@@ -81,15 +82,35 @@ def floor_of(
         confidence: of the intervals.
         seed: of the random starts of fits.
     """
+    (floor,) = together([_floor(curve, fit, chance, confidence, seed)])
+    return floor
+
+
+def floors_of(
+    curves: Mapping[str, Curve],
+    fits: Mapping[str, CurveFit | NoFit],
+    *,
+    chance: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Floor]:
+    """`floor_of` of every family, all at once."""
+    floors = [_floor(curve, fits.get(family), chance, confidence, seed) for family, curve in curves.items()]
+    return dict(zip(curves, together(floors), strict=True))
+
+
+async def _floor(
+    curve: Curve, fit: CurveFit | NoFit | None, chance: float | None, confidence: float, seed: int
+) -> Floor:
+    """See `floor_of`."""
     known = {fit.form: fit} if isinstance(fit, CurveFit) else {}
     fits = [
-        known.get(form) or fit_curve(curve, form=form, chance=chance, confidence=confidence, seed=seed)
-        for form in FORMS_WITH_FLOOR
+        known.get(form) or await fitted(curve, form, chance, confidence, seed, NUM_STARTS) for form in FORMS_WITH_FLOOR
     ]
     if isinstance(fit, CurveFit) and fit.form not in ("M1", *FORMS_WITH_FLOOR):
         fits.append(fit)
-    fitted = {one.form: one for one in fits if isinstance(one, CurveFit) and len(one.x) >= FEWEST_SIZES}
-    by_form = {form: one.floor for form, one in fitted.items()}
+    usable = [one for one in fits if isinstance(one, CurveFit) and len(one.x) >= FEWEST_SIZES]
+    by_form = {one.form: one.floor for one in usable}
     chosen = fit.form if isinstance(fit, CurveFit) and fit.form in by_form else next(iter(by_form), None)
     reasons = [one.reason for one in fits if isinstance(one, NoFit)]
     reasons.append(f"fewer than {FEWEST_SIZES} sizes cannot tell a floor from a slope.")

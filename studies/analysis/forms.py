@@ -14,12 +14,13 @@ x, so that amplitude and exponent are nearly uncorrelated:
 - `log_exponent`: ln b. In M1 it is b itself, which may be negative: an error that grows with x.
 - `log_skew`, in M4 only: ln a.
 
-Shapes: K parameter vectors of p numbers, n values of x.
+Shapes: K parameter vectors of p numbers, n values of x. Where z is [n], [K, n] is another for every parameter vector.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -95,8 +96,9 @@ class PowerLaw(Form):
     def log_error(self, theta: Array, z: Array) -> tuple[Array, Array]:
         """See `Form`."""
         amplitude, exponent = theta[:, 0, None], theta[:, 1, None]
-        ones = np.ones((len(theta), len(z)))
-        return amplitude - exponent * z, np.stack([ones, -z * ones], axis=-1)
+        fitted = amplitude - exponent * z
+        ones = np.ones(fitted.shape)
+        return fitted, np.stack([ones, -z * ones], axis=-1)
 
     def natural(self, theta: Array, log_x0: float) -> Array:
         """See `Form`."""
@@ -191,6 +193,7 @@ class ShiftedPowerLaw(Form):
         return np.stack([np.log(floor), amplitude, np.log(exponent)], axis=-1)
 
 
+@dataclass(frozen=True)
 class Sigmoid(Form):
     """M4: ln s - a ln(1 - s) = A' - b z, with s = (E - E_inf) / (E_0 - E_inf).
 
@@ -201,14 +204,13 @@ class Sigmoid(Form):
         chance: E_0.
     """
 
+    chance: float
+
     name = "M4"
     formula = "(E - E_inf) / (E_0 - E)^a = A x^-b"
     coefficients = ("floor", "amplitude", "exponent", "skew")
     needs_chance = True
     limits = WITH_FLOOR
-
-    def __init__(self, chance: float) -> None:
-        self.chance = chance
 
     def log_error(self, theta: Array, z: Array) -> tuple[Array, Array]:
         """See `Form`; the gradient is that of the implicit function."""
@@ -259,8 +261,11 @@ class Sigmoid(Form):
         return np.asarray(logit(np.asarray(floor) / self.chance))
 
 
+WITHOUT_CHANCE: dict[str, Form] = {form.name: form for form in (PowerLaw(), PowerLawWithFloor(), ShiftedPowerLaw())}
+
+
 def build_form(name: str, chance: float | None) -> Form:
-    """A form by its name.
+    """A form by its name; the same name and chance give equal forms.
 
     Raises:
         ValueError: the name is unknown, or M4 is asked for without the error of chance.
@@ -269,10 +274,9 @@ def build_form(name: str, chance: float | None) -> Form:
         if chance is None:
             raise ValueError("form M4 needs the error of chance: give chance, for example 0.9 for ten equal classes")
         return Sigmoid(chance)
-    explicit: dict[str, type[Form]] = {form.name: form for form in (PowerLaw, PowerLawWithFloor, ShiftedPowerLaw)}
-    if name not in explicit:
+    if name not in WITHOUT_CHANCE:
         raise ValueError(f"form is {name!r}; expected auto, M1, M2, M3 or M4")
-    return explicit[name]()
+    return WITHOUT_CHANCE[name]
 
 
 def _finite(z: Array) -> Array:

@@ -11,7 +11,6 @@ from .curve import Array
 from .fit_search import FitData, refit
 from .forms import Form
 from .jackknife import jackknife_variance
-from .robust import Cells
 
 
 @dataclass(frozen=True)
@@ -42,21 +41,20 @@ class Refits:
         return np.asarray(sum(parts, np.zeros(shape)))
 
 
-def refitted(form: Form, data: FitData, theta: Array) -> Refits:
+async def refitted(form: Form, data: FitData, theta: Array) -> Refits:
     """The fit with each replicate, then each block deleted; or with each point moved by its stated error."""
     none = np.empty((0, len(theta)))
     no_shift = np.empty((2, 0, len(theta)))
     if data.num_replicates > 1:
-        replicates = refit(form, data.without_each_replicate, data.num_replicates, theta)
+        replicates = await refit(form, data.without_each_replicate, data.num_replicates, theta)
         blocks = none
         if data.blocks is not None:
-            cells = Cells(data.z, data.blocks, data.weight[None], data.delta)
-            blocks = refit(form, cells, len(data.blocks), theta)
+            blocks = await refit(form, data.every_cell(data.blocks, data.weight[None]), len(data.blocks), theta)
         return Refits(replicates, blocks, no_shift, data.num_replicates - 1)
     if data.standard_error is not None:
         moved = np.diag(data.standard_error)[:, None, :]
         shifted = [
-            refit(form, Cells(data.z, data.rows[None] + sign * moved, data.weight[None], data.delta), len(moved), theta)
+            await refit(form, data.every_cell(data.rows + sign * moved, data.weight[None]), len(moved), theta)
             for sign in (1, -1)
         ]
         return Refits(none, none, np.stack(shifted), np.inf)

@@ -1,9 +1,10 @@
 """Minimising the sum of Huber losses of many curve fits at once.
 
 A fit has p <= 4 parameters and at most some hundred cells, so a minimiser's time is the interpreter's, not the
-arithmetic's: K fits (random starts, deletions, values of a profiled parameter) advance together, as one Levenberg-
-Marquardt iteration on arrays. The weights of iteratively reweighted least squares make each of its steps majorise the
-Huber loss (Huber 1964), and a step is taken only where the loss falls.
+arithmetic's: K fits (random starts, deletions, values of a profiled parameter, of one curve or of several, see
+`together`) advance at once, as one Levenberg-Marquardt iteration on arrays. The weights of iteratively reweighted
+least squares make each of its steps majorise the Huber loss (Huber 1964), and a step is taken only where the loss
+falls.
 
 The sum, not the mean, of the losses is minimised, and to the end: a mean with a minimiser's default tolerance stops
 early (Besiroglu et al. 2024, arXiv 2404.10102, on Hoffmann et al.).
@@ -13,7 +14,9 @@ Shapes: K fits, R replicates, n values of x, p parameters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +25,10 @@ from .curve import Array
 from .forms import Form
 
 MAX_DAMPING = 1e12
+VANISHED = 1e-16
+"""Of the largest curvature: a parameter with less changes no error by more than a hundred millionth."""
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -39,15 +46,36 @@ class Sums:
     weight: Array
 
 
+class Cells(Protocol):
+    """What K fits are fitted to."""
+
+    @property
+    def z(self) -> Array:
+        """ln(x / x0) [K, n], or [1, n] where all fits share it."""
+
+    def sums(self, fitted: Array) -> Sums:
+        """Sums over replicates, of fitted log errors [K, n]."""
+
+    def part(self, fits: npt.NDArray[np.intp]) -> Self:
+        """The cells of some of the fits."""
+
+    def repeated(self, times: int) -> Self:
+        """Those of every fit several times in a row."""
+
+    @classmethod
+    def joined(cls, cells: Sequence[Self], counts: Sequence[int]) -> Self:
+        """Those of several curves one after another, of so many fits each; a curve of fewer x has empty ones more."""
+
+
 @dataclass(frozen=True)
-class Cells:
-    """What is fitted.
+class EveryCell:
+    """Cells that are gone through one by one. Each array has a first axis of 1 where all fits share it.
 
     Attributes:
-        z: ln(x / x0) [n].
-        log_error: [K, R, n], or [1, R, n] where all fits share it; finite wherever the weight is not 0.
-        weight: 1 for a cell that counts, 0 for one that does not; shape as `log_error`.
-        delta: of the Huber loss [n].
+        z: ln(x / x0) [K, n].
+        log_error: [K, R, n], finite wherever the weight is not 0.
+        weight: 1 for a cell that counts, 0 for one that does not [K, R, n].
+        delta: of the Huber loss [K, n].
     """
 
     z: Array
@@ -55,25 +83,49 @@ class Cells:
     weight: Array
     delta: Array
 
-    def part(self, fits: npt.NDArray[np.intp]) -> Cells:
-        """The cells of some of the fits."""
-        if len(self.log_error) == 1:
-            return self
-        return Cells(self.z, self.log_error[fits], self.weight[fits], self.delta)
-
-    def repeated(self, times: int) -> Cells:
-        """Those of every fit several times in a row."""
-        shape = (max(len(self.log_error), len(self.weight)), *self.log_error.shape[1:])
-        log_error, weight = (np.broadcast_to(each, shape) for each in (self.log_error, self.weight))
-        return Cells(self.z, np.repeat(log_error, times, axis=0), np.repeat(weight, times, axis=0), self.delta)
-
     def sums(self, fitted: Array) -> Sums:
-        """Sums over replicates, of fitted log errors [K, n]."""
-        residual = self.log_error - fitted[:, None, :]
+        """See `Cells`."""
+        residual, delta = self.log_error - fitted[:, None, :], self.delta[:, None, :]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            loss = np.einsum("krn->k", self.weight * huber(residual, self.delta))
-            weight = self.weight * np.minimum(1.0, self.delta / np.abs(residual))
+            loss = np.einsum("krn->k", self.weight * huber(residual, delta))
+            weight = self.weight * np.minimum(1.0, delta / np.abs(residual))
             return Sums(_or_infinite(loss), np.einsum("krn,krn->kn", weight, residual), weight.sum(axis=1))
+
+    def part(self, fits: npt.NDArray[np.intp]) -> Self:
+        """See `Cells`."""
+        return type(self)(*(of_fits(each, fits) for each in self._arrays))
+
+    def repeated(self, times: int) -> Self:
+        """See `Cells`."""
+        return type(self)(*(each if len(each) == 1 else np.repeat(each, times, axis=0) for each in self._arrays))
+
+    @classmethod
+    def joined(cls, cells: Sequence[Self], counts: Sequence[int]) -> Self:
+        """See `Cells`."""
+        return cls(
+            z=stacked([one.z for one in cells], counts),
+            log_error=stacked([one.log_error for one in cells], counts),
+            weight=stacked([one.weight for one in cells], counts),
+            delta=stacked([one.delta for one in cells], counts, empty=1.0),
+        )
+
+    @property
+    def _arrays(self) -> tuple[Array, Array, Array, Array]:
+        return self.z, self.log_error, self.weight, self.delta
+
+
+def of_fits(array: npt.NDArray[Number], fits: npt.NDArray[np.intp]) -> npt.NDArray[Number]:
+    """Of an array [K, ...] that of some of the fits, or what all share [1, ...]."""
+    return array if len(array) == 1 else array[fits]
+
+
+def stacked(arrays: Sequence[npt.NDArray[Number]], counts: Sequence[int], empty: float = 0.0) -> npt.NDArray[Number]:
+    """Arrays [count or 1, ...] of several curves one after another; `empty` where one is smaller than the others."""
+    shape = np.max([each.shape[1:] for each in arrays], axis=0)
+    joined = np.full((sum(counts), *shape), empty, arrays[0].dtype)
+    for each, count, end in zip(arrays, counts, np.cumsum(counts).tolist(), strict=True):
+        joined[(slice(end - count, end), *map(slice, each.shape[1:]))] = each
+    return joined
 
 
 @dataclass(frozen=True)
@@ -101,7 +153,7 @@ def minimise(
     cells: Cells,
     theta: Array,
     *,
-    free: npt.NDArray[np.bool_] | None = None,
+    floor_given: bool = False,
     max_steps: int = 300,
     tolerance: float = 1e-15,
 ) -> Minimum:
@@ -111,12 +163,12 @@ def minimise(
         form: of the curve.
         cells: what it is fitted to.
         theta: where to start [K, p].
-        free: which parameters may move [p]; all by default.
+        floor_given: whether the first parameter stays.
         max_steps: iterations at most.
         tolerance: a fit has arrived when three steps in a row promised to lower its loss by less than this share of it,
             or 12 did not lower it.
     """
-    moving = np.flatnonzero(np.ones(theta.shape[1], bool) if free is None else free)
+    moving = slice(int(floor_given), None)
     ended = theta.copy()
     at = _at(form, cells, theta)
     losses = at.loss.copy()
@@ -127,12 +179,13 @@ def minimise(
     for _ in range(max_steps):
         if len(live) == 0:
             break
-        step, promised = _step(at, moving, damping)
+        step, promised = _step(at, moving, damping, theta[:, moving], form.limits[:, moving])
         tried = theta.copy()
         tried[:, moving] += step
         tried = np.where(np.isneginf(tried), tried, np.minimum(np.maximum(tried, lowest), highest))  # -inf: no floor
         there = _at(form, part, tried)
-        better, arrived = there.loss < at.loss, promised <= tolerance * at.loss
+        better = there.loss < at.loss
+        arrived = np.abs(promised) <= tolerance * at.loss  # one that was cut off may promise a rise: it has not arrived
         idle = np.where(better & ~arrived, 0, idle + np.where(arrived, 4, 1))
         np.copyto(theta, tried, where=better[:, None])
         at.take(there, better)
@@ -145,12 +198,6 @@ def minimise(
             damping, idle = damping[going], idle[going]
     ended[live], losses[live] = theta, at.loss
     return Minimum(ended, losses)
-
-
-def residuals(form: Form, cells: Cells, theta: Array) -> tuple[Array, Array]:
-    """Measured minus fitted log errors [K, R, n] and the gradient of the fitted ones [K, n, p]."""
-    fitted, gradient = form.log_error(theta, cells.z)
-    return cells.log_error - fitted[:, None, :], gradient
 
 
 @dataclass(frozen=True)
@@ -187,13 +234,25 @@ def _at(form: Form, cells: Cells, theta: Array) -> _At:
     return _At(sums.loss, sums.pull, sums.weight, gradient)
 
 
-def _step(at: _At, moving: npt.NDArray[np.intp], damping: Array) -> tuple[Array, Array]:
-    """Damped steps [K, q] of the q parameters that move, each at most 3 long, and the fall of loss they promise [K]."""
-    gradient = at.gradient if len(moving) == at.gradient.shape[2] else at.gradient[:, :, moving]
-    downhill = np.einsum("kn,knp->kp", at.pull, gradient)
-    curvature = np.einsum("kn,knp,knq->kpq", at.weight, gradient, gradient)
+def _step(at: _At, moving: slice, damping: Array, theta: Array, limits: Array) -> tuple[Array, Array]:
+    """Damped steps [K, q] of the q parameters that move, each at most 3 long, and the fall of loss they promise [K].
+
+    A parameter that is pulled beyond its limit stays there, and the others step as if it were given: a step cut off at
+    the limit would be none of the best for them. So does one that is pulled down and has all but vanished from the
+    curve, as a floor on its way to none.
+    """
+    gradient = at.gradient[:, :, moving]
+    downhill = (at.pull[:, None, :] @ gradient)[:, 0]
+    curvature = (gradient * at.weight[:, :, None]).transpose(0, 2, 1) @ gradient
     diagonal = np.einsum("kpp->kp", curvature)  # a view
-    diagonal += damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30
+    largest = diagonal.max(axis=1, keepdims=True)
+    lowest, highest = limits
+    down = (downhill < 0) & ((theta <= lowest) | (diagonal < VANISHED * largest))
+    held = down | ((downhill > 0) & (theta >= highest))
+    if held.any():
+        downhill = np.where(held, 0.0, downhill)
+        curvature *= ~(held[:, :, None] | held[:, None, :])
+    diagonal += damping[:, None] * diagonal + 1e-12 * largest + 1e-30
     step = np.linalg.solve(curvature, downhill[:, :, None])[:, :, 0]
     step = np.minimum(np.maximum(step, -3.0), 3.0)
     return step, np.einsum("kp,kp->k", step, downhill)

@@ -9,7 +9,7 @@ from studies.analysis import fit_search
 from studies.analysis.curve import Curve
 from studies.analysis.fitted_curve import CurveFit
 from studies.analysis.fitting import FormName, fit_curve
-from studies.analysis.robust import Cells
+from studies.analysis.robust import EveryCell
 from studies.analysis.sorted_rows import FEWEST_ROWS, SortedCells
 
 NUM_ROWS, NUM_SIZES = 40, 7
@@ -26,6 +26,17 @@ def rows_of(seed: int, *, missing: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.where(weight > 0, rows, 0.0), weight
 
 
+def sorted_cells(
+    rows: np.ndarray, weight: np.ndarray, delta: np.ndarray, deleted: np.ndarray | None = None
+) -> SortedCells:
+    cells = SortedCells.of(np.arange(float(len(delta))), rows, weight, delta)
+    return cells if deleted is None else cells.leaving_out(rows[deleted], weight[deleted])
+
+
+def every_cell(rows: np.ndarray, weight: np.ndarray, delta: np.ndarray) -> EveryCell:
+    return EveryCell(np.arange(float(len(delta)))[None], rows[None], weight, delta[None])
+
+
 @pytest.mark.parametrize("missing", [0, 60])
 @pytest.mark.parametrize("leaves_out", [False, True])
 def test_sums_are_those_over_every_row(missing: int, leaves_out: bool) -> None:
@@ -33,8 +44,8 @@ def test_sums_are_those_over_every_row(missing: int, leaves_out: bool) -> None:
     delta = np.linspace(0.05, 0.3, NUM_SIZES)
     deleted = np.arange(NUM_ROWS) if leaves_out else None
     without = weight * (1 - np.eye(NUM_ROWS)[:, :, None]) if leaves_out else weight[None]
-    every = Cells(np.log(X), rows[None], without, delta)
-    quick = SortedCells(np.log(X), rows[None], weight[None], delta, deleted)
+    every = every_cell(rows, without, delta)
+    quick = sorted_cells(rows, weight, delta, deleted)
     generator = np.random.default_rng(1)
     for spread in (0.0, 0.1, 1.0, 30.0):  # from the middle of the data to where all of it lies on one side
         fitted = np.median(rows, axis=0) + spread * generator.standard_normal((NUM_ROWS, NUM_SIZES))
@@ -53,8 +64,8 @@ def test_little_noise_far_from_zero_is_not_lost_in_the_sums(leaves_out: bool) ->
     deleted = np.arange(NUM_ROWS) if leaves_out else None
     without = weight * (1 - np.eye(NUM_ROWS)[:, :, None]) if leaves_out else weight[None]
     fitted = np.median(rows, axis=0) + 1e-5 * np.arange(NUM_ROWS)[:, None]
-    expected = Cells(np.log(X), rows[None], without, delta).sums(fitted)
-    found = SortedCells(np.log(X), rows[None], weight[None], delta, deleted).sums(fitted)
+    expected = every_cell(rows, without, delta).sums(fitted)
+    found = sorted_cells(rows, weight, delta, deleted).sums(fitted)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-9)
     np.testing.assert_allclose(found.pull, expected.pull, rtol=1e-9, atol=1e-12)
 
@@ -65,14 +76,14 @@ def test_no_weight_is_negative_where_one_of_two_outliers_is_left_out() -> None:
     rows[:2, 0] = -0.11, -100.0
     weight, fitted = np.zeros(rows.shape), np.zeros((1, 1))
     weight[:2] = 1.0
-    cells = SortedCells(np.zeros(1), rows[None], weight[None], np.array([0.1]), np.array([0]))
+    cells = sorted_cells(rows, weight, np.array([0.1]), np.array([0]))
     assert cells.sums(fitted).weight >= 0
 
 
 def test_a_row_that_is_left_out_where_it_was_not_measured_takes_nothing_away() -> None:
     rows, weight = rows_of(0, missing=60)
-    cells = SortedCells(np.log(X), rows[None], weight[None], np.full(NUM_SIZES, 0.1), np.arange(NUM_ROWS))
-    all_of_them = SortedCells(np.log(X), rows[None], weight[None], np.full(NUM_SIZES, 0.1))
+    cells = sorted_cells(rows, weight, np.full(NUM_SIZES, 0.1), np.arange(NUM_ROWS))
+    all_of_them = sorted_cells(rows, weight, np.full(NUM_SIZES, 0.1))
     fitted = np.repeat(np.median(rows, axis=0)[None], NUM_ROWS, axis=0)
     missing = weight == 0
     assert missing.any()
@@ -92,26 +103,26 @@ def test_rows_are_sorted_from_as_many_as_it_pays_and_where_the_noise_is_known() 
         return {type(data.cells), type(data.without_each_replicate)}
 
     assert kinds(rows[:FEWEST_ROWS]) == {SortedCells}
-    assert kinds(rows[: FEWEST_ROWS - 1]) == {Cells}
+    assert kinds(rows[: FEWEST_ROWS - 1]) == {EveryCell}
     one_size_each = np.where(np.eye(FEWEST_ROWS) > 0, 0.0, np.nan)
     names = tuple(map(str, range(FEWEST_ROWS)))
     x = 2.0 ** np.arange(FEWEST_ROWS)
     curve = Curve("cnn", "num_train", x, one_size_each, names, None, None)
     data = fit_search.fit_data(curve, np.ones(FEWEST_ROWS, bool))
     assert np.isinf(data.delta).all()
-    assert type(data.cells) is Cells
+    assert type(data.cells) is EveryCell
 
 
 def test_exactly_at_a_knot_nothing_is_counted_twice() -> None:
     rows, weight = np.repeat(np.linspace(-1, 1, NUM_ROWS)[:, None], 2, axis=1), np.ones((NUM_ROWS, 2))
     delta, fitted = np.array([0.5, 0.25]), rows[:, :1] + np.array([[0.5, -0.25]])
-    arguments = np.zeros(2), rows[None], weight[None], delta
-    np.testing.assert_allclose(SortedCells(*arguments).sums(fitted).loss, Cells(*arguments).sums(fitted).loss)
+    expected = every_cell(rows, weight[None], delta).sums(fitted).loss
+    np.testing.assert_allclose(sorted_cells(rows, weight, delta).sums(fitted).loss, expected)
 
 
 def test_a_fit_that_left_all_numbers_has_an_infinite_loss_and_harms_no_other() -> None:
     rows, weight = rows_of(0)
-    cells = SortedCells(np.log(X), rows[None], weight[None], np.full(NUM_SIZES, 0.1))
+    cells = sorted_cells(rows, weight, np.full(NUM_SIZES, 0.1))
     fitted = np.repeat(rows[:1], 4, axis=0)
     fitted[1, 2], fitted[2, 2], fitted[3, -1] = np.inf, np.nan, -np.inf
     loss = cells.sums(fitted).loss
@@ -121,7 +132,7 @@ def test_a_fit_that_left_all_numbers_has_an_infinite_loss_and_harms_no_other() -
 
 def test_parts_and_repeats_leave_out_the_rows_of_their_fits() -> None:
     rows, weight = rows_of(0)
-    cells = SortedCells(np.log(X), rows[None], weight[None], np.full(NUM_SIZES, 0.1), np.arange(NUM_ROWS))
+    cells = sorted_cells(rows, weight, np.full(NUM_SIZES, 0.1), np.arange(NUM_ROWS))
     fitted = np.repeat(np.median(rows, axis=0)[None], NUM_ROWS, axis=0)
     loss = cells.sums(fitted).loss
     assert len(np.unique(loss)) > 10
