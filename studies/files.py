@@ -66,8 +66,10 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is a pipe or device, which might have no end.
     """
-    _check_ordinary(path)
-    return path.read_bytes()
+    with open(path, "rb", buffering=0, opener=_opened_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise _no_ordinary_file(path)
+        return file.readall()
 
 
 def sha256_of(path: Path) -> str:
@@ -108,7 +110,16 @@ def _remove_leftover(path: Path) -> None:
 
 def _check_ordinary(path: Path) -> None:
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+        raise _no_ordinary_file(path)
+
+
+def _no_ordinary_file(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "it is no ordinary file", str(path))
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    """An opener that does not wait for somebody at the other end, as of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:

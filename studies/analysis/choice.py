@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from .curve import Array, Curve, Interpolation, interpolate, pair_up
 from .finding import Finding, LeftOut, Names, name_of
@@ -15,6 +14,7 @@ from .jackknife import Estimate, spread
 from .multiplier import first_reach
 from .paired import SAME_X, PairedTests, difference, local_pair
 from .quantity import quantity
+from .student import t_below
 
 SEPARATED = 0.9
 """Probability from which a family is called the one to choose; below, the data do not separate the best."""
@@ -242,7 +242,7 @@ def _better(first: Curve, second: Curve, at: Array, interpolation: Interpolation
         return math.nan
     if se == 0:
         return 0.5 if d == 0 else float(d < 0)
-    return float(stats.t.cdf(-d / se, here.degrees))
+    return float(t_below(-d / se, here.degrees))
 
 
 def at_least(p: float, words: str = "at least ") -> str:

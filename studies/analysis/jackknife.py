@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from .curve import Array, Curve
+from .student import t_below, t_quantiles
 
 FEWEST_FOR_INTERVAL = 3
 """Replicates from which an interval is told: that of two reaches 12.7 standard errors to each side and says nothing."""
@@ -110,7 +110,7 @@ def spread(curves: Sequence[Curve], statistic: Statistic) -> Spread:
 
 def t_quantile(probability: float, degrees: float) -> float:
     """Quantile of Student's t; the normal one for infinitely many degrees of freedom, NaN for none."""
-    return float(stats.t.ppf(probability, degrees)) if degrees > 0 else float("nan")
+    return float(t_quantiles(probability, degrees)) if degrees > 0 else float("nan")
 
 
 def t_two_sided(value: Array, standard_error: Array, degrees: float) -> Array:
@@ -118,7 +118,7 @@ def t_two_sided(value: Array, standard_error: Array, degrees: float) -> Array:
     if degrees <= 0:
         return np.full(np.shape(value), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = 2 * stats.t.sf(np.abs(value) / standard_error, degrees)
+        p = 2 * t_below(-np.abs(value) / standard_error, degrees)
     exact = np.where(value == 0, 1.0, 0.0)
     return np.asarray(np.where(standard_error == 0, exact, p))
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from .finding import Finding, LeftOut, Names, name_of
 from .of_records import curve_points
+from .student import chi_square_quantile
 
 SETTINGS = [
     "data_fingerprint",
@@ -80,7 +80,7 @@ def variance_split(frame: pd.DataFrame, *, confidence: float = 0.95) -> Variance
                 continue
             found = True
             squares = sum(float(((g["log_error"] - g["log_error"].mean()) ** 2).sum()) for g in groups)
-            bounds = [np.sqrt(squares / stats.chi2.ppf(0.5 + side * confidence / 2, degrees)) for side in (1, -1)]
+            bounds = [np.sqrt(squares / chi_square_quantile(0.5 + side * confidence / 2, degrees)) for side in (1, -1)]
             label = "+".join(seed.removesuffix("_seed") for seed in varied)
             pretrained = float(cells["num_pretrain"].iloc[0]) if "num_pretrain" in cells else 0.0
             rows.append([arm, size, pretrained, label, len(groups), degrees, np.sqrt(squares / degrees), *bounds])

@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from scipy import stats
 
 from studies.analysis.curve import Curve
 from studies.analysis.of_records import curve_points
+from studies.analysis.student import t_quantiles
 from studies.analysis.table import CurveTable
 
 from .axes import error_axis, flops_axis, new_figure, print_style
@@ -87,7 +87,7 @@ def _band(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     """95% t-interval of the geometric mean error at every x [n]; NaN below `BAND_REPLICATES` replicates."""
     counts = np.sum(~np.isnan(curve.log_error), axis=0)
     enough = counts >= BAND_REPLICATES
-    quantile = stats.t.ppf(0.975, np.where(enough, counts - 1, 1))
+    quantile = t_quantiles(0.975, np.where(enough, counts - 1, 1))
     half = np.where(enough, quantile * curve.log_std / np.sqrt(counts), np.nan)
     return np.exp(curve.mean - half), np.exp(curve.mean + half)
 
