@@ -15,9 +15,9 @@ from .curve import Array
 def t_quantiles(probability: float, degrees: npt.ArrayLike) -> Array:
     """Quantiles of Student's t, the normal one for infinitely many degrees of freedom; shape as `degrees`."""
     of = np.asarray(degrees, float)
-    return np.where(
-        np.isinf(of), special.ndtri(probability), special.stdtrit(np.where(np.isinf(of), 1, of), probability)
-    )
+    endless = np.isinf(of)
+    student = special.stdtrit(np.where(endless, 1, of), probability)
+    return np.asarray(np.where(endless, special.ndtri(probability), student))
 
 
 def t_below(value: npt.ArrayLike, degrees: float) -> Array:
