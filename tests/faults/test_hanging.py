@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from held import PATIENT, hang_asleep, hang_with_the_interpreter, held, stop_at, stop_before_ending
+from held import HELD_SECONDS, PATIENT, hang_asleep, hang_with_the_interpreter, held, stop_at, stop_before_ending
 from small import Small
 
 from studies.engines import local, standstill
@@ -62,6 +62,19 @@ def test_who_makes_progress_or_is_granted_its_time_is_left_alone() -> None:
     assert (ended.returncode, ended.stdout) == (0, "lives\n"), ended.stderr
 
 
+class GivenUpSoon(Standstill):
+    """After a thousandth of the time. A test whose stopped worker is never ended fails: nobody else would end it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds / 1000)
+        self._last = time.monotonic() + HELD_SECONDS
+
+    def overdue(self, processes: Iterable[int]) -> list[int]:
+        if time.monotonic() > self._last:
+            raise TimeoutError("a stopped worker is waited for without end")
+        return super().overdue(processes)
+
+
 @pytest.mark.parametrize(("stop", "takes"), [(stop_at, 2), (stop_before_ending, 1)])
 def test_a_worker_that_is_stopped_and_not_continued_is_ended_by_its_launcher(
     stop: Callable[..., None], takes: int, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -70,7 +83,7 @@ def test_a_worker_that_is_stopped_and_not_continued_is_ended_by_its_launcher(
     store, (cell,) = Store(tmp_path), small.plan.cells
     store.lock_plan(small.plan)
     monkeypatch.setattr(standstill, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(local, "Standstill", lambda seconds: Standstill(seconds / 1000))
+    monkeypatch.setattr(local, "Standstill", GivenUpSoon)
     monkeypatch.setattr(local, "work", partial(stop, tmp_path / "stopped"))
     engine = LocalEngine(store, small.plan, PATIENT, TrackingSpec(kind="off"))
     outcome = engine.run([cell.id])
@@ -88,7 +101,7 @@ def test_a_cell_whose_workers_are_all_stopped_says_so(
     store, (cell,) = Store(tmp_path), small.plan.cells
     store.lock_plan(small.plan)
     monkeypatch.setattr(standstill, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(local, "Standstill", lambda seconds: Standstill(seconds / 1000))
+    monkeypatch.setattr(local, "Standstill", GivenUpSoon)
     monkeypatch.setattr(local, "work", partial(stop_at, None))
     engine = LocalEngine(store, small.plan, PATIENT, TrackingSpec(kind="off"))
     told = "its worker was stopped, and ended since nobody continued it for engine.stall_seconds (3 attempts)"
