@@ -144,7 +144,13 @@ def probe_study(
         names = ", ".join(kind.name for kind in kinds if kind.reads_test)
         on_message(f"{names} reads the test split, once for every network; it chooses nothing by it")
     probing = probe_networks(
-        planned, store, asked, devices=devices(engine), retry_failed=retry_failed, on_progress=on_progress
+        planned,
+        store,
+        asked,
+        devices=devices(engine),
+        retry_failed=retry_failed,
+        on_progress=on_progress,
+        on_message=on_message,
     )
     for message in probing.messages:
         on_message(message)
