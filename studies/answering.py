@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from .errors import ConfigError
 from .few_shot_results import few_shot_frame, waiting_networks
 from .gathering import gather_study
 from .grid import Plan
+from .kept_predictions import KeptPredictions, stated_predictions
 from .probes.probe_results import probe_arrays, probe_frame
 from .probes.subjects import why_not_probed
 from .records import Record, records_frame
@@ -75,7 +75,7 @@ def load_answers(
     def tables_of(one: Plan) -> tuple[CurveTable, CurveTable | None]:
         records = found.records(one)
         frame = records_frame(records, one.spec.tier)
-        blocks = read_blocks(frame, _predictions(records, found))
+        blocks = read_blocks(frame, KeptPredictions(found, stated_predictions(records)))
 
         def table_of(rows: pd.DataFrame) -> CurveTable:
             return records_table(rows, rule=rule, x=x or planned.spec.x, num_train=num_train, blocks=blocks)
@@ -114,7 +114,7 @@ def load_ladder(study: str = "permutation_ladder", store: Path | str = "results"
         pair=planned.spec.primary_pair,
         x=planned.spec.x,
         rule=rule,
-        blocks=read_blocks(frame, _predictions(records, found)),
+        blocks=read_blocks(frame, KeptPredictions(found, stated_predictions(records))),
         chance=chance_error(planned),
     )
     if ladder is None:
@@ -166,15 +166,18 @@ def report_study(
     folder = store.study_folder(planned.study_id) / "report"
     with nullcontext(second) if second is not None else report_company(len(planned.cells)) as beside:
         card = card or study_card(planned)
+        gathered = gather_study(planned, store, beside)
+        predictions = KeptPredictions(store, gathered.predictions)
         return write_gathered(
-            gather_study(planned, store, beside),
+            gathered,
             replace(card, notes=(*card.notes, *_lost_notes(planned, store))),
             folder,
-            {cell.id: store.predictions_path(cell.id) for cell in planned.cells},
+            predictions,
             few_shot_answers(planned, store),
             {stage.spec.name: store.each_record(stage) for stage in planned.pretraining},
             probe_answers(planned, store),
             beside,
+            predictions.lost,
         )
 
 
@@ -241,8 +244,3 @@ def probe_answers(planned: Plan, store: Store) -> ProbeAnswers | None:
         if subject.cell.permutation == planned.spec.rungs[0]
     ]
     return ProbeAnswers(frame, tuple(arrays), planned.spec.x)
-
-
-def _predictions(records: Sequence[Record], store: Store) -> dict[str, Path]:
-    """Where the predictions of each cell lie."""
-    return {record.cell_id: store.predictions_path(record.cell_id) for record in records if record.branches}

@@ -33,6 +33,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, durabl
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Half a microsecond per file of the folder: those that are written often hold few.
         for earlier in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * TOKEN_BYTES}.tmp"):
             _remove_leftover(earlier)
         temporary, opened = _open_temporary(path)
@@ -104,7 +105,8 @@ def is_still_there(file: IO[bytes], path: Path) -> bool:
 
 def _remove_leftover(path: Path) -> None:
     with contextlib.suppress(OSError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its writer lives
+        # Refused while its writer lives. Shared: NFS gives exclusive locks only to who may write the file.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         path.unlink()
 
 

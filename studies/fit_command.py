@@ -131,6 +131,7 @@ def _measured_study(name: str, columns: dict[str, str | None], num_train: int | 
     from . import answering
     from .analysis.measured import measured_export
     from .analysis.study import read_blocks
+    from .kept_predictions import KeptPredictions, lost_statement, stated_predictions
     from .records import records_frame
     from .report.palette import looks_of
     from .store import Store
@@ -145,13 +146,16 @@ def _measured_study(name: str, columns: dict[str, str | None], num_train: int | 
     records = found.records(planned)
     frame = records_frame(records, planned.spec.tier)
     card = answering.study_card(planned)
-    paths = {record.cell_id: found.predictions_path(record.cell_id) for record in records}
+    predictions = KeptPredictions(found, stated_predictions(records))
+    blocks = read_blocks(frame, predictions)
+    if predictions.lost:
+        err.print(lost_statement(predictions.lost), markup=False)
     names = {arm: look.label for arm, look in looks_of(frame).items()}
     return measured_export(
         frame,
         x=columns["x"] or planned.spec.x,
         num_train=num_train,
-        blocks=read_blocks(frame, paths),
+        blocks=blocks,
         pair=card.primary_pair,
         chance=card.chance_error,
         names=names,

@@ -189,11 +189,7 @@ class Store:
 
     def is_locked(self, cell_id: str) -> bool:
         """Whether some process is training the cell at this moment."""
-        try:
-            with (self.cell_folder(cell_id) / "lock").open("rb") as file:
-                return not _try_lock(file, self.cell_folder(cell_id), shared=True)
-        except FileNotFoundError:
-            return False
+        return _is_locked(self.cell_folder(cell_id))
 
     def state(self, cell_id: str) -> CellState:
         """What is true of a cell right now."""
@@ -249,6 +245,10 @@ class Store:
     def result_lock(self, kind: str, result_id: str) -> contextlib.AbstractContextManager[bool]:
         """As `lock`, for a result."""
         return self._locked(self.result_folder(kind, result_id))
+
+    def is_result_locked(self, kind: str, result_id: str) -> bool:
+        """As `is_locked`, for a result."""
+        return _is_locked(self.result_folder(kind, result_id))
 
     def discard_result(self, kind: str, result_id: str) -> bool:
         """Removes a result; False where somebody computes it."""
@@ -460,6 +460,14 @@ def labelled(cell: Cell) -> Labelled:
 def bytes_held(paths: Iterable[Path]) -> int:
     """Bytes of all files under the given folders."""
     return sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with (folder / "lock").open("rb") as file:
+            return not _try_lock(file, folder, shared=True)
+    except FileNotFoundError:
+        return False
 
 
 def _try_lock(file: IO[bytes], folder: Path, *, shared: bool = False) -> bool:

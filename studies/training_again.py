@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ FOLDER = "again"
 """Of the store in a store; what is in it is only of use until the cell is trained."""
 IN_USE = "in-use"
 """File in it, on which every process that works there has a shared lock, and who removes it all an exclusive one."""
+BUSY_SECONDS = 1.0  # between two looks whether another process has trained what is wanted
 
 
 def cells_to_train_again(plan: Plan, store: Store) -> list[Cell]:
@@ -52,6 +54,7 @@ def train_for_weights(
     *,
     on_start: Callable[[Plan, Store], None] = lambda plan, store: None,
     on_poll: Callable[[Sequence[str]], None] = lambda running: None,
+    on_message: Callable[[str], None] = lambda message: None,
 ) -> dict[str, str]:
     """Trains the cells of `cells_to_train_again` and takes over the weights that come out as before.
 
@@ -61,6 +64,7 @@ def train_for_weights(
         engine: workers and device; lanes are those that the cell was trained with.
         on_start: called with the plan that is trained and the store it is trained in.
         on_poll: called a few times per second with the ids, in that store, of the running cells.
+        on_message: called when another process that trains cells of the plan again is waited for.
 
     Returns:
         Cell id -> why it has no weights still.
@@ -73,10 +77,11 @@ def train_for_weights(
     for stage in plan.pretraining:
         gone = replace(stage, cells=tuple(cell for cell in stage.cells if cell.id in origins))
         if gone.cells:
-            reasons |= train_for_weights(gone, store, engine, on_start=on_start, on_poll=on_poll)
+            reasons |= train_for_weights(gone, store, engine, on_start=on_start, on_poll=on_poll, on_message=on_message)
     scratch = Store(store.root / FOLDER)
     if cells:
-        with _in_use(scratch):
+        with _in_use(scratch), _only_one(scratch, plan.study_id, on_message):
+            cells = cells_to_train_again(plan, store)  # without those that another process has made meanwhile
             reasons |= _train(plan, cells, store, _scratch(store, origins), engine, on_start, on_poll)
     _remove_if_done(scratch)
     return reasons
@@ -126,6 +131,26 @@ def _in_use(scratch: Store) -> IO[bytes]:
         if is_still_there(file, path):
             return file
         file.close()  # it was removed meanwhile, and locks nothing
+
+
+@contextlib.contextmanager
+def _only_one(scratch: Store, study_id: str, on_message: Callable[[str], None]) -> Iterator[None]:
+    """Held while cells of a study are trained again: two processes would take plan and cells from each other."""
+    told = False
+    with (scratch.root / f"{study_id}.lock").open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    on_message(f"another process trains cells of {study_id} again, which is waited for")
+                told = True
+                time.sleep(BUSY_SECONDS)
+                continue
+            except OSError:  # as of `_in_use`
+                pass
+            yield
+            return
 
 
 def _remove_if_done(scratch: Store) -> None:

@@ -233,8 +233,8 @@ def read_blocks(frame: pd.DataFrame, predictions: Mapping[str, Path]) -> dict[Ha
 
     Args:
         frame: `studies.records.records_frame`.
-        predictions: `predictions.npz` per cell id. A missing or damaged one is absent from the answer, and the
-            statements say that the variance of the test set was not counted.
+        predictions: `predictions.npz` per cell id, of `kept_predictions`. A missing or damaged one is absent from the
+            answer, and the statements say that the variance of the test set was not counted.
 
     Returns:
         `block_counts` by (cell id, branch); nothing where replicates have test images of their own, whose choice their

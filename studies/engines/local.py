@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ class LocalEngine(Scheduler[_Worker, EngineSpec]):
         found = devices(self._settings)
         self._standstill = Standstill(self._settings.stall_seconds)
         warm_up()
-        return self._deal(cell_ids, found)
+        with self._without_stopped_forkserver():
+            return self._deal(cell_ids, found)
 
     def _start_worker(self, device: str) -> _Worker:
         for _ in range(MAX_ATTEMPTS):
@@ -115,6 +117,29 @@ class LocalEngine(Scheduler[_Worker, EngineSpec]):
         for pid in self._standstill.overdue(processes):
             processes[pid].given_up = True
             processes[pid].process.kill()
+
+    @contextlib.contextmanager
+    def _without_stopped_forkserver(self) -> Iterator[None]:
+        """Meanwhile a thread kills a forkserver that was stopped for `engine.stall_seconds`, and another is begun.
+
+        A stopped one starts no worker and tells of no end, and the launcher waits for both without a limit.
+        """
+        over, standstill = threading.Event(), Standstill(self._settings.stall_seconds)
+
+        def watch() -> None:
+            while not over.wait(POLL_SECONDS):
+                pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # told nowhere else
+                for stopped in standstill.overdue([pid] if pid is not None else []):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(stopped, signal.SIGKILL)
+
+        watching = threading.Thread(target=watch, daemon=True, name="forkserver-watch")
+        watching.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watching.join()
 
     def _how_it_ended(self, worker: _Worker) -> str:
         if worker.given_up:

@@ -1,4 +1,4 @@
-"""Workers that somebody stopped (SIGSTOP, a job control, a supervisor) and nobody continues.
+"""Workers, and their forkserver, that somebody stopped (SIGSTOP, a job control, a supervisor) and nobody continues.
 
 A worker's own watchdog (`studies.stall`) stands still with it, so its launcher looks: at what the system says of the
 process, which it calls stopped until a signal lets it go on. One that a debugger holds is called otherwise and left.

@@ -21,7 +21,7 @@ from models.weights_error import WeightsError
 from studies.environment import environment, now
 from studies.errors import StudyError
 from studies.job_data import JobData
-from studies.kept_results import Arrays
+from studies.kept_results import Arrays, BusyError
 from studies.store import Store
 from studies.threads import one_thread
 
@@ -64,6 +64,7 @@ class Probing:
         faults: title of a probe and its network -> why there is no number: recorded as failed, or a machine's fault.
         inapplicable: title -> why there is nothing to measure.
         messages: what a person should know besides.
+        busy: what another process is at.
     """
 
     computed: int = 0
@@ -71,6 +72,7 @@ class Probing:
     faults: dict[str, str] = field(default_factory=dict)
     inapplicable: dict[str, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    busy: list[Subject] = field(default_factory=list)
 
     def book(self, subject: Subject, result: ProbeResult) -> None:
         """Takes down what one result says besides its numbers."""
@@ -86,6 +88,7 @@ class Probing:
         for name in ("without_weights", "faults", "inapplicable"):
             getattr(self, name).update(getattr(other, name))
         self.messages += other.messages
+        self.busy += other.busy
 
 
 def run_job(job: Job) -> Probing:
@@ -106,6 +109,9 @@ def run_job(job: Job) -> Probing:
                     lambda result: job.retry_failed and result.outcome == "failed",
                     partial(StatedWeights(store).why_outdated, subject),
                 )
+            except BusyError:
+                found.busy.append(subject)
+                continue
             except (StudyError, WeightsError, *MACHINE_FAULTS) as error:
                 found.faults[subject.title] = str(error) or type(error).__name__
                 continue

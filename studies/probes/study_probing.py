@@ -139,12 +139,20 @@ def probe_study(
     engine = EngineSpec(workers=workers)
     not_again: Mapping[str, str] = {}
     if again:
-        not_again = train_for_weights(planned, store, engine, on_start=on_training, on_poll=on_poll)
+        not_again = train_for_weights(
+            planned, store, engine, on_start=on_training, on_poll=on_poll, on_message=on_message
+        )
     if any(kind.reads_test for kind in kinds):
         names = ", ".join(kind.name for kind in kinds if kind.reads_test)
         on_message(f"{names} reads the test split, once for every network; it chooses nothing by it")
     probing = probe_networks(
-        planned, store, asked, devices=devices(engine), retry_failed=retry_failed, on_progress=on_progress
+        planned,
+        store,
+        asked,
+        devices=devices(engine),
+        retry_failed=retry_failed,
+        on_progress=on_progress,
+        on_message=on_message,
     )
     for message in probing.messages:
         on_message(message)

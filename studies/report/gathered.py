@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -20,11 +20,13 @@ class Gathered:
     Attributes:
         frame: `studies.records.records_frame`, in an order of its own.
         losses: of the trunks.
+        predictions: SHA-256 of predictions by cell id, of the records that state one.
         unreadable: ids of cells whose records are there but damaged.
     """
 
     frame: pd.DataFrame
     losses: TrunkLosses
+    predictions: dict[str, str] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
 
@@ -38,7 +40,8 @@ class Part:
 
     rows: tuple[pd.DataFrame, ...]
     losses: TrunkLosses
-    unreadable: tuple[str, ...] = ()
+    predictions: dict[str, str]
+    unreadable: tuple[str, ...]
 
 
 def gather(records: Iterable[Record], card: StudyCard) -> Gathered:
@@ -57,9 +60,17 @@ def gather_part(records: Iterable[Record], tier: str, x: str, unreadable: list[s
         x: what its curves run over.
         unreadable: ids of cells.
     """
-    losses = TrunkLosses(tier, x)
-    rows = tuple(record_rows(losses.passing(records), tier))
-    return Part(rows, losses, tuple(unreadable))
+    losses, predictions = TrunkLosses(tier, x), dict[str, str]()
+    rows = tuple(record_rows(losses.passing(_noted(records, predictions)), tier))
+    return Part(rows, losses, predictions, tuple(unreadable))
+
+
+def _noted(records: Iterable[Record], predictions: dict[str, str]) -> Iterator[Record]:
+    """The records as they are; what each states of its predictions is known once it has passed."""
+    for record in records:
+        if record.predictions_sha256:
+            predictions[record.cell_id] = record.predictions_sha256
+        yield record
 
 
 def together(parts: Iterable[Part]) -> Gathered:
@@ -68,5 +79,6 @@ def together(parts: Iterable[Part]) -> Gathered:
     return Gathered(
         joined_rows([rows for part in parts for rows in part.rows], ONE_ORDER),
         TrunkLosses.joined([part.losses for part in parts]),
+        {cell_id: stated for part in parts for cell_id, stated in part.predictions.items()},
         tuple(cell_id for part in parts for cell_id in part.unreadable),
     )

@@ -141,28 +141,30 @@ def size_heading(size: int, x: str) -> str:
 def cost_table(frame: pd.DataFrame) -> Table:
     """What a run of each arm costs, planned and counted, and where exact costs part."""
     full = curve_points(frame, "full_budget")
-    exact = full.groupby("arm")["train_flops_exact"].mean()
+    # A branch that diverged has executed the steps up to there alone, which is not what a run costs.
+    whole, whole_branches = (rows[~rows["diverged"].astype(bool)] for rows in (full, frame[frame["branch"].notna()]))
+    exact = whole.groupby("arm")["train_flops_exact"].mean()
     rows = []
     for arm, look in looks_of(frame).items():
-        cells = full[full["arm"] == arm]
-        if cells.empty:
+        every, cells = full[full["arm"] == arm], whole[whole["arm"] == arm]
+        if every.empty:
             continue
-        branches = frame[(frame["arm"] == arm) & frame["cell_id"].isin(cells["cell_id"])]
-        ratio = branches["train_flops"] / branches["planned_train_flops"]
-        below = 1 - float(exact[arm]) / float(exact.max())
-        flagged = below > EXACT_FLOPS_TOLERANCE
-        where = sorted(cells["device"].dropna().unique())
-        rows.append(
-            (
-                look.label,
-                _span(cells["num_parameters"], "{:,.0f}"),
-                _span(cells["forward_flops"] / 1e6, "{:.2f} M"),
+        measured = ("–",) * 4
+        if len(cells):
+            branches = whole_branches[whole_branches["cell_id"].isin(cells["cell_id"])]
+            ratio = branches["train_flops"] / branches["planned_train_flops"]
+            below = 1 - float(exact[arm]) / float(exact.max())
+            flagged = below > EXACT_FLOPS_TOLERANCE
+            where = sorted(cells["device"].dropna().unique())
+            measured = (
                 _span(cells["train_flops"], "{:.3g}"),
                 f"{ratio.min():.4f} – {ratio.max():.4f}",
                 (f"−{100 * below:.1f}%" if below >= 0.0005 else "the same") + (" (differs)" if flagged else ""),
                 _span(cells["train_seconds"], "{:.0f}") + (f" on {', '.join(where)}" if where else ""),
             )
-        )
+        parameters = _span(every["num_parameters"], "{:,.0f}")
+        rows.append((look.label, parameters, _span(every["forward_flops"] / 1e6, "{:.2f} M"), *measured))
+    left_out = " Diverged runs, which ended early, are left out." if len(whole) < len(full) else ""
     return Table(
         name="cost",
         title="Cost of a run at the full budget",
@@ -178,7 +180,7 @@ def cost_table(frame: pd.DataFrame) -> Table:
         rows=tuple(rows),
         note="Training FLOPs are 3 × forward × images trained on; the exact count leaves out the input gradient of the "
         "first layer, which nobody computes. Counted / planned is over all branches of all cells. Seconds are of "
-        "the whole cell, several of which may share the machine: not a measurement of speed.",
+        f"the whole cell, several of which may share the machine: not a measurement of speed.{left_out}",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from studies.analysis.probe_answers import ProbeAnswers
 from studies.analysis.study import analyse_study, read_blocks
 from studies.company import Company
 from studies.files import write_atomically, write_text
+from studies.kept_predictions import lost_statement
 from studies.records import Record, records_frame
 
 from .card import StudyCard
@@ -36,7 +37,8 @@ class ReportPaths:
         figures: PNG and SVG.
         tables: markdown.
         statements: what the page says first.
-        incomplete: of these, what says that cells are missing or in trouble; empty where all are finished.
+        incomplete: of these, what says that cells are missing or in trouble, or their predictions lost; empty where all
+            are finished and whole.
     """
 
     page: Path
@@ -69,6 +71,7 @@ def write_gathered(
     stages: Mapping[str, Iterable[Record]] | None = None,
     probes: ProbeAnswers | None = None,
     second: Company | None = None,
+    lost_predictions: Collection[str] = (),
 ) -> ReportPaths:
     """Writes `index.html`, `answers.json`, `figures/*.{png,svg}` and `tables/*.md` under `folder`.
 
@@ -81,6 +84,7 @@ def write_gathered(
         stages: by name the records of the earlier stages, whose weights arms begin from.
         probes: what its networks were probed for, where they were.
         second: a process that computes and draws some of it, where there is one; the bytes are the same.
+        lost_predictions: cells whose predictions turned out to be missing or damaged once `predictions` were read.
     """
     frame, losses = gathered.frame, gathered.losses
     card = replace(card, num_damaged=len(gathered.unreadable))
@@ -95,7 +99,7 @@ def write_gathered(
     shown = report_tables(of)
     if earlier:
         shown["stages"] = stages_table(earlier)
-    progress = progress_statement(frame, card)
+    progress = " ".join(filter(None, [progress_statement(frame, card), lost_statement(lost_predictions)]))
     main = main_statements(answers, card, statement_families(of.frame), of.names)
     if answers.ladder is not None:
         main = ladder_statements(answers.ladder, of.names) + main

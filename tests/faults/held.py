@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -143,6 +144,12 @@ def stop_at(marker: Path | None, connection: Connection, assignment: Assignment)
         at("step", stop)
     elif not marker.exists():
         at("step", Marked(marker, stop))
+    work(connection, assignment)
+
+
+def stop_forkserver(marker: Path, connection: Connection, assignment: Assignment) -> None:
+    """`work`, but in a step of a cell the forkserver, which has begun this process, is stopped."""
+    at("step", Marked(marker, partial(os.kill, os.getppid(), signal.SIGSTOP)))
     work(connection, assignment)
 
 

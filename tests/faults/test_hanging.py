@@ -6,18 +6,30 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from held import PATIENT, hang_asleep, hang_with_the_interpreter, held, stop_at, stop_before_ending
+from held import (
+    HELD_SECONDS,
+    PATIENT,
+    hang_asleep,
+    hang_with_the_interpreter,
+    held,
+    stop_at,
+    stop_before_ending,
+    stop_forkserver,
+)
 from small import Small
 
 from studies.engines import local, standstill
-from studies.engines.local import LocalEngine
+from studies.engines.local import LocalEngine, warm_up
 from studies.engines.standstill import Standstill
 from studies.engines.worker import how_it_ended
 from studies.store import Progress, Store
@@ -62,6 +74,19 @@ def test_who_makes_progress_or_is_granted_its_time_is_left_alone() -> None:
     assert (ended.returncode, ended.stdout) == (0, "lives\n"), ended.stderr
 
 
+class GivenUpSoon(Standstill):
+    """After a thousandth of the time. A test whose stopped worker is never ended fails: nobody else would end it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds / 1000)
+        self._last = time.monotonic() + HELD_SECONDS
+
+    def overdue(self, processes: Iterable[int]) -> list[int]:
+        if time.monotonic() > self._last:
+            raise TimeoutError("a stopped worker is waited for without end")
+        return super().overdue(processes)
+
+
 @pytest.mark.parametrize(("stop", "takes"), [(stop_at, 2), (stop_before_ending, 1)])
 def test_a_worker_that_is_stopped_and_not_continued_is_ended_by_its_launcher(
     stop: Callable[..., None], takes: int, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -70,7 +95,7 @@ def test_a_worker_that_is_stopped_and_not_continued_is_ended_by_its_launcher(
     store, (cell,) = Store(tmp_path), small.plan.cells
     store.lock_plan(small.plan)
     monkeypatch.setattr(standstill, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(local, "Standstill", lambda seconds: Standstill(seconds / 1000))
+    monkeypatch.setattr(local, "Standstill", GivenUpSoon)
     monkeypatch.setattr(local, "work", partial(stop, tmp_path / "stopped"))
     engine = LocalEngine(store, small.plan, PATIENT, TrackingSpec(kind="off"))
     outcome = engine.run([cell.id])
@@ -88,11 +113,49 @@ def test_a_cell_whose_workers_are_all_stopped_says_so(
     store, (cell,) = Store(tmp_path), small.plan.cells
     store.lock_plan(small.plan)
     monkeypatch.setattr(standstill, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(local, "Standstill", lambda seconds: Standstill(seconds / 1000))
+    monkeypatch.setattr(local, "Standstill", GivenUpSoon)
     monkeypatch.setattr(local, "work", partial(stop_at, None))
     engine = LocalEngine(store, small.plan, PATIENT, TrackingSpec(kind="off"))
     told = "its worker was stopped, and ended since nobody continued it for engine.stall_seconds (3 attempts)"
     assert engine.run([cell.id]).incomplete == {cell.id: told}
+
+
+@contextmanager
+def continued_at_last() -> Iterator[int]:
+    """The process id of the forkserver, which goes on if nobody has ended it: a test that is red does not hang."""
+    warm_up()
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    rescue = threading.Timer(HELD_SECONDS, os.kill, (pid, signal.SIGCONT))
+    rescue.start()
+    try:
+        yield pid
+    finally:
+        rescue.cancel()
+
+
+@pytest.mark.parametrize("while_it_trains", [False, True])
+def test_a_forkserver_that_is_stopped_and_not_continued_is_ended_and_another_begun(
+    while_it_trains: bool, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would begin no worker; or one that has trained its cell would end, and nobody be told."""
+    store, (cell,) = Store(tmp_path), small.plan.cells
+    store.lock_plan(small.plan)
+    monkeypatch.setattr(standstill, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(local, "Standstill", GivenUpSoon)
+    engine = LocalEngine(store, small.plan, PATIENT, TrackingSpec(kind="off"))
+    with continued_at_last() as pid:
+        if while_it_trains:
+            monkeypatch.setattr(local, "work", partial(stop_forkserver, tmp_path / "stopped"))
+        else:
+            os.kill(pid, signal.SIGSTOP)
+        outcome = engine.run([cell.id])
+        state = Path(f"/proc/{pid}/stat")
+        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z", "it is there still"
+    assert (tmp_path / "stopped").exists() is while_it_trains
+    assert (outcome.recorded, outcome.incomplete) == ([cell.id], {})
+    record = store.record(cell.id)
+    assert record is not None
+    small.assert_same(record)
 
 
 def test_only_the_time_counts_that_a_process_was_seen_to_stand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +46,31 @@ def test_a_file_swept_before_it_was_locked_is_begun_again(tmp_path: Path, monkey
     write_atomically(tmp_path / "file", lambda file: file.write(b"x"))
     assert asked == [False, True]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_leftovers_are_removed_where_locks_ask_for_the_right_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS does, whose `flock` is a record lock: an exclusive one is refused to who opened the file for reading."""
+    flock = fcntl.flock
+
+    def record_lock(file: IO[bytes], how: int) -> None:
+        if not (file.writable() if how & fcntl.LOCK_EX else file.readable()):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", record_lock)
+    dead, read_only = tmp_path / ".dead.json.ab.tmp", tmp_path / ".dead.json.cd.tmp"
+    dead.touch()
+    read_only.touch(0o400)
+
+    def write(file: IO[bytes]) -> None:
+        remove_leftovers(tmp_path)
+        assert len(list(leftovers(tmp_path))) == 1
+        file.write(b"whole")
+
+    write_atomically(tmp_path / "living.json", write)
+    assert [path.name for path in tmp_path.iterdir()] == ["living.json"]
 
 
 KILLED = """

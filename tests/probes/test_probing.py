@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from studies.probes.catalogue import chosen
 from studies.probes.probe import Probed
 from studies.probes.probe_results import PROBED, coverage
 from studies.probes.probing import probe_networks
+from studies.probes.study_probing import ProbingResult
 from studies.probes.subjects import Subject, once, subjects
 from studies.store import Store
 
@@ -98,12 +102,34 @@ def test_a_damaged_result_is_set_aside_and_computed_again(plan: Plan, probed_cop
     assert probe_frame(plan, probed_copy).equals(frame)
 
 
-def test_a_result_that_another_process_computes_is_left_to_it(plan: Plan, store: Store) -> None:
-    asked = subjects(plan, QUICK)
-    with store.result_lock("probes", asked[0].id):
-        found = probe_networks(plan, store, asked)
-    assert list(found.faults) == [asked[0].title]
-    assert "another process" in found.faults[asked[0].title]
+@pytest.mark.parametrize("another_leaves_it", [True, False], ids=["it is there then", "it is not"])
+def test_a_result_that_another_process_computes_is_waited_for(
+    another_leaves_it: bool, plan: Plan, store: Store, probed: tuple[Store, ProbingResult]
+) -> None:
+    """The others come first; where the other process ends without a result, it is computed here."""
+    asked, told, seen = once(subjects(plan, QUICK)), list[str](), list[tuple[int, int]]()
+    busy = asked[0].id
+    with ExitStack() as other:
+        other.enter_context(store.result_lock("probes", busy))
+
+        def on_message(message: str) -> None:
+            told.append(message)
+            assert set(times(store, asked)) == {one.id for one in asked[1:]}
+            if another_leaves_it:
+                shutil.copytree(
+                    probed[0].result_folder("probes", busy), store.result_folder("probes", busy), dirs_exist_ok=True
+                )
+            threading.Timer(0.1, other.close).start()
+
+        found = probe_networks(
+            plan, store, asked, on_progress=lambda *counts: seen.append(counts), on_message=on_message
+        )
+    assert told == ["probes: 1 result another process is at, which is waited for"]
+    assert (found.faults, found.busy) == ({}, [])
+    assert set(times(store, asked)) == {one.id for one in asked}
+    assert seen[-2:] == [(len(asked) - 1, len(asked)), (len(asked), len(asked))]
+    copied = PROBED.read(probed[0], busy)
+    assert (PROBED.read(store, busy) == copied) is another_leaves_it
 
 
 def test_what_another_process_has_computed_meanwhile_is_taken(plan: Plan, probed_copy: Store) -> None:

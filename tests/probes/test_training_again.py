@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -99,6 +100,44 @@ def test_weights_are_made_again_without_changing_a_record_or_reading_a_test_imag
     kept = {one: read_weights(store.weights_path(right.id, one)).state for one in (0.5, 1.0)}
     assert [weights_sha256(kept[one]) for one in (0.5, 1.0)] == [one.weights_sha256 for one in record.branches]
     assert training_again.cells_to_train_again(plan, store) == [wrong]
+    assert not (store.root / "again").exists()
+
+
+def test_who_trains_the_same_cells_again_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls at once: the second trains nothing, since the first has made all weights by then."""
+    plan, store = small_plan(families=["mlp"], replicates=1), Store(tmp_path / "store")
+    train_all(plan, store)
+    trained, told = list[str](), list[str]()
+
+    class OneAfterTheOther(_InThisProcess):
+        """In the middle of the first call the second begins."""
+
+        def run(self, cell_ids: list[str]) -> Outcome:
+            trained.extend(cell_ids)
+            second.start()
+            assert waited.wait(600)
+            return super().run(cell_ids)
+
+    waited, found = threading.Event(), dict[str, dict[str, str]]()
+
+    def on_message(message: str) -> None:
+        told.append(message)
+        waited.set()
+
+    def call() -> None:
+        try:
+            found["second"] = training_again.train_for_weights(plan, store, KEEPING, on_message=on_message)
+        finally:
+            waited.set()
+
+    second = threading.Thread(target=call)
+    monkeypatch.setattr(training_again, "LocalEngine", OneAfterTheOther)
+    found["first"] = training_again.train_for_weights(plan, store, KEEPING)
+    second.join()
+    assert found == {"first": {}, "second": {}}
+    assert len(trained) == len(plan.cells)
+    assert told == [f"another process trains cells of {plan.study_id} again, which is waited for"]
+    assert training_again.cells_to_train_again(plan, store) == []
     assert not (store.root / "again").exists()
 
 

@@ -249,7 +249,7 @@ def plan_of(
     return make_plan(spec, spec.data.describe(), arms)
 
 
-def write_study(root: Path, plan: Plan, *, skip: int = 0) -> list[Record]:
+def write_study(root: Path, plan: Plan, *, skip: int = 0, shared_test: bool = False) -> list[Record]:
     """Locks `plan` in a store and writes a record with predictions for all its cells but the last `skip`."""
     store = Store(root)
     store.lock_plan(plan)
@@ -258,7 +258,9 @@ def write_study(root: Path, plan: Plan, *, skip: int = 0) -> list[Record]:
         error = CURVES[cell.family](cell.num_train) * (1 + 0.02 * (index % 3))
         if cell.permutation != "none":
             error = min(0.5, error * LADDER[cell.family][cell.permutation] / LADDER[cell.family]["none"])
-        record = make_record(cell.family, num_train=cell.num_train, replicate=cell.replicate, error=error)
+        record = make_record(
+            cell.family, num_train=cell.num_train, replicate=cell.replicate, error=error, shared_test=shared_test
+        )
         changes = {"cell_id": cell.id, "cell": cell.model_dump(mode="json"), "study": plan.study_id}
         record = record.model_copy(update=changes | {"plan_hash": plan.hash})
         records.append(store.write_record(record, predictions_of(record, seed=index)))

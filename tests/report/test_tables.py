@@ -74,6 +74,28 @@ def test_cost_table_flags_exact_flops_beyond_five_percent(records: list[Record])
     assert rows["ViT"][4] == "1.0000 – 1.0040"
 
 
+def test_a_run_that_diverged_early_does_not_lower_the_cost_of_its_arm(records: list[Record]) -> None:
+    """Its branches end where the loss was no number: what they cost is not what a run costs."""
+
+    def ended_early(record: Record) -> Record:
+        cut = {"diverged": True, "train_flops": 9, "train_flops_exact": 8}
+        branches = tuple(branch.model_copy(update=cut) for branch in record.branches)
+        return record.model_copy(update={"status": "diverged", "branches": branches, "train_seconds": 0.1})
+
+    whole = {row[0]: row for row in cost_table(records_frame(records)).rows}
+    mixer = [record for record in records if record.cell["family"] == "mixer"]
+    some = [ended_early(record) if record == mixer[0] else record for record in records]
+    table = cost_table(records_frame(some))
+    assert {row[0]: row for row in table.rows} == whole
+    assert table.note.endswith("Diverged runs, which ended early, are left out.")
+    none = [ended_early(record) if record in mixer else record for record in records]
+    rows = {row[0]: row for row in cost_table(records_frame(none)).rows}
+    assert rows["MLP-Mixer"] == (*whole["MLP-Mixer"][:3], "–", "–", "–", "–")
+    assert rows["ResNet"] == whole["ResNet"]
+    every = cost_table(records_frame([ended_early(record) for record in records]))
+    assert {row[3:] for row in every.rows} == {("–",) * 4}
+
+
 def test_settings_table(records: list[Record]) -> None:
     assert settings_table(records_frame(records)).rows[1][:4] == ("ResNet", "0.002", "0.05", "128")
 

@@ -81,9 +81,8 @@ def test_lanes_share_the_seconds_that_passed(tmp_path: Path) -> None:
     started = time.monotonic()
     found = together(plan.cells, plan, tmp_path)
     passed = time.monotonic() - started
-    seconds = [record.train_seconds for record in found.values()]
-    assert 0 < sum(seconds) <= passed
-    assert max(seconds) < 2 * min(seconds)
+    (seconds,) = {record.train_seconds for record in found.values()}  # to the last bit
+    assert 0 < len(found) * seconds <= passed
 
 
 def test_crops_permuted_pixels_smoothing_and_rates_of_its_own_reach_each_lane(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Never
 
 import pytest
 import yaml
@@ -22,9 +22,11 @@ from studies.analysis.study import analyse_study
 from studies.records import Record, records_frame
 from studies.report import StudyCard
 from studies.tracking import LiveMirror, MirrorResult, TrackingSpec, decide, mirror_study, sync_study
+from studies.tracking import live as live_module
 from studies.tracking import mirror as mirror_module
 from studies.tracking import settings as settings_module
 from studies.tracking.client import follow, write_runs
+from studies.tracking.live import QUEUE_ROWS, LiveResult
 from studies.tracking.mirror import read_answers
 from studies.tracking.runs import cell_run, history, run_id, train_row, validation_row
 from studies.tracking.settings import Server, connection_problem
@@ -218,24 +220,26 @@ def test_off_and_absent_and_disabled(records: list[Record], tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_online_with_a_dead_server_falls_back_fast(
+def test_online_with_a_dead_server_falls_back(
     records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At once: no process of wandb is asked for its settings, or is to hand anything over."""
+
+    def asked(*_: object) -> Never:
+        raise AssertionError("wandb is asked")
+
+    monkeypatch.setattr(settings_module, "ask_client", asked)
+    monkeypatch.setattr(mirror_module, "SYNC_COMMAND", (sys.executable, "-c", "raise SystemExit('must not be called')"))
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
-    start = time.monotonic()
     assert decide(ONLINE).mode == "offline"
-    assert time.monotonic() - start < 3  # all that a dead server may cost
     result = mirror_study(records[:1], CARD, tmp_path, ONLINE)
-    assert time.monotonic() - start < 30
     assert (result.state, result.mode, result.written) == ("mirrored", "offline", 2)
     assert f"http://127.0.0.1:{port} cannot be reached" in result.message
-    start = time.monotonic()
     synced = sync_study(tmp_path, ONLINE)
-    assert time.monotonic() - start < 5
     assert (synced.ok, synced.handed_over, synced.waiting) == (False, 0, 2)
     assert "cannot be reached" in synced.message
 
@@ -261,7 +265,7 @@ def test_a_hanging_client_is_stopped(records: list[Record], tmp_path: Path, monk
     monkeypatch.setattr(mirror_module, "CLIENT", (sys.executable, "-c", "import time; time.sleep(600)"))
     start = time.monotonic()
     result = mirror_study(records, CARD, tmp_path, TrackingSpec(kind="wandb", timeout_seconds=0.2))
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 500, "it was waited for"
     assert (result.state, result.written) == ("partial", 0)
     assert "stopped after" in result.message
 
@@ -389,19 +393,19 @@ def test_sync_hands_over_once(waiting: list[Path], tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("code", "message"),
+    ("code", "timeout", "message"),
     [
-        ("raise SystemExit('refused by the server')", "code 1: refused by the server"),
-        ("import time; time.sleep(600)", "stopped after 1 seconds"),
-        ("", "wandb did not say that it has them"),
+        ("raise SystemExit('refused by the server')", 300, "code 1: refused by the server"),
+        ("import time; time.sleep(600)", 1, "stopped after 1 seconds"),
+        ("", 300, "wandb did not say that it has them"),
     ],
     ids=["refused", "hangs", "silent"],
 )
 def test_sync_failures_are_said(
-    waiting: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
+    waiting: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, timeout: float, message: str
 ) -> None:
     fake_sync(monkeypatch, code)
-    result = sync_study(tmp_path, OFFLINE, timeout=1)
+    result = sync_study(tmp_path, OFFLINE, timeout=timeout)
     assert (result.ok, result.handed_over, result.waiting) == (False, 0, 2)
     assert message in result.message
 
@@ -427,16 +431,28 @@ def test_live_mirror_never_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     offline = LiveMirror(make_record().cell, "cell", "study", tmp_path, OFFLINE)
     offline.log({"train_flops": 1})
     assert offline.close().message == "not shown: tracking is not online"
+    hanging = threading.Event()
+    monkeypatch.setattr(live_module, "decide", lambda settings: hanging.wait())  # a server that never answers
+    live = LiveMirror(make_record().cell, "cell", "study", tmp_path, ONLINE)
+    found: list[LiveResult] = []
+
+    def show() -> None:
+        for step in range(QUEUE_ROWS + 4000):
+            live.log(train_row(0.0, step, step, 0.5))
+        found.append(live.close(0.1))
+
+    showing = threading.Thread(target=show, daemon=True)
+    showing.start()
+    showing.join(300)
+    assert found == [LiveResult(None, 4000, "not shown: still connecting")]
+
+
+def test_live_mirror_says_that_its_server_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     live = LiveMirror(make_record().cell, "cell", "study", tmp_path, ONLINE)
-    start = time.monotonic()
-    for step in range(5000):
-        live.log(train_row(0.0, step, step, 0.5))
-    assert time.monotonic() - start < 1
-    result = live.close()
-    assert time.monotonic() - start < 6
-    assert result.url is None
-    assert result.dropped >= 3000
+    live.log(train_row(0.0, 1, 1, 0.5))
+    result = live.close(300)
+    assert (result.url, result.dropped) == (None, 0)
     assert "cannot be reached" in result.message
 
 
@@ -448,7 +464,7 @@ def test_live_mirror_speaks_to_its_client(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("studies.tracking.live.decide", lambda settings: settings_module.Decision("online"))
     live = LiveMirror(make_record().cell, "cell", "study", tmp_path, ONLINE)
     live.log(train_row(0.0, 10, 20, 0.5))
-    assert live.close(20).message == "shown"
+    assert live.close(300).message == "shown"
     job, row = map(json.loads, heard.read_text().splitlines())
     assert (job["run"]["group"], job["run"]["job_type"], job["run"]["tags"]) == ("study", "vit", ["live"])
     assert row == {"train_flops": 10, "examples": 20, "train/loss": 0.5}
