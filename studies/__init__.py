@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .broken_wandb import allow_for_broken_wandb
-
 if TYPE_CHECKING:
     from studies.analysis.answers import Answers, analyse
     from studies.analysis.choice import choose, needed
@@ -141,8 +139,6 @@ __all__ = [
     "tune",
     "variance_split",
 ]
-
-allow_for_broken_wandb()
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # the types are those of the block above

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from .answering import report_study, study_card
 from .asking import plan
-from .broken_wandb import why_broken
 from .compose import Composed
 from .engine_spec import EngineSpec
 from .engines import Outcome, make_engine
@@ -117,8 +116,6 @@ def train_cells(
     Args:
         wanted: states of the cells to train.
     """
-    if study.tracking.kind != "off" and (why := why_broken()):
-        on_message(f"not mirrored: {why}")
     available = check_machine(planned, study.engine, store)
     at_once = max(cells_at_once(stage.cells, study.engine, available) for stage in planned.stages)
     check_disk(planned, store, at_once)

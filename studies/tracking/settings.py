@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from studies.broken_wandb import why_broken
 from studies.strict import Strict
 
 PROBE_SECONDS = 30.0  # to ask an installed wandb for its server address and whether it has a key; import included
@@ -81,8 +80,6 @@ def decide(settings: TrackingSpec) -> Decision:
         return Decision("off", "tracking is off")
     if not is_installed():
         return Decision("off", "wandb is not installed; install it, or set tracking=off to silence this")
-    if why := why_broken():
-        return Decision("off", why)
     environment = os.environ.get("WANDB_MODE", "")
     if environment in ("disabled", "dryrun-disabled"):
         return Decision("off", "WANDB_MODE=disabled")
