@@ -14,7 +14,7 @@ from report.synthetic import plan_of, write_study
 
 from studies import cli, load_answers
 from studies.grid import Plan
-from studies.kept_predictions import MOST_NAMED, KeptPredictions, lost_statement
+from studies.kept_predictions import MOST_NAMED, KeptPredictions, lost_statement, stated_predictions
 from studies.store import Store
 
 
@@ -61,7 +61,7 @@ DAMAGE = [_removed, _flipped, _of_other_arrays, _a_folder]
 def test_what_its_record_does_not_state_is_not_read(damage: Callable[[Path], None], store: Store, plan: Plan) -> None:
     first, second = plan.cells[0].id, plan.cells[1].id
     damage(store.predictions_path(first))
-    kept = KeptPredictions(store, store.records(plan))
+    kept = KeptPredictions(store, stated_predictions(store.records(plan)))
     assert kept.get(first) is None
     assert kept.get(first) is None
     assert kept[second] == store.predictions_path(second)
@@ -72,9 +72,7 @@ def test_what_its_record_does_not_state_is_not_read(damage: Callable[[Path], Non
 def test_a_cell_that_states_no_predictions_has_lost_none(store: Store, plan: Plan) -> None:
     record = store.record(plan.cells[0].id)
     assert record is not None
-    kept = KeptPredictions(store)
-    (passed,) = kept.passing([record.model_copy(update={"predictions_sha256": ""})])
-    assert passed.cell_id == record.cell_id
+    kept = KeptPredictions(store, stated_predictions([record.model_copy(update={"predictions_sha256": ""})]))
     assert (kept.get(record.cell_id), dict(kept), kept.lost) == (None, {}, {})
 
 
