@@ -368,10 +368,8 @@ def _start_columns(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 def selected_rows(frame: pd.DataFrame, rule: Literal["selected", "full_budget"] = "selected") -> pd.DataFrame:
     """One row per cell: the branch chosen on validation (primary), or the branch at exactly C (secondary)."""
-    finished = frame[frame["status"].isin(["finished", "diverged"])]
-    if rule == "selected":
-        return finished[finished["selected"].astype(bool)].reset_index(drop=True)
-    return finished[finished["branch"] == 1.0].reset_index(drop=True)
+    chosen = frame["selected"].astype(bool) if rule == "selected" else frame["branch"] == 1.0
+    return frame[frame["status"].isin(["finished", "diverged"]) & chosen].reset_index(drop=True)
 
 
 def read_predictions(path: Path) -> dict[str, np.ndarray]:

@@ -43,7 +43,8 @@ def rules_that_differ(frame: pd.DataFrame) -> tuple[Rule, ...]:
 def curve_points(frame: pd.DataFrame, rule: Rule = "selected") -> pd.DataFrame:
     """One row per cell that enters the curves, with its `log_error`: finished or diverged (at chance), error known."""
     rows = selected_rows(frame, rule)
-    rows = rows[rows["test_error"].notna()].reset_index(drop=True)
+    if rows["test_error"].isna().any():
+        rows = rows[rows["test_error"].notna()].reset_index(drop=True)
     error, num_test = rows["test_error"].to_numpy(float), rows["num_test"].to_numpy(float)
     return rows.assign(log_error=log_error(error, num_test))
 

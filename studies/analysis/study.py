@@ -7,7 +7,6 @@ import zipfile
 import zlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,10 @@ from .finding import Finding, plain
 from .from_scratch import against_scratch
 from .ladder import Ladder, permutation_ladder, unpermuted
 from .multiplier import Multiplier, multiplier
-from .of_records import READ_COLUMNS, Rule, block_counts, records_table, rules_that_differ
+from .of_records import Rule, block_counts, records_table, rules_that_differ
 from .paired import SAME_X, PairedTests, paired_tests
 from .table import CurveTable
-from .traits import TRAIT_COLUMNS, differs_in
+from .traits import differs_in
 from .variance import VarianceSplit, variance_split
 
 Blocks = Mapping[Hashable, np.ndarray]
@@ -63,10 +62,6 @@ class CostView:
     def findings(self) -> tuple[Finding, ...]:
         """Every answer."""
         return tuple(one for one in (self.crossover, self.multiplier, *self.choices) if one is not None)
-
-
-CostViews = tuple[tuple[CostView, ...], tuple[CostView, ...]]
-"""Against training FLOPs, and against seconds of training."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +123,7 @@ def analyse_study(
         chance: error of guessing.
         blocks: `read_blocks`.
         x: what the curves run over, `num_train` or `num_pretrain`; costs are compared at sizes of the former alone.
-        second: a process that answers one of the rules, and what concerns costs, where there is one.
+        second: a process that answers one of the rules meanwhile, where there is one.
     """
     ladder = permutation_ladder(frame, pair=pair, x=x, blocks=blocks, chance=chance)
     frame = unpermuted(frame)
@@ -139,43 +134,8 @@ def analyse_study(
     if second is not None and len(tables) > 1:
         last = own.pop()
         of_last = second.asked(analyse, tables[last], pair=pairs[last], chance=chance)
-    costs = _about_costs(frame, tables.values() if x == "num_train" else (), pair, chance, blocks)
-    views = costs if second is None else second.asked(costs)
     by_rule = {rule: analyse(tables[rule], pair=pairs[rule], chance=chance) for rule in own}
-    variance, gains = variance_split(frame), against_scratch(frame, x=x, blocks=blocks)
-    if last is not None:
-        by_rule[last] = of_last()
-    compute, seconds = views()
-    return StudyAnswers(by_rule, compute, seconds, variance, gains, ladder)
-
-
-def _about_costs(
-    frame: pd.DataFrame,
-    tables: Iterable[CurveTable],
-    pair: tuple[str, str] | None,
-    chance: float | None,
-    blocks: Blocks | None,
-) -> partial[CostViews]:
-    """What is to be computed of costs, at the largest size of some curves and at a middle one, and from how little."""
-    measured = [curve.x for table in tables for curve in table.curves.values()]
-    sizes = sorted({int(size) for sizes in measured for size in sizes})
-    told = list(dict.fromkeys([sizes[-1], sizes[(len(sizes) - 1) // 2]])) if sizes else []
-    columns = [column for column in frame.columns if column in (*READ_COLUMNS, *TRAIT_COLUMNS)]
-    rows = frame.loc[frame["num_train"].isin(told), columns]
-    keys = zip(rows["cell_id"], rows["branch"], strict=True)
-    of_rows: dict[Hashable, np.ndarray] = {key: blocks[key] for key in keys if key in blocks} if blocks else {}
-    return partial(cost_views, rows, told, pair=pair, chance=chance, blocks=of_rows)
-
-
-def cost_views(
-    frame: pd.DataFrame,
-    sizes: Sequence[int],
-    *,
-    pair: tuple[str, str] | None = None,
-    blocks: Blocks | None = None,
-    chance: float | None = None,
-) -> CostViews:
-    """Error against costs at some sizes; none where all cells have one branch."""
+    sizes = _told_sizes(tables.values()) if x == "num_train" else []
     compute, seconds = (
         tuple(
             view
@@ -184,7 +144,16 @@ def cost_views(
         )
         for column in ("train_flops", "train_seconds")
     )
-    return compute, seconds
+    variance, gains = variance_split(frame), against_scratch(frame, x=x, blocks=blocks)
+    if last is not None:
+        by_rule[last] = of_last()
+    return StudyAnswers(by_rule, compute, seconds, variance, gains, ladder)
+
+
+def _told_sizes(tables: Iterable[CurveTable]) -> list[int]:
+    """The sizes that costs are compared at: the largest of some curves, and a middle one."""
+    measured = sorted({int(x) for table in tables for curve in table.curves.values() for x in curve.x})
+    return list(dict.fromkeys([measured[-1], measured[(len(measured) - 1) // 2]])) if measured else []
 
 
 def cost_view(

@@ -138,8 +138,25 @@ def size_heading(size: int, x: str) -> str:
     return f"pretrained on {size:,}" if size else "from scratch"
 
 
+COST_COLUMNS = frozenset(
+    {
+        *("arm", "family", "variant", "cell_id", "status", "selected", "branch", "diverged", "test_error", "num_test"),
+        *("train_flops", "train_flops_exact", "planned_train_flops", "train_seconds", "device"),
+        *("num_parameters", "forward_flops"),
+    }
+)
+MISSING_COLUMNS = frozenset(
+    {
+        *("arm", "cell_id", "num_train", "num_pretrain", "replicate", "start", "status", "reason", "selected"),
+        *("branch", "test_error", "num_test"),
+    }
+)
+"""Of the table of records, what a table is made from: copying the others takes longer than all else."""
+
+
 def cost_table(frame: pd.DataFrame) -> Table:
     """What a run of each arm costs, planned and counted, and where exact costs part."""
+    frame = frame[[column for column in frame.columns if column in COST_COLUMNS]]
     full = curve_points(frame, "full_budget")
     # A branch that diverged has executed the steps up to there alone, which is not what a run costs.
     whole, whole_branches = (rows[~rows["diverged"].astype(bool)] for rows in (full, frame[frame["branch"].notna()]))
@@ -186,14 +203,12 @@ def cost_table(frame: pd.DataFrame) -> Table:
 
 def settings_table(frame: pd.DataFrame) -> Table:
     """Hyper-parameters of every arm."""
-    rows = []
+    numbers, names = ["learning_rate", "weight_decay", "batch_size"], ["augmentation", "permutation", "precision"]
+    of_cells, rows = frame[["arm", *numbers, *names]], []
     for arm, look in looks_of(frame).items():
-        cells = frame[frame["arm"] == arm]
-        values = [
-            ", ".join(f"{value:g}" for value in sorted(cells[column].unique()))
-            for column in ("learning_rate", "weight_decay", "batch_size")
-        ]
-        texts = [", ".join(sorted(cells[column].unique())) for column in ("augmentation", "permutation", "precision")]
+        cells = of_cells[of_cells["arm"] == arm]
+        values = [", ".join(f"{value:g}" for value in sorted(cells[column].unique())) for column in numbers]
+        texts = [", ".join(sorted(cells[column].unique())) for column in names]
         rows.append((look.label, *values, *texts))
     return Table(
         name="settings",
@@ -205,6 +220,7 @@ def settings_table(frame: pd.DataFrame) -> Table:
 
 def missing_table(frame: pd.DataFrame, card: StudyCard) -> Table:
     """Cells that are not in the curves, or are but with a reservation: each with its reason."""
+    frame = frame[[column for column in frame.columns if column in MISSING_COLUMNS]]
     rows: list[tuple[str, ...]] = []
     pretrained, of_cell = has_starts(frame), frame.drop_duplicates("cell_id").set_index("cell_id")["num_pretrain"]
 
@@ -278,7 +294,8 @@ def cells_table(frame: pd.DataFrame) -> Table:
     rows, pretrained = [], has_starts(frame)
     columns = ["arm", "num_train", "replicate", "branch", "test_error", "epochs", "num_pretrain"]
     columns += ["subset_hash", "weights_sha256", "cell_id"]
-    for row in curve_points(frame)[columns].to_dict("records"):
+    needed = [*columns, "status", "selected", "num_test"]
+    for row in curve_points(frame[needed])[columns].to_dict("records"):
         branch = f"{row['branch']:g} C"
         hashes = (row["subset_hash"][:12], row["weights_sha256"][:12], row["cell_id"])
         size, error = f"{row['num_train']:,}", percent(row["test_error"])

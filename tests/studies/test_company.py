@@ -243,15 +243,15 @@ def test_a_report_made_by_two_is_the_report_made_by_one(tmp_path: Path, monkeypa
     asked: list[str] = []
 
     def noted(self: Company, function: object, *arguments: object, **named: object) -> object:
-        asked.append(getattr(function, "func", function).__name__)  # type: ignore[attr-defined]
+        asked.append(function.__name__)  # type: ignore[attr-defined]
         return original(self, function, *arguments, **named)  # type: ignore[arg-type]
 
     original = Company.asked
     monkeypatch.setattr(Company, "asked", noted)
     monkeypatch.setattr("studies.company.WORTH_COMPANY", 1)
     assert _files(answering.report_study(plan, store).page.parent) == alone
-    assert asked[:4] == ["part_of", "analyse", "cost_views", "drawn"]
-    assert set(asked[4:]) <= {"drawn"}
+    assert asked[:3] == ["part_of", "analyse", "drawn"]
+    assert set(asked[3:]) <= {"drawn"}
 
 
 def test_a_report_whose_second_process_is_lost_is_the_report_made_by_one(
