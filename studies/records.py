@@ -224,7 +224,7 @@ INCIDENTAL_COLUMNS: frozenset[str] = frozenset(
 )
 DETERMINISTIC_COLUMNS: tuple[str, ...] = tuple(column for column in COLUMNS if column not in INCIDENTAL_COLUMNS)
 
-RECORDS_AT_ONCE = 2_000  # made into rows together
+RECORDS_AT_ONCE = 1_000  # made into rows together
 COMPUTE_LIMITED_EPOCHS = 30  # PROTOCOL 3: fewer passes of the trunk than this are labelled
 
 
@@ -262,14 +262,17 @@ def record_rows(records: Iterable[Record], tier: str | None) -> Iterator[pd.Data
     """
     records = iter(records)
     while True:
-        of_records: dict[str, list[Any]] = {name: [] for name in COLUMNS if name not in _OF_BRANCH}
-        of_branches: dict[str, list[Any]] = {name: [] for name in _OF_BRANCH}
-        counts = []
+        shared: list[Mapping[str, Any]] = []
+        branches: list[Mapping[str, Any]] = []
+        counts: list[int] = []
         for record in itertools.islice(records, RECORDS_AT_ONCE):
+            shared.append(_shared(record, tier))
+            branches += [vars(branch) for branch in record.branches] or shared[-1:]
             counts.append(max(1, len(record.branches)))
-            _add_rows(record, tier, of_records, of_branches)
         if not counts:
             return
+        of_records = {name: [one.get(name, math.nan) for one in shared] for name in COLUMNS if name not in _OF_BRANCH}
+        of_branches = {name: [one.get(field, math.nan) for one in branches] for name, field in _OF_BRANCH.items()}
         repeated = pd.DataFrame(of_records).take(np.repeat(np.arange(len(counts)), counts)).reset_index(drop=True)
         yield pd.concat([repeated, pd.DataFrame(of_branches)], axis=1)[list(COLUMNS)]
 
@@ -303,18 +306,6 @@ def _joined(parts: Sequence[pd.Series[Any]]) -> pd.Series[Any]:
 _OF_BRANCH = {"branch": "fraction"} | {name: name for name in Branch.model_fields if name in COLUMNS}
 """Column -> the field of a branch that stands there."""
 _OF_RECORD = tuple(name for name in COLUMNS if name in Record.model_fields)
-
-
-def _add_rows(
-    record: Record, tier: str | None, of_records: Mapping[str, list[Any]], of_branches: Mapping[str, list[Any]]
-) -> None:
-    """Appends what a record's rows have in common, once, and what each of its branches says."""
-    shared = _shared(record, tier)
-    for name, column in of_records.items():
-        column.append(shared.get(name, math.nan))
-    for name, column in of_branches.items():
-        field = _OF_BRANCH[name]
-        column += [getattr(branch, field) for branch in record.branches] or [shared.get(name, math.nan)]
 
 
 def _shared(record: Record, tier: str | None) -> dict[str, Any]:
