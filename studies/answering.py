@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +21,14 @@ from .company import Company, report_company
 from .counts import counted
 from .errors import ConfigError
 from .few_shot_results import few_shot_frame, waiting_networks
-from .gathering import gather_study
+from .gathering import begin_gathering
 from .grid import Plan
 from .kept_predictions import KeptPredictions, stated_predictions
 from .probes.probe_results import probe_arrays, probe_frame
 from .probes.subjects import why_not_probed
 from .records import Record, records_frame
 from .report.card import StudyCard
+from .report.gathered import Gathered
 from .report.write import ReportPaths, write_gathered
 from .start_checks import lost_starts
 from .store import Store
@@ -148,12 +150,17 @@ def load_probes(study: str = "data_scaling", store: Path | str = "results") -> P
 
 
 def report_study(
-    planned: Plan, store: Store, card: StudyCard | None = None, second: Company | None = None
+    planned: Plan,
+    store: Store,
+    card: StudyCard | None = None,
+    second: Company | None = None,
+    gathering: Callable[[], Gathered] | None = None,
 ) -> ReportPaths:
     """Writes the report of a study from its records alone.
 
     Args:
         second: of `company.report_company`; by default one is begun where it is worth it.
+        gathering: of `begin_gathering`, where that has been called before.
 
     Raises:
         ConfigError: the plan is a tuning's, which has no test errors to report.
@@ -166,7 +173,7 @@ def report_study(
     folder = store.study_folder(planned.study_id) / "report"
     with nullcontext(second) if second is not None else report_company(len(planned.cells)) as beside:
         card = card or study_card(planned)
-        gathered = gather_study(planned, store, beside)
+        gathered = (gathering or begin_gathering(planned, store, beside))()
         predictions = KeptPredictions(store, gathered.predictions)
         return write_gathered(
             gathered,

@@ -138,9 +138,12 @@ def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
     found = Store(store)
     with report_company(found.num_cells_about(study)) as second:
         planned = found.plan(study)
+        from .gathering import begin_gathering
+
+        gathering = begin_gathering(planned, found, second)
         from . import answering  # which takes a while
 
-        paths = answering.report_study(planned, found, second=second)
+        paths = answering.report_study(planned, found, second=second, gathering=gathering)
     out.print(str(paths.page))
     if paths.incomplete:
         err.print(paths.incomplete, markup=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,21 +12,28 @@ from .grid import Plan
 from .report.gathered import Gathered, Part, gather_part, together
 from .store import Labelled, Store, labelled
 
+SHARE = 0.55
+"""Of the cells, what a second process reads: it can begin while this one still loads what it needs."""
 
-def gather_study(planned: Plan, store: Store, second: Company | None = None) -> Gathered:
-    """What the report of a study takes from its records.
 
-    Args:
-        second: reads half of the records, where it is there.
+def begin_gathering(planned: Plan, store: Store, second: Company | None = None) -> Callable[[], Gathered]:
+    """Lets a second process begin to read, where there is one.
+
+    Returns:
+        A function that reads the rest and returns what the report of a study takes from its records.
     """
     cells, spec = [labelled(cell) for cell in planned.cells], planned.spec
-    half = len(cells) if second is None else len(cells) // 2
-    awaited = None if second is None else second.asked(part_of, store.root, cells[half:], spec.tier, spec.x)
-    parts = [part_of(store.root, cells[:half], spec.tier, spec.x)]
-    if awaited is not None:
-        parts.append(awaited())
-    gathered = together(parts)
-    pa.default_memory_pool().release_unused()
+    own = len(cells) if second is None else round((1 - SHARE) * len(cells))
+    awaited = None if second is None else second.asked(part_of, store.root, cells[own:], spec.tier, spec.x)
+
+    def gathered() -> Gathered:
+        parts = [part_of(store.root, cells[:own], spec.tier, spec.x)]
+        if awaited is not None:
+            parts.append(awaited())
+        found = together(parts)
+        pa.default_memory_pool().release_unused()
+        return found
+
     return gathered
 
 

@@ -287,9 +287,11 @@ def joined_rows(parts: list[pd.DataFrame], order: Sequence[str] = _ORDER) -> pd.
 
     Args:
         parts: of `record_rows`, whose columns are taken from them: thousands of rows need not be there twice.
-        order: columns by which rows are sorted; of equal ones the earlier is first.
+        order: columns by which rows are sorted, of equal ones the earlier is first; none: in the order they are in.
     """
     parts = parts or [pd.DataFrame(columns=list(COLUMNS))]
+    if not order:
+        return pd.DataFrame({name: _joined([part.pop(name) for part in parts]) for name in COLUMNS})
     keys = pd.DataFrame({name: _joined([part[name] for part in parts]) for name in order})
     places = keys.sort_values(list(order), kind="stable").index.to_numpy()
     columns = {name: _joined([part.pop(name) for part in parts]).take(places).array for name in COLUMNS}

@@ -98,10 +98,13 @@ class Drawing:
 
     Attributes:
         draw: gives None where there turns out to be nothing to show.
+        caption: its first sentence says what is shown.
+        of_losses: it needs the losses of trunks.
     """
 
     draw: Callable[[], Figure | None]
     caption: str
+    of_losses: bool = False
 
 
 def drawings(of: Material) -> dict[str, Drawing]:
@@ -174,6 +177,7 @@ def drawings(of: Material) -> dict[str, Drawing]:
         found["training_loss"] = Drawing(
             lambda: _training_loss(of),
             "Training loss of the trunk, before any cooldown; mean over replicates.",
+            of_losses=True,
         )
     if not curve_points(frame, "full_budget").empty:
         found["cost"] = Drawing(

@@ -56,11 +56,12 @@ def begin_drawing(of: Material, second: Company | None = None) -> Callable[[], l
         A function that draws what is left and returns all images in their order.
     """
     here = drawn_from(of)
-    names = list(drawings(here))
+    found = drawings(here)
+    names = list(found)
     if second is None:
         return lambda: list(drawn(here, names).values())
     there = drawn_from(of, losses=False)
-    sendable = [name for name in names if name in drawings(there)]
+    sendable = [name for name in names if not found[name].of_losses]
     sent = sendable[1::2]
     awaited = second.asked(drawn, there, sent)
 
