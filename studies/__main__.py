@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from .interruption import told_once
 
 
@@ -10,7 +12,10 @@ def main() -> None:
     with told_once():
         from .cli import main as command_line
 
-        command_line()
+        try:
+            command_line()
+        finally:
+            gc.freeze()  # Python seeks cycles as it ends, in all there is: of thousands of records for nothing
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, Generic, ParamSpec, TypeVar, cast
 
 from .uncollected import uncollected
@@ -99,6 +100,15 @@ class Company:
         self._process.kill()
         self._messenger.shutdown(cancel_futures=True)
         self._process.communicate()
+
+
+def later(
+    second: Company | None, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs
+) -> Callable[[], T]:
+    """What a second process is asked where there is one; else what is computed here once it is called for."""
+    if second is None:
+        return partial(function, *arguments, **named)
+    return second.asked(function, *arguments, **named)
 
 
 def serve(loads: Sequence[str]) -> None:

@@ -12,9 +12,6 @@ from .grid import Plan
 from .report.gathered import Gathered, Part, gather_part, together
 from .store import Labelled, Store, labelled
 
-SHARE = 0.55
-"""Of the cells, what a second process reads: it can begin while this one still loads what it needs."""
-
 
 def begin_gathering(planned: Plan, store: Store, second: Company | None = None) -> Callable[[], Gathered]:
     """Lets a second process begin to read, where there is one.
@@ -23,7 +20,7 @@ def begin_gathering(planned: Plan, store: Store, second: Company | None = None) 
         A function that reads the rest and returns what the report of a study takes from its records.
     """
     cells, spec = [labelled(cell) for cell in planned.cells], planned.spec
-    own = len(cells) if second is None else round((1 - SHARE) * len(cells))
+    own = len(cells) if second is None else len(cells) // 2
     awaited = None if second is None else second.asked(part_of, store.root, cells[own:], spec.tier, spec.x)
 
     def gathered() -> Gathered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from studies.company import Company
+from studies.company import Company, later
 from studies.records import read_predictions
 
 from .answers import DEFAULT_INTERPOLATION, Answers, analyse
@@ -123,30 +123,32 @@ def analyse_study(
         chance: error of guessing.
         blocks: `read_blocks`.
         x: what the curves run over, `num_train` or `num_pretrain`; costs are compared at sizes of the former alone.
-        second: a process that answers one of the rules meanwhile, where there is one.
+        second: a process that answers one of the rules and what concerns costs meanwhile, where there is one.
     """
     ladder = permutation_ladder(frame, pair=pair, x=x, blocks=blocks, chance=chance)
     frame = unpermuted(frame)
-    tables = {rule: records_table(frame, rule=rule, x=x, blocks=blocks) for rule in rules_that_differ(frame)}
-    tables = {rule: table for rule, table in tables.items() if table.curves}
-    pairs = {rule: measured_pair(table, pair) for rule, table in tables.items()}
-    own, last = list(tables), None
-    if second is not None and len(tables) > 1:
-        last = own.pop()
-        of_last = second.asked(analyse, tables[last], pair=pairs[last], chance=chance)
-    by_rule = {rule: analyse(tables[rule], pair=pairs[rule], chance=chance) for rule in own}
-    sizes = _told_sizes(tables.values()) if x == "num_train" else []
+    tables: dict[Rule, CurveTable] = {}
+    answers: dict[Rule, Callable[[], Answers]] = {}
+    rules = rules_that_differ(frame)
+    for rule in reversed(rules):  # what is for the second process first
+        table = records_table(frame, rule=rule, x=x, blocks=blocks)
+        if table.curves:
+            beside = second if rule != rules[0] else None
+            tables[rule] = table
+            answers[rule] = later(beside, analyse, table, pair=measured_pair(table, pair), chance=chance)
+    views: dict[str, list[Callable[[], CostView | None]]] = {}
+    for column in ("train_flops", "train_seconds"):
+        costs = [
+            (size, records_table(frame, x=column, num_train=size, blocks=blocks))
+            for size in (_told_sizes(tables.values()) if x == "num_train" else ())
+        ]
+        views[column] = [later(second, cost_view, table, size, pair=pair, chance=chance) for size, table in costs]
+    by_rule = {rule: answers[rule]() for rule in rules if rule in answers}
+    variance, gains = variance_split(frame), against_scratch(frame, x=x, blocks=blocks)
     compute, seconds = (
-        tuple(
-            view
-            for size in sizes
-            if (view := cost_view(frame, column, size, pair=pair, blocks=blocks, chance=chance)) is not None
-        )
+        tuple(view for answer in views[column] if (view := answer()) is not None)
         for column in ("train_flops", "train_seconds")
     )
-    variance, gains = variance_split(frame), against_scratch(frame, x=x, blocks=blocks)
-    if last is not None:
-        by_rule[last] = of_last()
     return StudyAnswers(by_rule, compute, seconds, variance, gains, ladder)
 
 
@@ -157,16 +159,16 @@ def _told_sizes(tables: Iterable[CurveTable]) -> list[int]:
 
 
 def cost_view(
-    frame: pd.DataFrame,
-    column: str,
-    num_train: int,
-    *,
-    pair: tuple[str, str] | None = None,
-    blocks: Blocks | None = None,
-    chance: float | None = None,
+    table: CurveTable, num_train: int, *, pair: tuple[str, str] | None = None, chance: float | None = None
 ) -> CostView | None:
-    """Error against a cost at one size; None where no family has two branches there."""
-    table = records_table(frame, x=column, num_train=num_train, blocks=blocks)
+    """Error against a cost at one size; None where no family has two branches there.
+
+    Args:
+        table: of `records_table`, over the cost, at this size.
+        num_train: training images.
+        pair: the declared pair; not used where one of the two was not measured.
+        chance: error of guessing.
+    """
     curves = table.curves
     if not any(len(curve.x) > 1 for curve in curves.values()):
         return None

@@ -100,11 +100,13 @@ class Drawing:
         draw: gives None where there turns out to be nothing to show.
         caption: its first sentence says what is shown.
         of_losses: it needs the losses of trunks.
+        is_long: it takes longer than most others.
     """
 
     draw: Callable[[], Figure | None]
     caption: str
     of_losses: bool = False
+    is_long: bool = False
 
 
 def drawings(of: Material) -> dict[str, Drawing]:
@@ -166,7 +168,7 @@ def drawings(of: Material) -> dict[str, Drawing]:
         if sizes:
             shown_as = "a panel per training size" if len(sizes) > 1 else "bands as in the data curves"
             caption = f"Geometric mean test error of every branch against its {text}, {shown_as}."
-            found[name] = Drawing(_cost(frame, column, sizes, looks), caption)
+            found[name] = Drawing(_cost(frame, column, sizes, looks), caption, is_long=True)
     if primary is not None:
         found["validation_against_test"] = Drawing(
             lambda: course_figures.plot_validation_against_test(frame),
@@ -178,6 +180,7 @@ def drawings(of: Material) -> dict[str, Drawing]:
             lambda: _training_loss(of),
             "Training loss of the trunk, before any cooldown; mean over replicates.",
             of_losses=True,
+            is_long=True,
         )
     if not curve_points(frame, "full_budget").empty:
         found["cost"] = Drawing(

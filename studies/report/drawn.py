@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from studies.company import Company
@@ -50,24 +50,24 @@ def begin_drawing(of: Material, second: Company | None = None) -> Callable[[], l
     """Lets a second process begin with the figures of a report, where there is one.
 
     It draws every other figure; once it is done it takes one after the other of those that this process has not come
-    to. Figures of the losses of trunks are drawn here: there are millions of these.
+    to, which begins with what takes longest. Figures of the losses of trunks, which are millions, are drawn here.
 
     Returns:
         A function that draws what is left and returns all images in their order.
     """
     here = drawn_from(of)
     found = drawings(here)
-    names = list(found)
     if second is None:
-        return lambda: list(drawn(here, names).values())
+        return lambda: list(drawn(here, list(found)).values())
     there = drawn_from(of, losses=False)
-    sendable = [name for name in names if not found[name].of_losses]
+    sendable = [name for name, drawing in found.items() if not drawing.of_losses]
     sent = sendable[1::2]
     awaited = second.asked(drawn, there, sent)
 
     def rest() -> list[Image]:
         asked = awaited
-        waiting = deque(sorted(set(names) - set(sent), key=lambda name: (name in sendable, names.index(name))))
+        own = [name for name in found if name not in sent]
+        waiting = deque(sorted(own, key=lambda name: (name in sendable, not found[name].is_long)))
         images: dict[str, Image] = {}
         while waiting:
             if asked.is_answered and waiting[-1] in sendable:
@@ -75,10 +75,7 @@ def begin_drawing(of: Material, second: Company | None = None) -> Callable[[], l
                 asked = second.asked(drawn, there, [waiting.pop()])
             else:
                 images |= drawn(here, [waiting.popleft()])
-        return _in_order(images | asked(), names)
+        images |= asked()
+        return [images[name] for name in found if name in images]
 
     return rest
-
-
-def _in_order(images: Mapping[str, Image], names: Sequence[str]) -> list[Image]:
-    return [images[name] for name in names if name in images]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from report.synthetic import BRANCHES, make_record, plan_of, power_error, predictions_of, study_records, write_study
 
 from studies import load_answers
-from studies.analysis.study import analyse_study, cost_view, read_blocks
+from studies.analysis.of_records import records_table
+from studies.analysis.study import CostView, analyse_study, cost_view, read_blocks
 from studies.records import Record, records_frame
 
 PAIR = ("resnet", "vit")
@@ -62,10 +64,15 @@ def test_nothing_finished_has_no_answers() -> None:
     assert answers.compute == answers.seconds == ()
 
 
+def _view(records: Iterable[Record], column: str, pair: tuple[str, str] | None = None) -> CostView | None:
+    """At 512 training images."""
+    return cost_view(records_table(records_frame(records), x=column, num_train=512), 512, pair=pair)
+
+
 def test_curves_that_cross_in_compute_cross_where_they_should() -> None:
     """ResNet .2 at every budget, ViT .4, .3, .15, .1 at C/8, C/4, C/2, C: .2 lies between C/4 and C/2, at log .5849."""
     records = _by_budget("resnet", (0.2,) * 4) + _by_budget("vit", (0.4, 0.3, 0.15, 0.1))
-    view = cost_view(records_frame(records), "train_flops", 512, pair=PAIR)
+    view = _view(records, "train_flops", pair=PAIR)
     assert view is not None
     assert view.crossover is not None
     assert view.crossover.decision == "crosses"
@@ -79,7 +86,7 @@ def test_curves_that_cross_in_compute_cross_where_they_should() -> None:
 def test_matched_budgets_are_chosen_at_with_all_families() -> None:
     """Forward FLOPs differ by 1%: no family may drop out of the comparison at the smallest and the largest budget."""
     records = _by_budget("resnet", (0.3, 0.25, 0.2, 0.19)) + _by_budget("vit", (0.4, 0.3, 0.15, 0.1))
-    view = cost_view(records_frame(records), "train_flops", 512)
+    view = _view(records, "train_flops")
     assert view is not None
     assert [choice.runner_up for choice in view.choices] == ["vit", "vit", "resnet", "resnet"]
 
@@ -87,7 +94,7 @@ def test_matched_budgets_are_chosen_at_with_all_families() -> None:
 def test_seconds_are_compared_where_all_families_have_them() -> None:
     slow = [r.model_copy(update={"train_seconds": 60.0}) for r in _by_budget("resnet", (0.3, 0.25, 0.2, 0.19))]
     records = slow + _by_budget("vit", (0.4, 0.3, 0.15, 0.1))
-    view = cost_view(records_frame(records), "train_seconds", 512)
+    view = _view(records, "train_seconds")
     assert view is not None
     low, high = view.table.curves["resnet"].x[0], view.table.curves["vit"].x[-1]
     assert [choice.x for choice in view.choices] == pytest.approx([low, math.sqrt(low * high), high])
@@ -96,7 +103,7 @@ def test_seconds_are_compared_where_all_families_have_them() -> None:
 
 def test_seconds_that_do_not_overlap_are_not_compared() -> None:
     slow = [r.model_copy(update={"train_seconds": 6000.0}) for r in _by_budget("resnet", (0.3, 0.25, 0.2, 0.19))]
-    view = cost_view(records_frame(slow + _by_budget("vit", (0.4, 0.3, 0.15, 0.1))), "train_seconds", 512)
+    view = _view(slow + _by_budget("vit", (0.4, 0.3, 0.15, 0.1)), "train_seconds")
     assert view is not None
     assert view.choices == ()
 
@@ -104,7 +111,7 @@ def test_seconds_that_do_not_overlap_are_not_compared() -> None:
 def test_one_branch_is_no_view() -> None:
     record = make_record()
     single = record.model_copy(update={"branches": record.branches[-1:]})
-    assert cost_view(records_frame([single]), "train_flops", 512) is None
+    assert _view([single], "train_flops") is None
 
 
 def test_blocks_are_read_where_test_images_are_shared(tmp_path: Path) -> None:

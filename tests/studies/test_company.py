@@ -250,8 +250,8 @@ def test_a_report_made_by_two_is_the_report_made_by_one(tmp_path: Path, monkeypa
     monkeypatch.setattr(Company, "asked", noted)
     monkeypatch.setattr("studies.company.WORTH_COMPANY", 1)
     assert _files(answering.report_study(plan, store).page.parent) == alone
-    assert asked[:3] == ["part_of", "analyse", "drawn"]
-    assert set(asked[3:]) <= {"drawn"}
+    assert asked[:7] == ["part_of", "analyse", *["cost_view"] * 4, "drawn"]
+    assert set(asked[7:]) <= {"drawn"}
 
 
 def test_a_report_whose_second_process_is_lost_is_the_report_made_by_one(
