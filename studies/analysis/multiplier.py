@@ -24,7 +24,7 @@ from .quantity import quantity
 
 NUM_ERRORS = 25
 PARTS = 64
-"""Straight ones, that a monotone curve between two measured points is taken for."""
+"""Straight ones, a power of two, that a monotone curve between two measured points is taken for."""
 REACHED_THERE = 1e-6
 """Difference of ln x up to which an error counts as first reached at x."""
 COLUMNS = ["x_prior", "x_flexible", "error", "multiplier", "low", "high"]
@@ -229,10 +229,13 @@ def _refined(
     fine = np.concatenate([*gaps, log_x[-1:]])
     between = interpolate(log_x, log_error, fine, "monotone")
     between[..., ::PARTS] = log_error  # without rounding: a level may be that of a measured point
-    first = PARTS * np.maximum(place - 1, 0)
-    inside = first[..., None] + np.arange(1, PARTS + 1)  # [..., m, PARTS]
-    errors = np.take_along_axis(between, inside.reshape(*between.shape[:-1], -1), axis=-1).reshape(inside.shape)
-    return _line_to(fine, between, np.where(place > 0, first + 1 + (errors <= level[..., None]).argmax(axis=-1), 0))
+    left = PARTS * np.maximum(place - 1, 0)
+    right = np.where(place > 0, left + PARTS, 0)
+    for _ in range(PARTS.bit_length() - 1):  # the curve falls all the way from the point before to that below
+        middle = (left + right) // 2
+        below = np.take_along_axis(between, middle, axis=-1) <= level
+        left, right = np.where(below, left, middle), np.where(below, middle, right)
+    return _line_to(fine, between, right)
 
 
 def _line_to(log_x: Array, log_error: Array, right: npt.NDArray[np.intp]) -> tuple[Array, Array, Array, Array]:

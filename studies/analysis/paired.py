@@ -170,7 +170,7 @@ def _places(pair: Pair, first: Curve, second: Curve) -> Array:
     must not count twice in a correction over places.
     """
     both = np.intersect1d(first.log_x, second.log_x)
-    both = both[[local_pair(first, second, float(at)) is not None for at in both]] if len(both) else both
+    both = both[[_were_both_measured(first, second, float(at)) for at in both]] if len(both) else both
     low, high = pair.log_range
     others = [at for at in pair.nodes if low <= at <= high and not np.isin(at, both)]
     groups: list[list[float]] = []
@@ -184,6 +184,18 @@ def _places(pair: Pair, first: Curve, second: Curve) -> Array:
         exact = [at for at in group if at in both]
         places += exact or [float(np.clip(np.mean(group), low, high))]
     return np.array(places)
+
+
+def _were_both_measured(first: Curve, second: Curve, log_x: float) -> bool:
+    """Whether any replicate has both families at an x that both have."""
+    common = first.replicates
+    if second.replicates != common:
+        common = tuple(name for name in common if name in {*second.replicates})
+    known = [
+        ~np.isnan(curve.log_error[curve.rows_of(common)][:, curve.log_x == log_x]).any(axis=1)
+        for curve in (first, second)
+    ]
+    return bool((known[0] & known[1]).any())
 
 
 def _row(
