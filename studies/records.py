@@ -287,11 +287,9 @@ def joined_rows(parts: list[pd.DataFrame], order: Sequence[str] = _ORDER) -> pd.
 
     Args:
         parts: of `record_rows`, whose columns are taken from them: thousands of rows need not be there twice.
-        order: columns by which rows are sorted, of equal ones the earlier is first; none: in the order they are in.
+        order: columns by which rows are sorted; of equal ones the earlier is first.
     """
     parts = parts or [pd.DataFrame(columns=list(COLUMNS))]
-    if not order:
-        return pd.DataFrame({name: _joined([part.pop(name) for part in parts]) for name in COLUMNS})
     keys = pd.DataFrame({name: _joined([part[name] for part in parts]) for name in order})
     places = keys.sort_values(list(order), kind="stable").index.to_numpy()
     columns = {name: _joined([part.pop(name) for part in parts]).take(places).array for name in COLUMNS}
@@ -317,7 +315,7 @@ def _shared(record: Record, tier: str | None) -> dict[str, Any]:
     environment = record.environment
     shared: dict[str, Any] = {
         **{name: getattr(record, name) for name in _OF_RECORD},
-        **{name: cell[name] for name in COLUMNS if name in cell},
+        **{name: value for name, value in cell.items() if name in COLUMNS},
         "arm": arm_of(cell, tier),
         "augmentation": "+".join(cell["augmentation"]) or "none",
         **_start_columns(cell),

@@ -349,7 +349,8 @@ class Store:
                     unreadable.append(cell_id)
                 continue
             if record is not None:
-                yield record.model_copy(update={"cell": record.cell | dict(labels)})
+                differ = any(record.cell.get(name) != label for name, label in labels.items())
+                yield record.model_copy(update={"cell": record.cell | dict(labels)}) if differ else record
 
     def all_records(self) -> list[Record]:
         """Every readable record of the store, whatever its study."""

@@ -12,6 +12,9 @@ from .axes import png_bytes, svg_bytes
 from .drawings import Material, drawings, drawn_from
 from .page import Picture
 
+AHEAD = 2
+"""Times that a second process is asked for figures before it has answered: it need not wait for this one to look."""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -65,17 +68,17 @@ def begin_drawing(of: Material, second: Company | None = None) -> Callable[[], l
     awaited = second.asked(drawn, there, sent)
 
     def rest() -> list[Image]:
-        asked = awaited
+        asked = [awaited]
         own = [name for name in found if name not in sent]
         waiting = deque(sorted(own, key=lambda name: (name in sendable, not found[name].is_long)))
         images: dict[str, Image] = {}
         while waiting:
-            if asked.is_answered and waiting[-1] in sendable:
-                images |= asked()
-                asked = second.asked(drawn, there, [waiting.pop()])
+            if sum(not one.is_answered for one in asked) < AHEAD and waiting[-1] in sendable:
+                asked.append(second.asked(drawn, there, [waiting.pop()]))
             else:
                 images |= drawn(here, [waiting.popleft()])
-        images |= asked()
+        for one in asked:
+            images |= one()
         return [images[name] for name in found if name in images]
 
     return rest

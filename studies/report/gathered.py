@@ -32,9 +32,13 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Part:
-    """The same of some records, whose rows are in the order of these."""
+    """The same of some records, whose rows are not yet put together.
 
-    rows: pd.DataFrame
+    Attributes:
+        rows: of `studies.records.record_rows`.
+    """
+
+    rows: tuple[pd.DataFrame, ...]
     losses: TrunkLosses
     predictions: dict[str, str]
     unreadable: tuple[str, ...]
@@ -57,7 +61,7 @@ def gather_part(records: Iterable[Record], tier: str, x: str, unreadable: list[s
         unreadable: ids of cells.
     """
     losses, predictions = TrunkLosses(tier, x), dict[str, str]()
-    rows = joined_rows(list(record_rows(losses.passing(_noted(records, predictions)), tier)), order=())
+    rows = tuple(record_rows(losses.passing(_noted(records, predictions)), tier))
     return Part(rows, losses, predictions, tuple(unreadable))
 
 
@@ -73,7 +77,7 @@ def together(parts: Iterable[Part]) -> Gathered:
     """What `gather` gives of the records of all parts; the parts are used up."""
     parts = list(parts)
     return Gathered(
-        joined_rows([part.rows for part in parts], ONE_ORDER),
+        joined_rows([rows for part in parts for rows in part.rows], ONE_ORDER),
         TrunkLosses.joined([part.losses for part in parts]),
         {cell_id: stated for part in parts for cell_id, stated in part.predictions.items()},
         tuple(cell_id for part in parts for cell_id in part.unreadable),
