@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from .bench.command import bench
+from .blas import one_blas_thread
 from .console import ConfigDirOption, JsonOption, StoreOption, err, out, print_json
 from .doctor.command import doctor
 from .errors import ExitCode, StudyError
@@ -130,6 +131,7 @@ def logs(
 
 @app.command()
 @uncollected()
+@one_blas_thread()
 def report(study: RunArgument, store: StoreOption = Path("results")) -> None:
     """Write figures, tables and the page anew, from the records alone."""
     from .company import report_company

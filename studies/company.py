@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, Generic, ParamSpec, TypeVar, cast
 
+from .blas import one_blas_thread
 from .uncollected import uncollected
 
 _PROGRAM = (
@@ -67,9 +68,10 @@ class Company:
         path = [folder for folder in sys.path if isinstance(folder, str)]  # Python passes over anything else as well
         # -P: not even `json` is looked for in the working folder first
         command = [sys.executable, "-P", "-c", _PROGRAM, json.dumps(path), *loads]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        with one_blas_thread():
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
         self._messenger = ThreadPoolExecutor(1, "messenger")  # this process goes on meanwhile
 
     def asked(self, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> Asked[T]:

@@ -292,16 +292,15 @@ def seeds_table(frame: pd.DataFrame) -> Table:
 def cells_table(frame: pd.DataFrame) -> Table:
     """Every cell that is in the curves, with the hashes that name its subset and its weights."""
     rows, pretrained = [], has_starts(frame)
-    columns = ["arm", "num_train", "replicate", "branch", "test_error", "epochs", "num_pretrain"]
+    columns = ["arm", "num_pretrain", "num_train", "replicate", "branch", "test_error", "epochs"]
     columns += ["subset_hash", "weights_sha256", "cell_id"]
-    needed = [*columns, "status", "selected", "num_test"]
-    for row in curve_points(frame[needed])[columns].to_dict("records"):
-        branch = f"{row['branch']:g} C"
-        hashes = (row["subset_hash"][:12], row["weights_sha256"][:12], row["cell_id"])
-        size, error = f"{row['num_train']:,}", percent(row["test_error"])
-        epochs = f"{row['epochs']:.3g}"
-        begun = (pretrained_text(float(row["num_pretrain"])),) if pretrained else ()
-        rows.append((row["arm"], *begun, size, str(row["replicate"]), branch, error, epochs, *hashes))
+    points = curve_points(frame[[*columns, "status", "selected", "num_test"]])
+    for arm, start, size, replicate, branch, error, epochs, subset, weights, cell_id in zip(
+        *(points[column].tolist() for column in columns), strict=True
+    ):
+        begun = (pretrained_text(float(start)),) if pretrained else ()
+        numbers = f"{size:,}", str(replicate), f"{branch:g} C", percent(error), f"{epochs:.3g}"
+        rows.append((arm, *begun, *numbers, subset[:12], weights[:12], cell_id))
     return Table(
         name="cells",
         title="Every cell in the curves",

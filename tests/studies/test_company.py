@@ -89,6 +89,20 @@ def _wait_for(path: Path) -> None:
     wait_until(path.exists)
 
 
+def test_its_linear_algebra_takes_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless somebody has said otherwise; and what this process begins later takes what it likes."""
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with company(True) as second:
+        assert second is not None
+        assert second.asked(os.getenv, "OPENBLAS_NUM_THREADS")() == "1"
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    with company(True) as second:
+        assert second is not None
+        assert second.asked(os.getenv, "OPENBLAS_NUM_THREADS")() == "3"
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
+
+
 def test_no_process_is_left_behind() -> None:
     with company(True) as second:
         assert second is not None
