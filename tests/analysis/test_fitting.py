@@ -288,3 +288,13 @@ def test_every_family_is_fitted_under_its_key() -> None:
     fits = fit_curves({"a": noisy(), "b": noisy(x=N[:2])}, form="M2")
     assert isinstance(fits["a"], CurveFit)
     assert isinstance(fits["b"], NoFit)
+
+
+def test_a_floor_that_one_replicate_hides_is_found_without_it() -> None:
+    """Two replicates have a floor and two bend down: all have none together, and three of which one bends have one."""
+    with_floor, bent = power_law(0.05, 3, 0.5), power_law(0, 3, 0.5) * np.exp(-0.04 * np.log(N / N[0]) ** 2)
+    fit = fitted(curve_of(np.stack([with_floor, 1.01 * with_floor, bent, 1.01 * bent])), form="M2")
+    assert fit.floor.value == 0
+    without_one = np.sort(np.exp(fit.refits.replicates[:, 0]))
+    assert without_one[:2].tolist() == [0, 0]
+    assert (without_one[2:] > 0.004).all()

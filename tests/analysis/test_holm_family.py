@@ -41,6 +41,25 @@ def test_a_size_without_a_test_is_not_counted_between_two_families() -> None:
     assert "corrected by Holm over 2 sizes" in tests.sentence(NAMES)
 
 
+def test_a_size_that_no_replicate_has_of_both_is_no_place_to_compare_at() -> None:
+    first, second = (np.tile(np.log([0.3, 0.2, 0.1]), (4, 1)) + np.arange(4)[:, None] / 100 for _ in range(2))
+    first[2:, -1] = second[:2, -1] = np.nan
+    names = ("0", "1", "2", "3")
+    tests = paired_tests(Curve("a", "num_train", X, first, names), Curve("b", "num_train", X, second, names)).tests
+    assert tests["x"].to_numpy() == pytest.approx(X[:2])
+
+
+def test_replicates_are_paired_by_name_at_a_size_that_few_of_them_have() -> None:
+    """In another order in either family, and not all in both."""
+    first, second = (np.tile(np.log([0.3, 0.2, 0.1]), (5, 1)) + np.arange(5)[:, None] / 100 for _ in range(2))
+    first[:3, -1] = second[2:, -1] = np.nan
+    a = Curve("a", "num_train", X, first, ("0", "1", "2", "3", "4"))
+    b = Curve("b", "num_train", X, second, ("4", "3", "1", "0", "7"))
+    tests = paired_tests(a, b).tests
+    assert tests["x"].to_numpy() == pytest.approx(X)
+    assert tests["num_pairs"].tolist() == [4, 4, 2]
+
+
 def test_a_size_without_a_test_is_not_counted_between_two_differences() -> None:
     first, second = curve("a", [-2.0, -3.0, -4.0]), curve("b", [-2.0, -1.0, -2.0], lacking=True)
     permuted = curve("a", [-1.0, -1.0, -1.0]), curve("c", [-1.0, -1.0, -1.0])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from studies.analysis.choice import choose
-from studies.analysis.curve import Curve
-from studies.analysis.multiplier import multiplier
+from studies.analysis.curve import Curve, interpolate
+from studies.analysis.multiplier import PARTS, first_reach, multiplier
 
 SIZES = np.array([64.0, 256.0, 1024.0, 4096.0])
 
@@ -93,3 +95,25 @@ def test_a_multiplier_without_an_interval_says_why(names: tuple[str, ...], why: 
 def test_it_is_called_by_what_the_pair_differs_in() -> None:
     found = multiplier(curve("a", [0.3, 0.1]), curve("b", [0.4, 0.1]), differs_in="size")
     assert found.sentence().endswith("(data multiplier of the size).")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_monotone_curve_is_reached_where_the_first_of_its_parts_reaches(seed: int) -> None:
+    """Found by halving; the truth is the first of all parts, one after the other. Curves may rise again."""
+    generator = np.random.default_rng(seed)
+    log_x = np.cumsum(generator.uniform(0.2, 2, 6))
+    curves = np.cumsum(generator.normal(-0.3, 0.5, (4, 6)), axis=1)
+    levels = np.concatenate([generator.uniform(-3, 1, 20), curves[0]])
+    fine = np.concatenate([*(np.linspace(a, b, PARTS, endpoint=False) for a, b in pairwise(log_x)), log_x[-1:]])
+    between = interpolate(log_x, curves, fine, "monotone")
+    between[:, ::PARTS] = curves
+    expected = np.full((4, len(levels)), np.nan)
+    for row, curve in enumerate(between):
+        for column, level in enumerate(levels):
+            at = next((place for place, error in enumerate(curve) if error <= level), None)
+            if at is not None and (at > 0 or curve[0] == level):
+                ends = fine[max(at - 1, 0) : at + 1][::-1], curve[max(at - 1, 0) : at + 1][::-1]
+                expected[row, column] = np.interp(level, ends[1], ends[0])
+    found = first_reach(log_x, curves, levels, "monotone")
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert 5 < np.isfinite(found).sum() < found.size

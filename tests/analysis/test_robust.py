@@ -102,3 +102,30 @@ def test_a_floor_on_its_way_to_none_is_soon_given_up() -> None:
     soon, later = minimise(form, cells, starts, max_steps=60), minimise(form, cells, starts)
     np.testing.assert_array_equal(soon.theta, later.theta)
     np.testing.assert_allclose(soon.loss, minimise(form, cells, without).loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["M1", "M2", "M3", "M4"])
+@pytest.mark.parametrize("max_steps", [0, 1, 4])
+def test_where_it_stops_for_want_of_steps_is_where_the_loss_is_told_of(name: str, max_steps: int) -> None:
+    form, cells = build_form(name, 0.9), cells_of(0)
+    starts = form.starts(Z, np.median(cells.log_error[0], axis=0), 8, np.random.default_rng(0))
+    found = minimise(form, cells, starts, max_steps=max_steps)
+    np.testing.assert_allclose(cells.sums(form.log_error(found.theta, Z)[0]).loss, found.loss, rtol=1e-12)
+
+
+def test_a_parameter_pulled_up_beyond_its_limit_does_not_keep_the_others_from_their_best() -> None:
+    """An error that falls as by a step: the exponent goes to its end, and the amplitude to what is best there."""
+    form, z = build_form("M1", None), Z - Z[0]
+    cells = EveryCell(z[None], -20 * z[None, None], np.ones((1, 1, 8)), np.full((1, 8), 100.0))
+    highest = form.limits[1, 1]
+    found = minimise(form, cells, np.array([[0.0, 1.0]]), max_steps=40)
+    assert found.theta[0, 1] == highest
+    assert found.theta[0, 0] == pytest.approx(np.mean((highest - 20) * z), rel=1e-9)
+
+
+def test_a_cell_that_a_curve_lacks_weighs_nothing_where_the_fit_passes_through_it() -> None:
+    """Exactly: its residual is none, and so would be its delta."""
+    long, short = cells_of(0), EveryCell(Z[None, :3], np.zeros((1, 4, 3)), np.ones((1, 4, 3)), np.full((1, 3), 0.1))
+    sums = EveryCell.joined([long, short], [1, 1]).sums(np.zeros((2, 8)))
+    np.testing.assert_array_equal(sums.weight[1], [4, 4, 4, 0, 0, 0, 0, 0])
+    assert sums.loss[1] == 0

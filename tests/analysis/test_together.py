@@ -192,3 +192,25 @@ def test_joined_cells_are_those_of_each(kind: str) -> None:
         assert not sums.pull[own, n:].any()
         assert not sums.weight[own, n:].any()
         begin += count
+
+
+async def minimum_of(asked: Minimisation) -> Minimum:
+    return await asked
+
+
+def test_minimisations_that_differ_in_anything_are_not_joined() -> None:
+    form, cells = (
+        build_form("M2", None),
+        EveryCell(
+            np.linspace(-1, 1, 5)[None],
+            np.linspace(0, -2, 5)[None, None] ** 3,
+            np.ones((1, 1, 5)),
+            np.full((1, 5), 0.1),
+        ),
+    )
+    theta = np.array([[-3.0, -1.0, 0.5]])
+    hows: list[dict[str, Any]] = [{}, {"floor_given": True}, {"max_steps": 8}, {"tolerance": 0.9}]
+    found = together([minimum_of(Minimisation(form, cells, theta, **how)) for how in hows])
+    losses = [float(one.loss[0]) for one in found]
+    assert losses == [float(minimise(form, cells, theta, **how).loss[0]) for how in hows]
+    assert len(set(losses)) == len(hows), "no setting made a difference"

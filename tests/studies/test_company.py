@@ -253,7 +253,8 @@ def test_a_report_made_by_two_is_the_report_made_by_one(tmp_path: Path, monkeypa
     plan = made_plan("tiny", arms=2, sizes=4, replicates=2)
     store = make_store(tmp_path, plan)
     (store.cell_folder(plan.cells[-1].id) / "record.json").write_text("{")  # whoever reads it says so
-    alone = _files(answering.report_study(plan, store).page.parent)
+    by_one = answering.report_study(plan, store)
+    alone = _files(by_one.page.parent)
     asked: list[str] = []
 
     def noted(self: Company, function: object, *arguments: object, **named: object) -> object:
@@ -263,7 +264,8 @@ def test_a_report_made_by_two_is_the_report_made_by_one(tmp_path: Path, monkeypa
     original = Company.asked
     monkeypatch.setattr(Company, "asked", noted)
     monkeypatch.setattr("studies.company.WORTH_COMPANY", 1)
-    assert _files(answering.report_study(plan, store).page.parent) == alone
+    assert answering.report_study(plan, store) == by_one
+    assert _files(by_one.page.parent) == alone
     assert asked[:7] == ["part_of", "analyse", *["cost_view"] * 4, "drawn"]
     assert set(asked[7:]) <= {"drawn"}
 

@@ -13,6 +13,8 @@ import pytest
 from report.synthetic import plan_of, write_study
 
 from studies import cli, load_answers
+from studies.company import company
+from studies.gathering import begin_gathering
 from studies.grid import Plan
 from studies.kept_predictions import MOST_NAMED, KeptPredictions, lost_statement, stated_predictions
 from studies.store import Store
@@ -118,3 +120,12 @@ def test_few_of_many_lost_cells_are_named() -> None:
     assert "of 1,008 cells" in told
     assert f"{many[MOST_NAMED - 1]} and 1,000 more)" in told
     assert many[MOST_NAMED] not in told
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_what_is_gathered_states_the_predictions_of_every_cell(store: Store, plan: Plan, two: bool) -> None:
+    """Whichever process read its record: intervals of an arm would leave out the test set where one is forgotten."""
+    with company(two) as second:
+        gathered = begin_gathering(plan, store, second)()
+    assert gathered.predictions == stated_predictions(store.records(plan))
+    assert len(gathered.predictions) == len(plan.cells)

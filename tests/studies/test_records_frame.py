@@ -16,8 +16,11 @@ from studies.records import (
     COLUMNS,
     DETERMINISTIC_COLUMNS,
     INCIDENTAL_COLUMNS,
+    ONE_ORDER,
     Record,
+    joined_rows,
     read_predictions,
+    record_rows,
     records_frame,
     selected_rows,
 )
@@ -47,6 +50,15 @@ def test_rows_do_not_depend_on_the_order_of_the_records(plan: Plan) -> None:
     shuffled = random.Random(1).sample(records, len(records))
     assert shuffled != records
     pd.testing.assert_frame_equal(records_frame(records), records_frame(shuffled))
+
+
+def test_cells_that_are_alike_but_for_their_id_have_one_order(plan: Plan) -> None:
+    """As those of a ladder of permutations: of two processes either may have read them."""
+    records = [record_of(plan, cell) for cell in plan.cells]
+    records += [record.model_copy(update={"cell_id": f"twin-{record.cell_id}"}) for record in records]
+    shuffled = random.Random(1).sample(records, len(records))
+    first, second = (joined_rows(list(record_rows(each, None)), ONE_ORDER) for each in (records, shuffled))
+    pd.testing.assert_frame_equal(first, second)
 
 
 def test_costs_are_three_forwards_per_image(plan: Plan) -> None:
