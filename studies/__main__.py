@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 from .interruption import told_once
 
@@ -15,7 +16,8 @@ def main() -> None:
         try:
             command_line()
         finally:
-            gc.freeze()  # Python seeks cycles as it ends, in all there is: of thousands of records for nothing
+            if "torch" not in sys.modules:  # whose compiler complains at length of what is never freed
+                gc.freeze()  # Python seeks cycles as it ends, in all there is: of thousands of records for nothing
 
 
 if __name__ == "__main__":

@@ -98,12 +98,12 @@ def fit(
 
 
 def _measured(source: str, columns: dict[str, str | None], num_train: int | None, store: Path) -> Measured:
-    """The curves of a file; of a study in the store where no such file exists."""
+    """The curves of a file; of a study in the store where there is no such file."""
     from .analysis.measured import is_export, measured_export, measured_table
     from .analysis.reading import read_table
 
     path = Path(source)
-    if not path.exists() and (not path.suffix or _is_study(source, store)):
+    if not path.is_file() and (not path.suffix or _is_study(source, store)):
         return _measured_study(source, columns, num_train, store)
     named = [columns[meaning] for meaning in ("family", "error", "replicate")]
     frame = read_table(path, text=[name for name in (columns["family"], columns["replicate"]) if name is not None])

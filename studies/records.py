@@ -359,7 +359,7 @@ def _start_columns(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 def selected_rows(frame: pd.DataFrame, rule: Literal["selected", "full_budget"] = "selected") -> pd.DataFrame:
     """One row per cell: the branch chosen on validation (primary), or the branch at exactly C (secondary)."""
-    chosen = frame["selected"].astype(bool) if rule == "selected" else frame["branch"] == 1.0
+    chosen = frame["selected"].isin([True]) if rule == "selected" else frame["branch"] == 1.0
     return frame[frame["status"].isin(["finished", "diverged"]) & chosen].reset_index(drop=True)
 
 

@@ -174,6 +174,14 @@ def test_a_misspelt_form_is_named_before_torch_or_any_table_is_loaded(tmp_path: 
     assert ended.stdout == "[]\n"
 
 
+def test_an_error_stays_the_last_line_where_torch_and_its_compiler_were_loaded(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "studies", "plan", "data_scaling", "budget=flops", "budget.train_flops=2e9"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: budget.train_flops: 2e+09 does not pay for the least number of steps")
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_a_wrong_command_is_exit_code_2(study: Call) -> None:
     assert study("rnu")[0] == 2
     assert study("plan", "mine", "--fast")[0] == 2

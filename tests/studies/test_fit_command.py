@@ -103,6 +103,8 @@ def test_an_export_and_its_study_give_the_same_curves(study: Call, tmp_path: Pat
     assert code == 0
     assert "ViT" in out  # by the names of the report
     assert study("fit", plan.study_id)[:2] == (0, out), "by its id, whose end looks like the suffix of a file"
+    (tmp_path / "small").mkdir()
+    assert study("fit", "small")[:2] == (0, out), "a folder of this name is no table"
     code, _, err = study("fit", "mine.csv", "--x", "train_flops")
     assert code == 2
     assert "--x train_flops: say at which size with --num-train; there are 64, 256" in err
