@@ -67,9 +67,8 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is a pipe or device, which might have no end.
     """
-    with open(path, "rb", buffering=0, opener=_opened_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise _no_ordinary_file(path)
+    _check_ordinary(path)
+    with path.open("rb", buffering=0) as file:
         return file.readall()
 
 
@@ -112,16 +111,7 @@ def _remove_leftover(path: Path) -> None:
 
 def _check_ordinary(path: Path) -> None:
     if not stat.S_ISREG(path.stat().st_mode):
-        raise _no_ordinary_file(path)
-
-
-def _no_ordinary_file(path: Path) -> OSError:
-    return OSError(errno.EINVAL, "it is no ordinary file", str(path))
-
-
-def _opened_at_once(path: str, flags: int) -> int:
-    """An opener that does not wait for somebody at the other end, as of a pipe."""
-    return os.open(path, flags | os.O_NONBLOCK)
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
 
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:

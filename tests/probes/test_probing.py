@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import threading
 from contextlib import ExitStack
@@ -172,20 +171,14 @@ def test_a_result_that_cannot_be_read_at_the_moment_stays(
     one = next(one for one in subjects(plan, QUICK) if one.arm == "vit")
     path = PROBED.path(probed_copy, one.id).with_name(name)
     content = path.read_bytes()
-    opened, opened_by_number = Path.open, os.open
+    opened = Path.open
 
     def gone(self: Path, *arguments: Any, **options: Any) -> Any:
         if self == path:
             raise OSError(errno.EIO, "Input/output error")
         return opened(self, *arguments, **options)
 
-    def gone_by_number(at: Any, *arguments: Any, **options: Any) -> int:
-        if at == str(path):
-            raise OSError(errno.EIO, "Input/output error")
-        return opened_by_number(at, *arguments, **options)
-
     monkeypatch.setattr(Path, "open", gone)
-    monkeypatch.setattr(os, "open", gone_by_number)
     found = probe_networks(plan, probed_copy, [one])
     assert found.computed == 0
     assert "cannot be read: Input/output error" in found.faults[one.title]

@@ -50,7 +50,7 @@ def unreadable(
 ) -> tuple[Path, pytest.MonkeyPatch]:
     """A file of the result whose disk does not answer."""
     path = KEPT.path(store, ID).with_name(request.param)
-    opened = Path.open  # by which `read_bytes` opens too
+    opened = Path.open
 
     def gone(self: Path, *arguments: Any, **options: Any) -> Any:
         if self == path:
@@ -88,10 +88,10 @@ def test_a_pipe_in_place_of_a_result_is_not_waited_for(store: Store) -> None:
 
 
 def test_an_error_without_a_number_is_told_in_its_own_words(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(_: Path) -> bytes:
+    def gone(*_: Any, **__: Any) -> Any:
         raise OSError("the server is gone")
 
-    monkeypatch.setattr(Path, "read_bytes", gone)
+    monkeypatch.setattr(Path, "open", gone)
     with pytest.raises(StoreError, match="cannot be read: the server is gone"):
         KEPT.read(store, ID)
 
