@@ -158,7 +158,7 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap
         x, y, label, colour = ends[index]
         axes.annotate(
             label,
-            xy=(x, y),
+            xy=(x, float(np.clip(y, *axes.get_ylim()))),  # beside a point outside the axes nothing would be written
             xytext=(1.025, height),
             textcoords=axes.transAxes,
             color=colour,

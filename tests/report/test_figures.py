@@ -20,7 +20,7 @@ from studies.analysis.table import Columns, CurveTable
 from studies.records import Record, records_frame
 from studies.report import course_figures, curve_figures
 from studies.report.answer_figures import plot_floors, plot_multiplier
-from studies.report.axes import error_axis, new_figure, png_bytes, print_style, spread_apart, svg_bytes
+from studies.report.axes import end_labels, error_axis, new_figure, png_bytes, print_style, spread_apart, svg_bytes
 from studies.report.course_figures import plot_error_against_cost, plot_validation_against_test
 from studies.report.curve_figures import plot_curves, plot_fits
 from studies.report.palette import FAMILY_LOOKS, arm_looks, looks_of, size_label, size_labels
@@ -68,6 +68,17 @@ def test_size_labels() -> None:
         "128", "512", "2k", "2k", "1.45k", "32k", "50k",
     ]  # fmt: skip
     assert size_labels([2000, 2048]) == ["2,000", "2,048"]
+
+
+def test_a_line_that_leaves_the_axes_has_its_name_too() -> None:
+    """As a fitted curve that ends below all that was measured."""
+    figure = new_figure(4, 3)
+    axes = figure.add_subplot()
+    axes.set_yscale("log")
+    axes.set_ylim(0.01, 1)
+    end_labels(axes, [(1.0, 0.1, "inside", "black"), (1.0, 1e-4, "below", "black"), (1.0, 5.0, "above", "black")])
+    svg = svg_bytes(figure).decode()
+    assert all(f"<!-- {name} -->" in svg for name in ("inside", "below", "above"))
 
 
 def test_labels_are_moved_apart_and_keep_their_order() -> None:
